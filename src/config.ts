@@ -1,0 +1,814 @@
+import { isIPv6 } from 'node:net';
+import { homedir } from 'node:os';
+import path from 'node:path';
+import { inspect } from 'node:util';
+import { z } from 'zod';
+
+/**
+ * A value that must not be printed. JSON.stringify, String() and util.inspect show `[redacted]`; only `reveal()` gives
+ * the text.
+ */
+export class Secret {
+  readonly #value: string;
+  constructor(value: string) {
+    this.#value = value;
+  }
+  /** The text itself. Call it where it is used, never to pass it on. */
+  reveal(): string {
+    return this.#value;
+  }
+  toString(): string {
+    return '[redacted]';
+  }
+  toJSON(): string {
+    return '[redacted]';
+  }
+  [inspect.custom](): string {
+    return '[redacted]';
+  }
+}
+
+/** The environment does not make a configuration. `problems` and the message name everything that is wrong. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+  /** One line each, `NAME: what is wrong`; never the value of a secret. */
+  readonly problems: readonly string[];
+  constructor(problems: readonly string[]) {
+    super(
+      `The configuration has ${problems.length} problem${problems.length === 1 ? '' : 's'}:\n  ${problems.join('\n  ')}`,
+    );
+    this.problems = problems;
+  }
+}
+
+export type Mode = 'development' | 'test' | 'production';
+
+/** What a default may depend on besides the environment. */
+export interface Machine {
+  readonly platform: NodeJS.Platform;
+  /** User id of the process; undefined where there is none (Windows). */
+  readonly uid: number | undefined;
+  /** Home folder, where HOME is not set. */
+  readonly home: string;
+}
+
+/** The non-empty variables of the environment, the mode, and the machine. */
+interface Given {
+  readonly mode: Mode;
+  readonly env: ReadonlyMap<string, string>;
+  readonly machine: Machine;
+}
+
+/** A default that depends on something: `words` for the reference, `of` for the program (undefined: none). */
+interface DerivedDefault {
+  readonly words: string;
+  readonly of: (given: Given) => string | undefined;
+}
+
+export const groups = [
+  'General',
+  'HTTP',
+  'Sessions',
+  'Database',
+  'Files',
+  'GraphQL',
+  'Worker',
+  'Deployments',
+  'Outbound',
+  'Telemetry',
+] as const;
+
+/** One environment variable, for the parser and for docs/configuration.md. */
+export interface Setting<T = unknown> {
+  readonly group: (typeof groups)[number];
+  readonly description: string;
+  /** Unit of the value, where it has one. */
+  readonly unit?: string;
+  /** A text that goes through the same parser as a given value. */
+  readonly default?: string | DerivedDefault;
+  /** Never shown in an error; wrapped in {@link Secret} unless the schema says otherwise. */
+  readonly secret?: true;
+  /** Whether the program can do without a value. */
+  readonly optional?: true;
+  readonly example: string;
+  readonly schema: z.ZodType<T, string>;
+}
+
+const setting = <T>(one: Setting<T> & { readonly default: string | DerivedDefault }): Setting<T> => one;
+const optional = <T>(one: Omit<Setting<T>, 'optional'>): Setting<T | undefined> => ({ ...one, optional: true });
+
+const outsideProduction: DerivedDefault = {
+  words: 'true outside production, false in production',
+  of: ({ mode }) => String(mode !== 'production'),
+};
+
+/** A whole number in decimal notation, without sign, spaces or exponent. */
+const whole = (min: number, max: number = Number.MAX_SAFE_INTEGER) =>
+  z.string().transform((text, context) => {
+    const value = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;
+    if (value >= min && value <= max) return value;
+    context.addIssue(
+      max === Number.MAX_SAFE_INTEGER
+        ? `must be a whole number, at least ${min}`
+        : `must be a whole number from ${min} to ${max}`,
+    );
+    return z.NEVER;
+  });
+
+const flag = z.string().transform((text, context) => {
+  if (text === 'true' || text === '1') return true;
+  if (text === 'false' || text === '0') return false;
+  context.addIssue('must be true or false');
+  return z.NEVER;
+});
+
+const split = (text: string): string[] => text.split(',').map((part) => part.trim());
+
+const listOf = <const T extends string>(allowed: readonly T[]) =>
+  z.string().transform((text, context): readonly T[] => {
+    const parts = split(text);
+    const known = allowed.filter((one) => parts.includes(one));
+    if (known.length === new Set(parts).size) return known;
+    context.addIssue(`must be a comma-separated list of: ${allowed.join(', ')}`);
+    return z.NEVER;
+  });
+
+const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
+  z.enum(values, { error: `must be one of: ${values.join(', ')}` });
+
+const parseUrl = (text: string): URL | undefined => (URL.canParse(text) ? new URL(text) : undefined);
+
+const secretText = (minBytes: number) =>
+  z
+    .string()
+    .refine((text) => Buffer.byteLength(text) >= minBytes, `must have at least ${minBytes} bytes`)
+    .transform((text) => new Secret(text));
+
+const connectionUrl = (...protocols: readonly string[]) =>
+  z
+    .string()
+    .refine(
+      (text) => protocols.includes(parseUrl(text)?.protocol ?? ''),
+      `must be a URL that starts with ${protocols.map((protocol) => `${protocol}//`).join(' or ')}`,
+    )
+    .transform((text) => new Secret(text));
+
+/** An http(s) URL without credentials, query or fragment; comes back without a trailing slash. */
+const webUrl = z.string().transform((text, context) => {
+  const url = parseUrl(text);
+  if (url && /^https?:$/.test(url.protocol) && !url.username && !url.password && !url.search && !url.hash) {
+    return url.href.replace(/\/+$/, '');
+  }
+  context.addIssue('must be an http:// or https:// URL without user name, password, query or fragment');
+  return z.NEVER;
+});
+
+const origins = z.string().transform((text, context): readonly string[] => {
+  const parts = split(text);
+  for (const part of parts) {
+    const url = parseUrl(part);
+    if (url?.origin !== part || !/^https?:$/.test(url.protocol)) {
+      context.addIssue(
+        'must be a comma-separated list of exact origins, such as https://app.example.com (no path, no *)',
+      );
+      return z.NEVER;
+    }
+  }
+  return [...new Set(parts)];
+});
+
+const hostName = z
+  .string()
+  .refine(
+    (text) => isIPv6(text) || /^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$/.test(text),
+    'must be a host name or an IP address',
+  );
+
+const folder = z.string().transform((text) => path.resolve(text));
+
+const portRange = z.string().transform((text, context): PortRange => {
+  const [, from, to] = /^(\d{1,5})-(\d{1,5})$/.exec(text)?.map(Number) ?? [];
+  if (from !== undefined && to !== undefined && from >= 1024 && to <= 65_535 && from <= to) return { from, to };
+  context.addIssue('must be two ports from 1024 to 65535, such as 20000-29999');
+  return z.NEVER;
+});
+
+/** Both ends belong to it. */
+export interface PortRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+const roleNames = ['api', 'worker'] as const;
+const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+const gitProtocols = ['https', 'http', 'ssh', 'file'] as const;
+export type LogLevel = (typeof logLevels)[number];
+export type GitProtocol = (typeof gitProtocols)[number];
+
+/** Every environment variable that the program reads, by name. */
+export const settings = {
+  NODE_ENV: setting({
+    group: 'General',
+    description: 'Strictness and defaults: development, test or production.',
+    default: 'development',
+    example: 'production',
+    schema: oneOf(['development', 'test', 'production']),
+  }),
+  SWITCHYARD_ROLES: setting({
+    group: 'General',
+    description: 'What this process does, comma-separated: api answers HTTP and WebSocket, worker executes runs.',
+    default: 'api,worker',
+    example: 'worker',
+    schema: listOf(roleNames),
+  }),
+  SWITCHYARD_STATE_DIR: setting({
+    group: 'General',
+    description:
+      'Folder of this host’s own state, for the server’s user only: host id, generated secrets, embedded database, files. Created if it is not there.',
+    default: {
+      words:
+        '$XDG_STATE_HOME/switchyard; else, as root, /var/lib/switchyard; on macOS ~/Library/Application Support/switchyard; else ~/.local/state/switchyard',
+      of: ({ env, machine }) => {
+        const stateHome = env.get('XDG_STATE_HOME');
+        // The XDG specification has relative paths ignored.
+        if (stateHome && path.isAbsolute(stateHome)) return path.join(stateHome, 'switchyard');
+        if (machine.uid === 0) return '/var/lib/switchyard';
+        const home = env.get('HOME') ?? machine.home;
+        return machine.platform === 'darwin'
+          ? path.join(home, 'Library', 'Application Support', 'switchyard')
+          : path.join(home, '.local', 'state', 'switchyard');
+      },
+    },
+    example: '/srv/switchyard',
+    schema: folder,
+  }),
+  SWITCHYARD_SHARED_DIR: optional({
+    group: 'General',
+    description:
+      'Folder for what other users of this host must reach: as root, the database server and deployed applications run as somebody else. Must then be root’s own.',
+    default: { words: 'in or beside the state folder', of: () => undefined },
+    example: '/srv/switchyard.shared',
+    schema: folder,
+  }),
+  LOG_LEVEL: setting({
+    group: 'General',
+    description: `Least level that is logged: ${logLevels.join(', ')}.`,
+    default: 'info',
+    example: 'debug',
+    schema: oneOf(logLevels),
+  }),
+
+  PORT: setting({
+    group: 'HTTP',
+    description: 'TCP port to listen on; 0 lets the system choose one.',
+    default: '4000',
+    example: '8080',
+    schema: whole(0, 65_535),
+  }),
+  HOST: setting({
+    group: 'HTTP',
+    description: 'Address or host name to listen on.',
+    default: '127.0.0.1',
+    example: '0.0.0.0',
+    schema: hostName,
+  }),
+  PUBLIC_URL: optional({
+    group: 'HTTP',
+    description:
+      'URL at which clients reach this server, for links, signed URLs and the token issuer. Production needs https, except on loopback.',
+    default: {
+      words: 'http://HOST:PORT; with PORT 0 it is known once the server listens',
+      of: ({ env }) => {
+        const port = env.get('PORT') ?? '4000';
+        const host = env.get('HOST') ?? '127.0.0.1';
+        // The unspecified address is for listening only: nobody can reach it.
+        const reachable = { '0.0.0.0': '127.0.0.1', '::': '::1' }[host] ?? host;
+        return /^0+$/.test(port)
+          ? undefined
+          : `http://${reachable.includes(':') ? `[${reachable}]` : reachable}:${port}`;
+      },
+    },
+    example: 'https://switchyard.example.com',
+    schema: webUrl,
+  }),
+  CORS_ORIGINS: optional({
+    group: 'HTTP',
+    description:
+      'Exact origins, comma-separated, whose pages may call this server with credentials. Unset: only its own origin.',
+    example: 'https://app.example.com,https://admin.example.com',
+    schema: origins,
+  }),
+  TRUST_PROXY: setting({
+    group: 'HTTP',
+    description: 'How many proxies stand in front: so many entries at the end of X-Forwarded-For are believed.',
+    unit: 'proxies',
+    default: '0',
+    example: '1',
+    schema: whole(0, 20),
+  }),
+  SWITCHYARD_MAX_BODY_BYTES: setting({
+    group: 'HTTP',
+    description: 'Largest request body, file uploads aside; also the largest WebSocket message.',
+    unit: 'bytes',
+    default: '1048576',
+    example: '2097152',
+    schema: whole(1024, 1_073_741_824),
+  }),
+
+  SESSION_SECRET: optional({
+    group: 'Sessions',
+    description:
+      'Key that signs session tokens, at least 32 bytes, the same in every process. Required in production; elsewhere one is generated into the state folder.',
+    secret: true,
+    example: 'output of: openssl rand -base64 48',
+    schema: secretText(32),
+  }),
+  SESSION_TTL_S: setting({
+    group: 'Sessions',
+    description: 'How long a session lasts after signing in.',
+    unit: 's',
+    default: '43200',
+    example: '3600',
+    schema: whole(60, 2_592_000),
+  }),
+
+  DATABASE_URL: optional({
+    group: 'Database',
+    description:
+      'PostgreSQL server; may go through a pooler in transaction mode. Unset: a PostgreSQL server is started in the state folder.',
+    secret: true,
+    example: 'postgresql://switchyard:password@db.example.com:5432/switchyard',
+    schema: connectionUrl('postgresql:', 'postgres:'),
+  }),
+  DATABASE_DIRECT_URL: optional({
+    group: 'Database',
+    description: 'The same database without a pooler, for LISTEN and migrations.',
+    default: { words: 'DATABASE_URL', of: ({ env }) => env.get('DATABASE_URL') },
+    secret: true,
+    example: 'postgresql://switchyard:password@db.example.com:5432/switchyard',
+    schema: connectionUrl('postgresql:', 'postgres:'),
+  }),
+  DATABASE_POOL_MAX: setting({
+    group: 'Database',
+    description: 'Most connections of one process to the database, LISTEN and jobs aside.',
+    unit: 'connections',
+    default: '10',
+    example: '20',
+    schema: whole(2, 1000),
+  }),
+  REDIS_URL: optional({
+    group: 'Database',
+    description:
+      'Redis that carries wake-ups between processes. Unset: PostgreSQL carries them. Data never goes there.',
+    secret: true,
+    example: 'rediss://:password@redis.example.com:6380/0',
+    schema: connectionUrl('redis:', 'rediss:'),
+  }),
+
+  STORAGE_SECRET: optional({
+    group: 'Files',
+    description:
+      'Key that signs upload and download URLs, at least 32 bytes, the same in every process. Required in production; elsewhere one is generated into the state folder.',
+    secret: true,
+    example: 'output of: openssl rand -base64 48',
+    schema: secretText(32),
+  }),
+  SWITCHYARD_MAX_UPLOAD_BYTES: setting({
+    group: 'Files',
+    description: 'Largest file that can be uploaded.',
+    unit: 'bytes',
+    default: '1073741824',
+    example: '104857600',
+    schema: whole(1),
+  }),
+
+  SWITCHYARD_MAX_DEPTH: setting({
+    group: 'GraphQL',
+    description: 'Deepest nesting of fields in a document.',
+    unit: 'levels',
+    default: '12',
+    example: '10',
+    schema: whole(1, 100),
+  }),
+  SWITCHYARD_MAX_ALIASES: setting({
+    group: 'GraphQL',
+    description: 'Most aliases in a document.',
+    unit: 'aliases',
+    default: '30',
+    example: '15',
+    schema: whole(0, 10_000),
+  }),
+  SWITCHYARD_MAX_COST: setting({
+    group: 'GraphQL',
+    description: 'Highest cost of an operation: one point a field, times the size of the lists around it.',
+    unit: 'points',
+    default: '5000',
+    example: '2000',
+    schema: whole(1),
+  }),
+  SWITCHYARD_MAX_TOKENS: setting({
+    group: 'GraphQL',
+    description: 'Most lexical tokens in a document.',
+    unit: 'tokens',
+    default: '2000',
+    example: '1000',
+    schema: whole(10, 1_000_000),
+  }),
+  SWITCHYARD_MAX_BATCH: setting({
+    group: 'GraphQL',
+    description: 'Most operations in one HTTP request.',
+    unit: 'operations',
+    default: '10',
+    example: '1',
+    schema: whole(1, 1000),
+  }),
+  SWITCHYARD_MAX_SOCKETS_PER_ACTOR: setting({
+    group: 'GraphQL',
+    description: 'Most WebSocket connections and event streams of one person or API key to one process.',
+    unit: 'connections',
+    default: '50',
+    example: '10',
+    schema: whole(1, 100_000),
+  }),
+  SWITCHYARD_MAX_SUBSCRIPTIONS_PER_SOCKET: setting({
+    group: 'GraphQL',
+    description: 'Most operations that run at once on one WebSocket connection.',
+    unit: 'operations',
+    default: '100',
+    example: '20',
+    schema: whole(1, 100_000),
+  }),
+  SWITCHYARD_GRAPHIQL: setting({
+    group: 'GraphQL',
+    description: 'Serve the GraphiQL explorer.',
+    default: outsideProduction,
+    example: 'true',
+    schema: flag,
+  }),
+  SWITCHYARD_INTROSPECTION: setting({
+    group: 'GraphQL',
+    description: 'Answer introspection queries.',
+    default: outsideProduction,
+    example: 'true',
+    schema: flag,
+  }),
+  SWITCHYARD_PERSISTED_ONLY: setting({
+    group: 'GraphQL',
+    description: 'Execute only the documents of SWITCHYARD_PERSISTED_FILE.',
+    default: 'false',
+    example: 'true',
+    schema: flag,
+  }),
+  SWITCHYARD_PERSISTED_FILE: optional({
+    group: 'GraphQL',
+    description: 'JSON file with one object: SHA-256 of a document (hexadecimal) → the document.',
+    example: '/etc/switchyard/persisted-documents.json',
+    schema: folder,
+  }),
+
+  SWITCHYARD_WORKER_CONCURRENCY: setting({
+    group: 'Worker',
+    description: 'Most runs that one worker executes at once.',
+    unit: 'runs',
+    default: '4',
+    example: '8',
+    schema: whole(1, 256),
+  }),
+  SWITCHYARD_RUN_LEASE_S: setting({
+    group: 'Worker',
+    description: 'A worker that has not renewed a run for so long has lost it, and another worker takes the run over.',
+    unit: 's',
+    default: '10',
+    example: '30',
+    schema: whole(4, 3600),
+  }),
+  SWITCHYARD_STOP_GRACE_S: setting({
+    group: 'Worker',
+    description: 'How long a process that was told to stop may take to finish requests and hand back its runs.',
+    unit: 's',
+    default: '20',
+    example: '25',
+    schema: whole(0, 3600),
+  }),
+  SWITCHYARD_EVENT_RETENTION_DAYS: setting({
+    group: 'Worker',
+    description: 'Events and log lines older than this are removed; a stream that asks for them gets a StreamGap.',
+    unit: 'days',
+    default: '90',
+    example: '365',
+    schema: whole(1, 36_500),
+  }),
+
+  SWITCHYARD_PROCESS_DRIVER: setting({
+    group: 'Deployments',
+    description:
+      'Run deployed applications as processes of this host. They are other users’ code and share its kernel and network, so production has to say it.',
+    default: {
+      words: 'true outside production; in production it must be set',
+      of: ({ mode }) => (mode === 'production' ? undefined : 'true'),
+    },
+    example: 'false',
+    schema: flag,
+  }),
+  SWITCHYARD_APP_USER_BASE: setting({
+    group: 'Deployments',
+    description: 'First of the user ids under which deployed applications run when the worker is root.',
+    unit: 'user id',
+    default: '61184',
+    example: '70000',
+    schema: whole(1000, 2_000_000_000),
+  }),
+  SWITCHYARD_APP_MEMORY_MB: setting({
+    group: 'Deployments',
+    description: 'Memory limit of one deployed application.',
+    unit: 'MiB',
+    default: '512',
+    example: '1024',
+    schema: whole(16, 1_048_576),
+  }),
+  SWITCHYARD_ADDRESS_PORTS: setting({
+    group: 'Deployments',
+    description: 'Ports from which each application’s stable address is taken, both ends included.',
+    unit: 'ports',
+    default: '20000-29999',
+    example: '21000-21999',
+    schema: portRange,
+  }),
+
+  SWITCHYARD_GIT_PROTOCOLS: setting({
+    group: 'Outbound',
+    description: `Protocols that Git may fetch by, comma-separated: ${gitProtocols.join(', ')}. file lets every tenant read repositories on this host.`,
+    default: {
+      words: 'https; outside production https,http,file',
+      of: ({ mode }) => (mode === 'production' ? 'https' : 'https,http,file'),
+    },
+    example: 'https,ssh',
+    schema: listOf(gitProtocols),
+  }),
+  SWITCHYARD_ALLOW_LOOPBACK: setting({
+    group: 'Outbound',
+    description:
+      'Let URLs that users give reach this host’s loopback addresses. Production forbids it unless it is set.',
+    default: outsideProduction,
+    example: 'false',
+    schema: flag,
+  }),
+
+  OTEL_EXPORTER_OTLP_ENDPOINT: optional({
+    group: 'Telemetry',
+    description:
+      'Base URL of an OpenTelemetry collector (OTLP over HTTP) that gets the traces. Unset: none are exported.',
+    example: 'http://collector.example.com:4318',
+    schema: webUrl,
+  }),
+  METRICS_TOKEN: optional({
+    group: 'Telemetry',
+    description: 'Bearer token for /metrics, at least 16 bytes. Unset: open outside production, closed in production.',
+    secret: true,
+    example: 'output of: openssl rand -hex 24',
+    schema: secretText(16),
+  }),
+} as const;
+
+type Settings = typeof settings;
+type SettingName = keyof Settings;
+type ParsedValues = Partial<Record<SettingName, unknown>>;
+type Values = { readonly [K in SettingName]: Settings[K] extends Setting<infer T> ? T : never };
+
+/** The whole configuration; frozen, all the way down. `undefined` means: not set, and there is no default. */
+export interface Config {
+  readonly mode: Mode;
+  readonly production: boolean;
+  readonly logLevel: LogLevel;
+  readonly roles: { readonly api: boolean; readonly worker: boolean };
+  readonly http: {
+    readonly host: string;
+    /** 0: the system chooses. */
+    readonly port: number;
+    /** Without trailing slash. Undefined only with port 0: then it follows from the port listened on. */
+    readonly publicUrl: string | undefined;
+    readonly corsOrigins: readonly string[];
+    /** Number of proxies in front. */
+    readonly trustProxy: number;
+    readonly maxBodyBytes: number;
+  };
+  readonly session: {
+    /** Undefined outside production: generate one with `ensureSecret(stateDir, 'session')`. */
+    readonly secret: Secret | undefined;
+    readonly ttlS: number;
+  };
+  readonly database: {
+    /** Undefined: embedded. */
+    readonly url: Secret | undefined;
+    /** Undefined exactly when `url` is. */
+    readonly directUrl: Secret | undefined;
+    readonly poolMax: number;
+  };
+  readonly wakeUps: { readonly redisUrl: Secret | undefined };
+  readonly storage: {
+    /** Absolute; may not exist yet. */
+    readonly stateDir: string;
+    /** Undefined: chosen when the folders are made (`resolveStateDirs`). */
+    readonly sharedDir: string | undefined;
+    /** Undefined outside production: generate one with `ensureSecret(stateDir, 'storage')`. */
+    readonly secret: Secret | undefined;
+    readonly maxUploadBytes: number;
+  };
+  readonly graphql: {
+    readonly graphiql: boolean;
+    readonly introspection: boolean;
+    readonly persistedOnly: boolean;
+    /** Set when `persistedOnly` is true. */
+    readonly persistedFile: string | undefined;
+  };
+  readonly limits: {
+    readonly depth: number;
+    readonly aliases: number;
+    readonly cost: number;
+    readonly tokens: number;
+    readonly batch: number;
+    readonly socketsPerActor: number;
+    readonly subscriptionsPerSocket: number;
+  };
+  readonly worker: {
+    readonly concurrency: number;
+    readonly runLeaseS: number;
+    readonly stopGraceS: number;
+    readonly eventRetentionDays: number;
+  };
+  readonly driver: {
+    /** Whether deployed applications may run as processes of this host. */
+    readonly process: boolean;
+    readonly appUserBase: number;
+    readonly appMemoryMb: number;
+    readonly addressPorts: PortRange;
+  };
+  readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
+  readonly telemetry: {
+    readonly otlpEndpoint: string | undefined;
+    readonly metricsToken: Secret | undefined;
+    /** Whether /metrics is answered without a token. When false and there is no token, it is closed. */
+    readonly metricsOpen: boolean;
+  };
+}
+
+const thisMachine = (): Machine => ({
+  platform: process.platform,
+  uid: process.getuid?.(),
+  home: homedir(),
+});
+
+/** ` (got "…")` for a value that may be shown: not a secret, and nothing in it that looks like a credential. */
+const shown = (one: Setting, text: string): string =>
+  !one.secret && /^[\w.,:/ +*-]{1,60}$/.test(text) ? ` (got "${text}")` : '';
+
+const isLoopback = (url: string): boolean => /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/.test(new URL(url).hostname);
+
+const deepFreeze = <T extends object>(value: T): T => {
+  for (const member of Object.values(value)) if (typeof member === 'object' && member !== null) deepFreeze(member);
+  return Object.freeze(value);
+};
+
+/** Optional elsewhere. */
+const requiredInProduction: readonly SettingName[] = ['SESSION_SECRET', 'STORAGE_SECRET'];
+
+const isSettingName = (name: string): name is SettingName => Object.hasOwn(settings, name);
+
+/** Whether every setting that is not optional has a value; each came out of its own schema. */
+const isComplete = (values: ParsedValues): values is ParsedValues & Values =>
+  Object.entries(settings).every(([name, one]) => one.optional || Object.hasOwn(values, name));
+
+/**
+ * Reads the configuration. An empty variable counts as unset; an unknown one that starts with SWITCHYARD_ is an error.
+ *
+ * @param env the environment, usually `process.env`
+ * @param machine what defaults depend on besides it; for tests
+ * @throws ConfigError naming everything that is wrong, not just the first thing
+ */
+export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachine()): Config {
+  const given = new Map(Object.entries(env).filter((entry): entry is [string, string] => Boolean(entry[1])));
+  const problems: string[] = [];
+  const problem = (name: SettingName, what: string) => problems.push(`${name}: ${what}`);
+
+  for (const name of given.keys()) {
+    if (name.startsWith('SWITCHYARD_') && !isSettingName(name)) {
+      problems.push(`${name}: there is no such setting${closest(name)}`);
+    }
+  }
+
+  const mode = settings.NODE_ENV.schema.safeParse(given.get('NODE_ENV') ?? 'development').data;
+  // With an unknown mode only what is wrong in every mode is listed.
+  const context: Given = { mode: mode ?? 'development', env: given, machine };
+  const values: ParsedValues = {};
+  for (const [name, one] of Object.entries(settings)) {
+    if (!isSettingName(name)) continue;
+    const text = given.get(name) ?? (typeof one.default === 'string' ? one.default : one.default?.of(context));
+    if (text === undefined) {
+      const needed = !one.optional || (mode === 'production' && requiredInProduction.includes(name));
+      if (needed) problem(name, mode === 'production' ? 'must be set in production' : 'must be set');
+      continue;
+    }
+    const result = one.schema.safeParse(text);
+    if (result.success) values[name] = result.data;
+    // A derived default is wrong only because of what it is derived from, which has its own line.
+    else if (given.has(name)) {
+      problem(name, result.error.issues.map((issue) => issue.message).join('; ') + shown(one, text));
+    }
+  }
+
+  const publicUrl = values.PUBLIC_URL;
+  const plain = typeof publicUrl === 'string' && !publicUrl.startsWith('https:') && !isLoopback(publicUrl);
+  if (mode === 'production' && plain) {
+    problem('PUBLIC_URL', 'must start with https:// in production, unless it is on loopback');
+  }
+  if (given.has('DATABASE_DIRECT_URL') && !given.has('DATABASE_URL')) {
+    problem('DATABASE_DIRECT_URL', 'needs DATABASE_URL');
+  }
+  if (values.SWITCHYARD_PERSISTED_ONLY === true && !given.has('SWITCHYARD_PERSISTED_FILE')) {
+    problem('SWITCHYARD_PERSISTED_ONLY', 'needs SWITCHYARD_PERSISTED_FILE, or no document could be executed');
+  }
+  if (problems.length > 0 || !isComplete(values)) throw new ConfigError(problems);
+  return deepFreeze(assemble(values));
+}
+
+function assemble(v: Values): Config {
+  const production = v.NODE_ENV === 'production';
+  return {
+    mode: v.NODE_ENV,
+    production,
+    logLevel: v.LOG_LEVEL,
+    roles: { api: v.SWITCHYARD_ROLES.includes('api'), worker: v.SWITCHYARD_ROLES.includes('worker') },
+    http: {
+      host: v.HOST,
+      port: v.PORT,
+      publicUrl: v.PUBLIC_URL,
+      corsOrigins: v.CORS_ORIGINS ?? [],
+      trustProxy: v.TRUST_PROXY,
+      maxBodyBytes: v.SWITCHYARD_MAX_BODY_BYTES,
+    },
+    session: { secret: v.SESSION_SECRET, ttlS: v.SESSION_TTL_S },
+    database: { url: v.DATABASE_URL, directUrl: v.DATABASE_DIRECT_URL, poolMax: v.DATABASE_POOL_MAX },
+    wakeUps: { redisUrl: v.REDIS_URL },
+    storage: {
+      stateDir: v.SWITCHYARD_STATE_DIR,
+      sharedDir: v.SWITCHYARD_SHARED_DIR,
+      secret: v.STORAGE_SECRET,
+      maxUploadBytes: v.SWITCHYARD_MAX_UPLOAD_BYTES,
+    },
+    graphql: {
+      graphiql: v.SWITCHYARD_GRAPHIQL,
+      introspection: v.SWITCHYARD_INTROSPECTION,
+      persistedOnly: v.SWITCHYARD_PERSISTED_ONLY,
+      persistedFile: v.SWITCHYARD_PERSISTED_FILE,
+    },
+    limits: {
+      depth: v.SWITCHYARD_MAX_DEPTH,
+      aliases: v.SWITCHYARD_MAX_ALIASES,
+      cost: v.SWITCHYARD_MAX_COST,
+      tokens: v.SWITCHYARD_MAX_TOKENS,
+      batch: v.SWITCHYARD_MAX_BATCH,
+      socketsPerActor: v.SWITCHYARD_MAX_SOCKETS_PER_ACTOR,
+      subscriptionsPerSocket: v.SWITCHYARD_MAX_SUBSCRIPTIONS_PER_SOCKET,
+    },
+    worker: {
+      concurrency: v.SWITCHYARD_WORKER_CONCURRENCY,
+      runLeaseS: v.SWITCHYARD_RUN_LEASE_S,
+      stopGraceS: v.SWITCHYARD_STOP_GRACE_S,
+      eventRetentionDays: v.SWITCHYARD_EVENT_RETENTION_DAYS,
+    },
+    driver: {
+      process: v.SWITCHYARD_PROCESS_DRIVER,
+      appUserBase: v.SWITCHYARD_APP_USER_BASE,
+      appMemoryMb: v.SWITCHYARD_APP_MEMORY_MB,
+      addressPorts: v.SWITCHYARD_ADDRESS_PORTS,
+    },
+    outbound: { gitProtocols: v.SWITCHYARD_GIT_PROTOCOLS, allowLoopback: v.SWITCHYARD_ALLOW_LOOPBACK },
+    telemetry: {
+      otlpEndpoint: v.OTEL_EXPORTER_OTLP_ENDPOINT,
+      metricsToken: v.METRICS_TOKEN,
+      metricsOpen: !production && v.METRICS_TOKEN === undefined,
+    },
+  };
+}
+
+/** `; did you mean …?` for a name one or two edits away from a known one, else an empty text. */
+function closest(name: string): string {
+  const near = Object.keys(settings)
+    .map((known) => ({ known, distance: editDistance(name, known) }))
+    .toSorted((a, b) => a.distance - b.distance)[0];
+  return near && near.distance <= 2 ? `; did you mean ${near.known}?` : '';
+}
+
+/** Levenshtein distance. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substitution = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(substitution, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}

@@ -1,0 +1,2 @@
+/** Every domain of the product. Adding one is a folder, a .prisma file and a line here. */
+import './domains/identity/index.ts';

@@ -1,0 +1,25 @@
+import { DomainError } from '#kernel/errors.ts';
+
+/** No host that can run applications shows a sign of life. */
+export class NoHost extends DomainError {
+  readonly code = 'NO_HOST';
+  constructor() {
+    super('No host that can run applications is alive. Start a worker with the process driver.');
+  }
+}
+
+/** There is no release that could be brought back. */
+export class NothingToRestore extends DomainError {
+  readonly code = 'NOTHING_TO_RESTORE';
+  constructor(why: string) {
+    super(why);
+  }
+}
+
+/** A new instance did not become healthy. */
+export class Unhealthy extends DomainError {
+  readonly code = 'UNHEALTHY';
+  constructor(message: string) {
+    super(message);
+  }
+}

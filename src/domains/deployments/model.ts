@@ -1,0 +1,67 @@
+import { z } from 'zod';
+import type { Phase } from '#kernel/runs/kinds.ts';
+
+/** A deployment's state machine. Scanning has its place between PENDING and BUILDING and comes later. */
+export const phases = {
+  PENDING: { status: 'QUEUED', next: ['BUILDING', 'DEPLOYING', 'SUPERSEDED', 'CANCELED', 'FAILED'] },
+  BUILDING: { status: 'RUNNING', next: ['DEPLOYING', 'CANCELED', 'FAILED'] },
+  DEPLOYING: { status: 'RUNNING', next: ['HEALTH_CHECKING', 'ROLLING_BACK', 'CANCELED', 'FAILED'] },
+  HEALTH_CHECKING: { status: 'RUNNING', next: ['DEPLOYED', 'ROLLING_BACK', 'CANCELED', 'FAILED'] },
+  ROLLING_BACK: { status: 'RUNNING', next: ['ROLLED_BACK', 'ROLLBACK_FAILED'] },
+  DEPLOYED: { status: 'SUCCEEDED', next: [] },
+  FAILED: { status: 'FAILED', next: [] },
+  CANCELED: { status: 'CANCELED', next: [] },
+  SUPERSEDED: { status: 'CANCELED', next: [] },
+  ROLLED_BACK: { status: 'FAILED', next: [] },
+  ROLLBACK_FAILED: { status: 'FAILED', next: [] },
+} as const satisfies Record<string, Phase>;
+
+export type DeploymentPhase = keyof typeof phases;
+
+/** What a deployment was asked to do, version 1. */
+export type DeploymentInput =
+  | { readonly kind: 'BUILD'; readonly applicationId: string; readonly ref: string }
+  | { readonly kind: 'RESTORE'; readonly applicationId: string; readonly releaseId: string };
+
+/** RFC 1123 label. */
+export const ApplicationName = z
+  .string()
+  .regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'must be 1 to 63 lower-case letters, digits and dashes, no dash at the ends');
+
+const Command = z.string().trim().min(1, 'must not be empty').max(4000);
+
+/** Names after POSIX, values as text; the size that an execve can carry is far above. */
+export const Environment = z
+  .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,199}$/, 'is no name of an environment variable'), z.string().max(32_768))
+  .refine((environment) => Object.keys(environment).length <= 200, 'must have at most 200 variables')
+  .refine((environment) => Object.values(environment).every((value) => !value.includes('\0')), 'must not contain NUL');
+
+export const HealthPath = z
+  .string()
+  .max(1024)
+  .regex(/^\/[\x21-\x7e]*$/, 'must be a path that begins with / and has no spaces');
+
+export const NewApplication = z.object({
+  workspaceId: z.string(),
+  name: ApplicationName,
+  repositoryUrl: z.string().max(2048),
+  branch: z.string().max(255).default('main'),
+  buildCommand: Command.nullish(),
+  startCommand: Command.nullish(),
+  healthCheckPath: HealthPath.default('/'),
+  healthTimeoutS: z.int().min(1).max(600).default(30),
+  environment: Environment.default({}),
+  port: z.int().min(1024).max(32_767).nullish(),
+});
+
+export const NewDeployment = z.object({
+  applicationId: z.string(),
+  ref: z.string().max(255).nullish(),
+  idempotencyKey: z.string().min(1).max(200).nullish(),
+});
+
+export const NewRollback = z.object({
+  applicationId: z.string(),
+  releaseId: z.string().nullish(),
+  idempotencyKey: z.string().min(1).max(200).nullish(),
+});

@@ -1,0 +1,100 @@
+import { Prisma, type Application } from '#prisma';
+import { required, service } from '#kernel/app.ts';
+import type { Actor } from '#kernel/auth/actor.ts';
+import { authorize, authorizeRow } from '#kernel/auth/policy.ts';
+import type { Appended, Transaction } from '#kernel/db/transact.ts';
+import { Conflict, NotFound, ValidationError, type Issue } from '#kernel/errors.ts';
+import { isId, newId } from '#kernel/ids.ts';
+import { parse } from '#kernel/input.ts';
+import { validateRef, validateRepositoryUrl, type GitProtocol } from '../../../integrations/git/index.ts';
+import { validateEnvironment } from '../../../integrations/process/index.ts';
+import { applicationCreated, applicationStopped } from '../events.ts';
+import { NewApplication } from '../model.ts';
+import { can } from '../policy.ts';
+
+/** What the operator of this server allows. */
+export interface DeploymentSettings {
+  readonly gitProtocols: readonly GitProtocol[];
+  /** Stable addresses of applications that name no port. */
+  readonly addressPorts: { readonly from: number; readonly to: number };
+}
+export const DeploymentSettings = required<DeploymentSettings>('deployment settings');
+
+export interface Written {
+  readonly id: string;
+  readonly workspaceId: string;
+  readonly event: Appended | null;
+}
+
+/** The writer of application, beside the switch of its release. */
+export const Applications = service('applications', (app) => ({
+  /** @throws {ValidationError} {Unauthenticated} {NotFound} {Forbidden} {Conflict} */
+  async create(actor: Actor, raw: unknown): Promise<Written> {
+    const input = parse(NewApplication, raw);
+    authorize(actor, can.createApplication, input.workspaceId);
+    refuse([
+      ['repositoryUrl', validateRepositoryUrl(input.repositoryUrl, app.use(DeploymentSettings).gitProtocols)],
+      ['branch', validateRef(input.branch)],
+      ['environment', validateEnvironment(input.environment)],
+    ]);
+    try {
+      return await app.transact(actor, async (tx) => {
+        const { id } = await tx.db.application.create({
+          data: {
+            id: newId(),
+            workspaceId: input.workspaceId,
+            name: input.name,
+            repositoryUrl: input.repositoryUrl,
+            branch: input.branch,
+            buildCommand: input.buildCommand ?? null,
+            startCommand: input.startCommand ?? null,
+            healthCheckPath: input.healthCheckPath,
+            healthTimeoutS: input.healthTimeoutS,
+            environment: input.environment,
+            port: input.port ?? null,
+          },
+        });
+        const event = tx.append({ type: applicationCreated, workspaceId: input.workspaceId, subjectId: id });
+        return { id, workspaceId: input.workspaceId, event };
+      });
+    } catch (error) {
+      if (isTaken(error)) throw new Conflict(`There is an application ${input.name} in this workspace already.`);
+      throw error;
+    }
+  },
+
+  /** Takes an application off its address. Its releases stay and can be restored. @throws {NotFound} {Forbidden} */
+  async stop(actor: Actor, id: string): Promise<Written> {
+    if (!isId(id)) throw new NotFound('Application', id);
+    return app.transact(actor, async (tx) => {
+      const application = await lockApplication(tx, id);
+      authorizeRow(actor, can.stopApplication, application, 'Application', id);
+      const { activeReleaseId, workspaceId } = application;
+      if (!activeReleaseId) return { id, workspaceId, event: null };
+      await tx.db.application.update({ where: { id }, data: { activeReleaseId: null, routeVersion: { increment: 1 } } });
+      await tx.db.release.update({ where: { id: activeReleaseId }, data: { status: 'RETIRED', retiredAt: new Date() } });
+      const event = tx.append({ type: applicationStopped, workspaceId, subjectId: id, data: { releaseId: activeReleaseId } });
+      notifyHost(app.wakeUps.publish.bind(app.wakeUps), tx, application.hostId);
+      return { id, workspaceId, event };
+    });
+  },
+}));
+
+/** Tells the agent of a host, after the commit, that it has something to do. */
+export function notifyHost(publish: (key: string) => void, tx: Transaction, hostId: string | null): void {
+  if (hostId) tx.afterCommit(() => publish(`h:${hostId}`));
+}
+
+/** The row, locked until the end of the transaction: what serves changes under this lock only. */
+export async function lockApplication(tx: Transaction, id: string): Promise<Application | null> {
+  await tx.db.$queryRaw`select 1 from application where id = ${id}::uuid for update`;
+  return tx.db.application.findUnique({ where: { id } });
+}
+
+/** @throws {ValidationError} naming every field that has a complaint */
+export function refuse(complaints: readonly (readonly [path: string, message: string | null])[]): void {
+  const issues: Issue[] = complaints.flatMap(([path, message]) => (message === null ? [] : [{ path, message }]));
+  if (issues.length > 0) throw new ValidationError(issues);
+}
+
+const isTaken = (error: unknown): boolean => error instanceof Prisma.PrismaClientKnownRequestError && error.code === 'P2002';

@@ -1,0 +1,123 @@
+import { service } from '#kernel/app.ts';
+import type { Actor } from '#kernel/auth/actor.ts';
+import { authorizeRow } from '#kernel/auth/policy.ts';
+import type { Appended, Transaction } from '#kernel/db/transact.ts';
+import { NotFound } from '#kernel/errors.ts';
+import { isId } from '#kernel/ids.ts';
+import { parse } from '#kernel/input.ts';
+import { Runs } from '#kernel/runs/runs.ts';
+import { currentTraceparent } from '#kernel/telemetry/trace.ts';
+import { validateRef } from '../../../integrations/git/index.ts';
+import { NoHost, NothingToRestore } from '../errors.ts';
+import { NewDeployment, NewRollback, type DeploymentInput } from '../model.ts';
+import { can } from '../policy.ts';
+import { deploymentKind } from './kind.ts';
+import { lockApplication, refuse } from './applications.ts';
+
+export interface Requested {
+  readonly id: string;
+  readonly workspaceId: string;
+  readonly event: Appended | null;
+}
+
+/** Asks for deployments; the run does them. */
+export const Deployments = service('deployments', (app) => {
+  const request = async (
+    actor: Actor,
+    verb: 'createDeployment' | 'rollbackDeployment',
+    input: { readonly applicationId: string; readonly idempotencyKey?: string | null | undefined },
+    inputOf: (tx: Transaction, application: Application) => Promise<DeploymentInput>,
+  ): Promise<Requested> => {
+    const id = input.applicationId;
+    if (!isId(id)) throw new NotFound('Application', id);
+    return app.transact(actor, async (tx) => {
+      // Locked, so that of two that come at once the later one supersedes the earlier one.
+      const application = await lockApplication(tx, id);
+      authorizeRow(actor, can[verb], application, 'Application', id);
+      const { workspaceId } = application;
+      const { idempotencyKey, ...rest } = input;
+      const started = await app.use(Runs).once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async () => {
+        const runInput = await inputOf(tx, application);
+        const hostId = application.hostId ?? (await place(tx, id));
+        await supersede(tx, id);
+        const traceparent = currentTraceparent();
+        return app.use(Runs).create(tx, {
+          kind: deploymentKind,
+          workspaceId,
+          input: runInput,
+          lockKey: `application:${id}`,
+          hostId,
+          trigger: runInput.kind === 'RESTORE' ? 'ROLLBACK' : 'API',
+          ...(traceparent ? { traceparent } : {}),
+        });
+      });
+      return { ...started, workspaceId };
+    });
+  };
+
+  /** Puts an application on the live host with the fewest. It stays there. @throws {NoHost} */
+  const place = async (tx: Transaction, id: string): Promise<string> => {
+    const [host] = await tx.db.$queryRaw<{ id: string }[]>`
+      select h.id from host h left join application a on a.host_id = h.id
+      where h.last_seen_at > now() - interval '30 seconds' group by h.id order by count(a.id), h.id limit 1`;
+    if (!host) throw new NoHost();
+    await tx.db.application.update({ where: { id }, data: { hostId: host.id } });
+    return host.id;
+  };
+
+  /** Deployments that have not begun give way to a newer one. */
+  const supersede = async (tx: Transaction, applicationId: string): Promise<void> => {
+    const waiting = await tx.db.run.findMany({
+      where: { deployment: { applicationId }, status: 'QUEUED', phase: 'PENDING', attempt: 0 },
+      orderBy: { id: 'asc' },
+    });
+    for (const { id } of waiting) {
+      await tx.db.$queryRaw`select 1 from run where id = ${id}::uuid for update`;
+      const run = await tx.db.run.findUniqueOrThrow({ where: { id } });
+      if (run.status !== 'QUEUED' || run.attempt > 0) continue; // a worker was faster
+      await app.use(Runs).end(tx, run, { phase: 'SUPERSEDED', reason: 'A newer deployment of the application was asked for.' });
+    }
+  };
+
+  return {
+  /**
+   * Queues a deployment of a branch or commit. Older ones of the application that have not begun are superseded.
+   * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost}
+   */
+  async create(actor: Actor, raw: unknown): Promise<Requested> {
+    const input = parse(NewDeployment, raw);
+    if (input.ref) refuse([['ref', validateRef(input.ref)]]);
+    return request(actor, 'createDeployment', input, async (_tx, application) => ({
+      kind: 'BUILD',
+      applicationId: application.id,
+      ref: input.ref ?? application.branch,
+    }));
+  },
+
+  /**
+   * Queues a deployment that brings back a former release, exactly as it was built: the given one, or the one that
+   * served before the one that serves.
+   * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NothingToRestore} {NoHost}
+   */
+  async rollback(actor: Actor, raw: unknown): Promise<Requested> {
+    const input = parse(NewRollback, raw);
+    return request(actor, 'rollbackDeployment', input, async (tx, application) => {
+      const release = input.releaseId
+        ? await tx.db.release.findFirst({ where: { id: input.releaseId, applicationId: application.id } })
+        : await tx.db.release.findFirst({
+            where: { applicationId: application.id, status: 'RETIRED', activatedAt: { not: null }, prunedAt: null },
+            orderBy: { retiredAt: 'desc' },
+          });
+      if (input.releaseId && !release) throw new NotFound('Release', input.releaseId);
+      if (!release) throw new NothingToRestore('No release served before the present one.');
+      if (release.prunedAt) throw new NothingToRestore('The files of this release were removed.');
+      if (!release.activatedAt) throw new NothingToRestore('This release never became healthy.');
+      if (release.id === application.activeReleaseId) throw new NothingToRestore('This release serves already.');
+      return { kind: 'RESTORE', applicationId: application.id, releaseId: release.id };
+    });
+  },
+  };
+});
+
+type Application = NonNullable<Awaited<ReturnType<typeof lockApplication>>>;
+

@@ -1,0 +1,50 @@
+import type { Run } from '#prisma';
+import type { RunContext } from '#kernel/runs/context.ts';
+import { defineRunKind } from '#kernel/runs/kinds.ts';
+import { phases, type DeploymentInput } from '../model.ts';
+import { deploy } from './deploy.ts';
+
+const isRestore = (input: DeploymentInput): boolean => input.kind === 'RESTORE';
+
+/** Deployments as runs. */
+export const deploymentKind = defineRunKind<DeploymentInput>({
+  name: 'Deployment',
+  versions: [1],
+  phases,
+  initial: 'PENDING',
+  ends: {
+    canceled: (phase) => (phase === 'ROLLING_BACK' ? 'ROLLED_BACK' : 'CANCELED'),
+    failed: (phase) => (phase === 'ROLLING_BACK' ? 'ROLLBACK_FAILED' : 'FAILED'),
+  },
+  steps: (input) => [...(isRestore(input) ? [] : ['fetch', 'build']), 'start', 'health', 'activate', 'rollback'],
+  begin: (input) => (isRestore(input) ? 'DEPLOYING' : 'BUILDING'),
+  deadlineS: 3600,
+  execute: (context: RunContext<DeploymentInput>) => deploy(context),
+  async onCreate(tx, run, input) {
+    const restored = input.kind === 'RESTORE' ? await tx.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
+    await tx.db.deployment.create({
+      data: {
+        id: run.id,
+        applicationId: input.applicationId,
+        ref: input.kind === 'BUILD' ? input.ref : (restored?.commitSha ?? ''),
+        commitSha: restored?.commitSha ?? null,
+        restoresId: restored?.id ?? null,
+      },
+    });
+  },
+  async onEnd(tx, run, phase) {
+    if (phase === 'DEPLOYED') return;
+    // Whatever it started must not run on: the host's agent ends the instances of retired releases.
+    await tx.db.release.updateMany({
+      where: { deploymentId: run.id, status: 'CANDIDATE' },
+      data: { status: 'RETIRED', retiredAt: new Date() },
+    });
+  },
+  async retryInput(tx, run: Run) {
+    const input = run.input as unknown as DeploymentInput;
+    if (input.kind === 'RESTORE') return input;
+    // The same commit again, once it is known: a branch may have moved on.
+    const { commitSha } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
+    return { ...input, ref: commitSha ?? input.ref };
+  },
+});

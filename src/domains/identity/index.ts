@@ -1,0 +1,3 @@
+import './schema.ts';
+
+export { Identity } from './service.ts';

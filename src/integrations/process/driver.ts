@@ -1,0 +1,611 @@
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import {
+  access,
+  chmod,
+  chown,
+  constants,
+  copyFile,
+  lstat,
+  mkdir,
+  open,
+  rename,
+  rm,
+  rmdir,
+  stat,
+} from 'node:fs/promises';
+import { request } from 'node:http';
+import { dirname, join, relative, resolve, sep } from 'node:path';
+import { DomainError } from '#kernel/errors.ts';
+import type { Logger } from '#kernel/log.ts';
+import {
+  endProcess,
+  listProcesses,
+  spawnRecorded,
+  type EndResult,
+  type ListedProcess,
+  type ProcessIdentity,
+  type RecordedChild,
+} from '#kernel/processes/children.ts';
+import { lineSplitter } from './lines.ts';
+import { followLog, rotateLogs, tailLog } from './logs.ts';
+import { createPortFinder, listenersOf, type PortRange } from './ports.ts';
+import { detectProject, type DetectedProject } from './projects.ts';
+import { codeOf } from '#kernel/system-error.ts';
+
+/** The build command did not succeed. */
+export class BuildFailed extends DomainError {
+  readonly code = 'BUILD_FAILED';
+  /** Null when a signal ended it. */
+  readonly exitCode: number | null;
+  readonly signal: string | null;
+  readonly timedOut: boolean;
+  constructor(exitCode: number | null, signal: string | null, timedOut: boolean) {
+    super(
+      timedOut
+        ? 'The build took too long.'
+        : `The build ended with ${exitCode === null ? `signal ${signal}` : `exit code ${exitCode}`}.`,
+    );
+    this.exitCode = exitCode;
+    this.signal = signal;
+    this.timedOut = timedOut;
+  }
+}
+
+/** A variable of the application's environment cannot be set. */
+export class EnvironmentRefused extends DomainError {
+  readonly code = 'ENVIRONMENT_REFUSED';
+}
+
+export type OutputStream = 'STDOUT' | 'STDERR';
+export type RecordChild = (child: ProcessIdentity) => Promise<void>;
+export type Environment = Readonly<Record<string, string>>;
+
+export interface ProcessDriverOptions {
+  /**
+   * The host's folder, absolute, for this driver and the address proxy alone. With isolation it is made 0711, and the
+   * folders above must let other users through.
+   */
+  readonly hostDir: string;
+  /** `user` needs root. Default: `user` when root, else `none`. */
+  readonly isolation?: 'user' | 'none';
+  /** First of 4000 user ids that belong to applications and to nobody else; default 61184. */
+  readonly userBase?: number;
+  /** The `node` that applications run with, absolute. */
+  readonly nodeBinary: string;
+  /** Folders with npm and the usual programs, for PATH; the folder of `nodeBinary` comes first by itself. */
+  readonly pathDirs: readonly string[];
+  readonly limits: {
+    /** Of the JavaScript heap of each Node process, MiB. */
+    readonly memoryMb: number;
+    /** Per process. */
+    readonly maxOpenFiles: number;
+    /** Processes and threads of one application, builds included. */
+    readonly maxProcesses: number;
+  };
+  /** Ports for instances; default 20000 to 26999. Keep the stable addresses out of it. */
+  readonly instancePorts?: PortRange;
+  /** What builds get beside the usual, for instance where npm's registry and its certificates are. */
+  readonly buildEnvironment?: Environment;
+  readonly log: Logger;
+}
+
+/** What holds applications in, for the start log and the documentation. */
+export interface ProcessDriverLimits {
+  readonly isolation: 'user' | 'none';
+  /** Sentences. */
+  readonly applied: readonly string[];
+  readonly missing: readonly string[];
+}
+
+export interface ProbeResult {
+  /** 2xx or 3xx came in time. */
+  readonly ok: boolean;
+  readonly status?: number;
+  /** At most 2000 bytes of the body. */
+  readonly bodyStart?: string;
+  readonly error?: string;
+  readonly latencyMs: number;
+}
+
+export interface StartedInstance extends ProcessIdentity {
+  /** On 127.0.0.1. */
+  readonly port: number;
+}
+
+export interface ProcessDriver {
+  readonly limits: ProcessDriverLimits;
+  /** The user and group of an application; undefined without isolation: the server's own. */
+  userOf(userSlot: number): { uid: number; gid: number } | undefined;
+  /**
+   * An empty release folder of the application's user, private to it. What was there under the name is removed.
+   * @param release.name `<runId>.<attempt>`
+   */
+  prepare(release: { applicationId: string; name: string; userSlot: number }): Promise<{ path: string }>;
+  /** @throws UnknownProject */
+  detectProject(path: string): Promise<DetectedProject>;
+  /**
+   * Runs `/bin/sh -c command` in the release. All that it started is ended with it.
+   * @throws BuildFailed | EnvironmentRefused, or the signal's reason
+   */
+  build(options: {
+    path: string;
+    command: string;
+    environment: Environment;
+    userSlot: number;
+    signal: AbortSignal;
+    timeoutMs: number;
+    onOutput: (stream: OutputStream, line: string) => void;
+    record: RecordChild;
+  }): Promise<void>;
+  /**
+   * Starts an instance that outlives this server. It has been recorded when this resolves, it need not listen yet.
+   * @throws EnvironmentRefused
+   */
+  start(options: {
+    path: string;
+    startCommand: string;
+    environment: Environment;
+    userSlot: number;
+    record: RecordChild;
+  }): Promise<StartedInstance>;
+  /**
+   * One GET to an instance; redirects are not followed. With `userSlot` an answer of somebody else who took the port
+   * is not ok.
+   * @throws only the signal's reason
+   */
+  probe(options: {
+    port: number;
+    path: string;
+    timeoutMs: number;
+    signal: AbortSignal;
+    userSlot?: number;
+  }): Promise<ProbeResult>;
+  /** Last lines that the release's instances wrote. */
+  tail(path: string, lines: number): Promise<string[]>;
+  /** What they wrote and write, line by line, until `signal` ends it. */
+  follow(path: string, signal: AbortSignal): AsyncGenerator<string, void, undefined>;
+  /** Ends an instance, or anything else that was recorded, with all that it started. */
+  stop(identity: ProcessIdentity, graceMs: number): Promise<EndResult>;
+  /** Removes a release with its log. Fine when it is gone. */
+  remove(path: string): Promise<void>;
+  /** The processes of all applications of this host, recorded or not; without isolation they cannot be told: none. */
+  listProcesses(): Promise<(ListedProcess & { readonly userOffset: number })[]>;
+  /** Cuts the logs that are too long (10 MiB); the address proxy does it every 10 s. */
+  rotateLogs(): Promise<number>;
+}
+
+const userCount = 4_000;
+const defaultUserBase = 61_184;
+const defaultPorts: PortRange = { from: 20_000, to: 26_999 };
+const maxBody = 2_000;
+const buildGraceMs = 2_000;
+const releaseName = /^[0-9a-zA-Z-]{1,64}\.\d{1,9}$/;
+const applicationName = /^[0-9a-zA-Z-]{1,64}$/;
+
+/**
+ * What is wrong with an application's variables, as a sentence; null: nothing. Variables of the dynamic loader and of
+ * the shell's start would run the application's code before its process is recorded; a start command can set them.
+ * Everything else is the application's own, `NODE_OPTIONS` and `PATH` included.
+ */
+export function validateEnvironment(environment: Environment): string | null {
+  for (const [name, value] of Object.entries(environment)) {
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) return `${JSON.stringify(name)} is not a name for a variable.`;
+    if (/^(?:LD_|DYLD_|GLIBC_TUNABLES$|MALLOC_|GCONV_PATH$|BASH_ENV$|ENV$|SHELLOPTS$|BASHOPTS$|PS4$|IFS$)/.test(name)) {
+      return `${name} cannot be set here; set it in the start command.`;
+    }
+    if (value.includes('\0')) return `The value of ${name} contains a zero character.`;
+  }
+  return null;
+}
+
+/**
+ * The process driver of one host: releases are folders, builds and instances are processes of the application's user.
+ *
+ * Layout: `applications/<applicationId>/` (the server's, others may pass through) with `<name>/` the release,
+ * `<name>.home/` its HOME and TMPDIR, `<name>.log` and `.log.1` its output, `cache/` npm's cache. The server itself
+ * makes and removes nothing inside a folder of the application's user: that user could put a link in its way.
+ * @throws Error when users cannot be switched or cannot reach `hostDir`
+ */
+export async function createProcessDriver(options: ProcessDriverOptions): Promise<ProcessDriver> {
+  const { hostDir, pathDirs, log } = options;
+  const isRoot = process.getuid?.() === 0;
+  const isolation = options.isolation ?? (isRoot ? 'user' : 'none');
+  const userBase = options.userBase ?? defaultUserBase;
+  if (isolation === 'user' && !isRoot) throw new Error('Isolation by user needs a server that runs as root.');
+  if (!Number.isInteger(userBase) || userBase < 1_000) throw new Error('userBase must be a whole number from 1000 on.');
+  const applications = join(hostDir, 'applications');
+  await mkdir(applications, { recursive: true });
+  if (isolation === 'user') await Promise.all([hostDir, applications].map((path) => chmod(path, 0o711)));
+
+  const search = [...pathDirs, '/usr/bin', '/bin'];
+  const [setpriv, prlimit] = await Promise.all([findProgram('setpriv', search), findProgram('prlimit', search)]);
+  const nodeBinary = isolation === 'user' ? await reachableNode(options, userBase) : options.nodeBinary;
+  const searchPath = [...new Set([dirname(nodeBinary), ...pathDirs])].join(':');
+  const findPort = createPortFinder(options.instancePorts ?? defaultPorts);
+  const wrapper = wrapperOf(setpriv, prlimit);
+
+  const driver: ProcessDriver = {
+    limits: describeLimits(),
+
+    userOf,
+
+    async prepare({ applicationId, name, userSlot }) {
+      if (!applicationName.test(applicationId)) throw new Error(`${applicationId} is not an application's id.`);
+      if (!releaseName.test(name)) throw new Error(`${name} is not the name of a release.`);
+      const folder = join(applications, applicationId);
+      const path = join(folder, name);
+      await mkdir(folder, { recursive: true });
+      if (isolation === 'user') await chmod(folder, 0o711);
+      await driver.remove(path);
+      const cache = join(folder, 'cache');
+      const home = `${path}.home`;
+      const made = await mkdir(cache, { recursive: true, mode: 0o700 });
+      await mkdir(join(home, 'tmp'), { recursive: true, mode: 0o700 });
+      await mkdir(path, { mode: 0o700 });
+      const user = userOf(userSlot);
+      // From the inside out: what has been given away is not touched again.
+      const own = [join(home, 'tmp'), home, ...(made === undefined ? [] : [cache]), path];
+      if (user) for (const one of own) await chown(one, user.uid, user.gid);
+      return { path };
+    },
+
+    async detectProject(path) {
+      return await detectProject(checkPath(path));
+    },
+
+    async build({ path, command, environment, userSlot, signal, timeoutMs, onOutput, record }) {
+      checkPath(path);
+      signal.throwIfAborted();
+      const late = AbortSignal.timeout(timeoutMs);
+      const stop = AbortSignal.any([signal, late]);
+      const started = await launch({
+        path,
+        command,
+        environment: { ...options.buildEnvironment, ...environment },
+        userSlot,
+        stdio: ['ignore', 'pipe', 'pipe'],
+        record,
+      });
+      const { child, exited, identity } = started;
+      let failed: unknown;
+      const fail = (error: unknown): void => {
+        failed ??= error;
+        child.kill('SIGKILL');
+      };
+      const reading = [readLines(started, 'STDOUT', onOutput, fail), readLines(started, 'STDERR', onOutput, fail)];
+      let ending: Promise<EndResult> | undefined;
+      const end = (): void => {
+        ending ??= endProcess(identity, { graceMs: buildGraceMs });
+        ending.catch(fail);
+      };
+      if (stop.aborted) end();
+      else stop.addEventListener('abort', end, { once: true });
+      try {
+        const { exitCode, signal: endedBy } = await exited;
+        // A build leaves nothing running, and the pipes close only when nobody holds them.
+        await (ending ?? endProcess(identity, { graceMs: buildGraceMs }));
+        await Promise.all(reading);
+        signal.throwIfAborted();
+        if (failed !== undefined) throw failed;
+        if (late.aborted) throw new BuildFailed(exitCode, endedBy, true);
+        if (exitCode !== 0) throw new BuildFailed(exitCode, endedBy, false);
+      } finally {
+        stop.removeEventListener('abort', end);
+      }
+    },
+
+    async start({ path, startCommand, environment, userSlot, record }) {
+      checkPath(path);
+      const port = await findPort();
+      await using output = await open(`${path}.log`, 'a', 0o600);
+      const user = userOf(userSlot);
+      // Its own, so that it can open /dev/stdout; the folder is not, so it cannot put another file in its place.
+      if (user) await output.chown(user.uid, user.gid);
+      const { identity, child } = await launch({
+        path,
+        command: startCommand,
+        environment: { ...environment, PORT: String(port), HOST: '127.0.0.1' },
+        userSlot,
+        stdio: ['ignore', output.fd, output.fd],
+        record,
+      });
+      child.unref();
+      return { ...identity, port };
+    },
+
+    async probe({ port, path, timeoutMs, signal, userSlot }) {
+      const from = performance.now();
+      const late = AbortSignal.timeout(timeoutMs);
+      try {
+        const stop = AbortSignal.any([signal, late]);
+        stop.throwIfAborted();
+        const answer = await get(port, path, stop);
+        const stranger = userSlot === undefined ? null : await strangerOn(port, userSlot);
+        const latencyMs = Math.round(performance.now() - from);
+        if (stranger) return { ok: false, error: stranger, latencyMs };
+        return { ok: answer.status >= 200 && answer.status < 400, ...answer, latencyMs };
+      } catch (error) {
+        signal.throwIfAborted();
+        const reason = late.aborted ? `no answer within ${timeoutMs} ms` : describe(error);
+        return { ok: false, error: reason, latencyMs: Math.round(performance.now() - from) };
+      }
+    },
+
+    async tail(path, lines) {
+      return await tailLog(`${checkPath(path)}.log`, lines);
+    },
+
+    follow(path, signal) {
+      return followLog(`${checkPath(path)}.log`, signal);
+    },
+
+    async stop(identity, graceMs) {
+      return await endProcess(identity, { graceMs });
+    },
+
+    async remove(path) {
+      checkPath(path);
+      await removeTree(path);
+      await removeTree(`${path}.home`);
+      await Promise.all([`${path}.log`, `${path}.log.1`].map((file) => rm(file, { force: true })));
+    },
+
+    async listProcesses() {
+      if (isolation === 'none') return [];
+      return (await listProcesses())
+        .filter((one) => one.uid >= userBase && one.uid < userBase + userCount && !one.zombie)
+        .map((one) => ({ ...one, userOffset: one.uid - userBase }));
+    },
+
+    async rotateLogs() {
+      return await rotateLogs(hostDir);
+    },
+  };
+  log.info({ ...driver.limits, hostDir }, 'Process driver');
+  if (isolation === 'none') log.warn("Applications run as the server's own user and can read its secrets");
+  return driver;
+
+  function userOf(userSlot: number): { uid: number; gid: number } | undefined {
+    if (!Number.isSafeInteger(userSlot) || userSlot < 0) throw new Error(`${userSlot} is not a user slot.`);
+    if (isolation === 'none') return undefined;
+    const id = userBase + (userSlot % userCount);
+    return { uid: id, gid: id };
+  }
+
+  /** The path itself, when it is a release folder of this host. */
+  function checkPath(path: string): string {
+    const [applicationId = '', name = '', ...more] = relative(applications, resolve(path)).split(sep);
+    if (path !== resolve(path) || !applicationName.test(applicationId) || !releaseName.test(name) || more.length > 0) {
+      throw new Error(`${path} is not a release folder of this host.`);
+    }
+    return path;
+  }
+
+  async function launch(what: {
+    path: string;
+    command: string;
+    environment: Environment;
+    userSlot: number;
+    stdio: readonly ['ignore', 'pipe' | number, 'pipe' | number];
+    record: RecordChild;
+  }): Promise<RecordedChild> {
+    const problem = validateEnvironment(what.environment);
+    if (problem) throw new EnvironmentRefused(problem);
+    const user = userOf(what.userSlot);
+    const [command, ...args] = [...wrapper, '/bin/sh', '-c', what.command];
+    const home = `${what.path}.home`;
+    return await spawnRecorded({
+      command,
+      args,
+      cwd: what.path,
+      env: {
+        PATH: searchPath,
+        HOME: home,
+        TMPDIR: join(home, 'tmp'),
+        LANG: 'C.UTF-8',
+        NODE_ENV: 'production',
+        NODE_OPTIONS: `--max-old-space-size=${options.limits.memoryMb}`,
+        npm_config_cache: join(dirname(what.path), 'cache'),
+        npm_config_update_notifier: 'false',
+        npm_config_audit: 'false',
+        npm_config_fund: 'false',
+        ...what.environment,
+      },
+      uid: user?.uid,
+      gid: user?.gid,
+      stdio: what.stdio,
+      umask: isolation === 'user' ? 0o027 : 0o077,
+      record: what.record,
+    });
+  }
+
+  /** Programs that each do one thing to themselves and become the next. They are named by path: PATH is the application's. */
+  function wrapperOf(setpriv: string | null, prlimit: string | null): string[] {
+    const { maxOpenFiles, maxProcesses } = options.limits;
+    const limit = prlimit ? [prlimit, `--nofile=${maxOpenFiles}`, '--core=0'] : [];
+    // The system counts per user: without one of its own the application would share the server's count.
+    if (prlimit && isolation === 'user') limit.push(`--nproc=${maxProcesses}`);
+    return [...limit, ...(setpriv ? [setpriv, '--no-new-privs'] : [])];
+  }
+
+  function describeLimits(): ProcessDriverLimits {
+    const { maxOpenFiles, maxProcesses, memoryMb } = options.limits;
+    const applied = [
+      `The heap of each Node process is at most ${memoryMb} MiB (NODE_OPTIONS, the application can change it).`,
+    ];
+    const missing = [
+      'Memory outside of the heap, processor time, disk space and outgoing connections are not limited.',
+    ];
+    if (isolation === 'user')
+      applied.push(`Each application has its own user, from ${userBase} to ${userBase + userCount - 1}.`);
+    else missing.push("Applications run as the server's user: they can read its files and secrets and signal it.");
+    if (prlimit) applied.push(`At most ${maxOpenFiles} open files per process, no core dumps.`);
+    else missing.push('Open files are not limited: there is no prlimit on this machine.');
+    if (prlimit && isolation === 'user') applied.push(`At most ${maxProcesses} processes and threads per application.`);
+    else missing.push('The number of processes is not limited.');
+    if (setpriv) applied.push('Applications cannot gain privileges (no_new_privs).');
+    else missing.push('Applications may run set-user-id programs: there is no setpriv on this machine.');
+    return { isolation, applied, missing };
+  }
+
+  async function strangerOn(port: number, userSlot: number): Promise<string | null> {
+    const user = userOf(userSlot);
+    const listeners = user ? await listenersOf(port) : null;
+    if (!user || !listeners) return null;
+    return listeners.every((uid) => uid === user.uid) ? null : 'another user of this machine listens on the port';
+  }
+
+  /** By a process of the folder's own user, so that a link put in the way leads nowhere. */
+  async function removeTree(path: string): Promise<void> {
+    let owner: { uid: number; gid: number };
+    try {
+      owner = await lstat(path);
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return;
+      throw error;
+    }
+    let problem = await runInside(path, owner, ['find', '.', '-mindepth', '1', '-delete']);
+    if (problem !== null) {
+      // A build may have made folders that even their owner cannot write (Go's module cache).
+      await runInside(path, owner, ['chmod', '-R', 'u+rwX', '.']);
+      problem = await runInside(path, owner, ['find', '.', '-mindepth', '1', '-delete']);
+    }
+    if (problem !== null) throw new Error(`${path} cannot be emptied: ${problem}`);
+    await rmdir(path);
+  }
+
+  /** Null: it went well; else what it said. */
+  async function runInside(
+    cwd: string,
+    owner: { uid: number; gid: number },
+    [command = '', ...args]: readonly string[],
+  ): Promise<string | null> {
+    const { child, exited } = await spawnRecorded({
+      command,
+      args,
+      cwd,
+      env: { PATH: searchPath, LC_ALL: 'C' },
+      ...(isRoot ? { uid: owner.uid, gid: owner.gid } : {}),
+      stdio: ['ignore', 'ignore', 'pipe'],
+      record: () => Promise.resolve(), // it ends by itself and holds nothing
+    });
+    let said = '';
+    child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
+      said = (said + chunk).slice(0, 1_000);
+    });
+    return (await exited).exitCode === 0 ? null : said.trim();
+  }
+}
+
+/** The node binary by a path that the applications' users can execute; a copy in the host's folder if need be. */
+async function reachableNode({ hostDir, nodeBinary }: ProcessDriverOptions, uid: number): Promise<string> {
+  if (!(await canDo(uid, hostDir, ['test', '-x', join(hostDir, 'applications')]))) {
+    throw new Error(
+      `User ${uid} cannot reach ${hostDir}: its folders need mode 0711, or the server cannot switch users.`,
+    );
+  }
+  if (await canDo(uid, hostDir, [nodeBinary, '--version'])) return nodeBinary;
+  const copy = join(hostDir, 'bin', 'node');
+  await mkdir(dirname(copy), { recursive: true });
+  await chmod(dirname(copy), 0o755);
+  const [from, there] = await Promise.all([stat(nodeBinary), stat(copy).catch(absent)]);
+  if (there?.size !== from.size || there.mtimeMs < from.mtimeMs) {
+    const fresh = `${copy}.${randomUUID()}`;
+    await copyFile(nodeBinary, fresh, constants.COPYFILE_FICLONE);
+    await chmod(fresh, 0o755);
+    await rename(fresh, copy);
+  }
+  if (!(await canDo(uid, hostDir, [copy, '--version']))) throw new Error(`User ${uid} cannot execute ${copy}.`);
+  return copy;
+}
+
+async function canDo(uid: number, cwd: string, [command = '', ...args]: readonly string[]): Promise<boolean> {
+  try {
+    const { exited } = await spawnRecorded({
+      command,
+      args,
+      cwd,
+      env: { PATH: '/usr/bin:/bin' },
+      uid,
+      gid: uid,
+      stdio: ['ignore', 'ignore', 'ignore'],
+      record: () => Promise.resolve(),
+    });
+    return (await exited).exitCode === 0;
+  } catch (error) {
+    if (codeOf(error) === 'EPERM') return false;
+    throw error;
+  }
+}
+
+function absent(error: unknown): null {
+  if (codeOf(error) === 'ENOENT') return null;
+  throw error;
+}
+
+async function findProgram(name: string, dirs: readonly string[]): Promise<string | null> {
+  for (const dir of dirs) {
+    const path = join(dir, name);
+    try {
+      await access(path, constants.X_OK);
+      return path;
+    } catch (error) {
+      if (!['ENOENT', 'EACCES', 'ENOTDIR'].includes(String(codeOf(error)))) throw error;
+    }
+  }
+  return null;
+}
+
+async function readLines(
+  { child }: RecordedChild,
+  name: OutputStream,
+  onOutput: (stream: OutputStream, line: string) => void,
+  fail: (error: unknown) => void,
+): Promise<void> {
+  const stream = name === 'STDOUT' ? child.stdout : child.stderr;
+  if (!stream) return;
+  const splitter = lineSplitter((line) => onOutput(name, line));
+  const guarded = (work: () => void): void => {
+    try {
+      work();
+    } catch (error) {
+      fail(error);
+    }
+  };
+  stream.setEncoding('utf8').on('data', (chunk: string) => guarded(() => splitter.push(chunk)));
+  await once(stream, 'close');
+  guarded(() => splitter.end());
+}
+
+function get(port: number, path: string, signal: AbortSignal): Promise<{ status: number; bodyStart: string }> {
+  return new Promise((resolve, reject) => {
+    const sent = request(
+      { host: '127.0.0.1', port, path, method: 'GET', agent: false, signal, headers: { connection: 'close' } },
+      (response) => {
+        const parts: Buffer[] = [];
+        let size = 0;
+        const finish = (): void => {
+          const bodyStart = Buffer.concat(parts).subarray(0, maxBody).toString();
+          resolve({ status: response.statusCode ?? 0, bodyStart });
+          response.destroy();
+        };
+        response.on('data', (chunk: Buffer) => {
+          parts.push(chunk);
+          size += chunk.length;
+          if (size >= maxBody) finish();
+        });
+        response.once('end', finish);
+        response.once('error', reject);
+      },
+    );
+    sent.once('error', reject);
+    sent.end();
+  });
+}
+
+function describe(error: unknown): string {
+  const code = codeOf(error);
+  if (code === 'ECONNREFUSED') return 'nothing listens on the port';
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,19 @@
+export {
+  BuildFailed,
+  createProcessDriver,
+  EnvironmentRefused,
+  validateEnvironment,
+  type ProbeResult,
+  type ProcessDriver,
+  type ProcessDriverLimits,
+  type ProcessDriverOptions,
+  type StartedInstance,
+} from './driver.ts';
+export { UnknownProject, type DetectedProject } from './projects.ts';
+export {
+  ensureProxy,
+  writeDatabaseUrl,
+  type ProxyHandle,
+  type ProxyOptions,
+  type ProxyStatus,
+} from './proxy/client.ts';

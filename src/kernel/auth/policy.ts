@@ -1,0 +1,148 @@
+import type { Role } from '#prisma';
+import { Forbidden, NotFound, Unauthenticated } from '../errors.ts';
+import { atLeast, workspacesWith, type Actor } from './actor.ts';
+
+/**
+ * Who may see a row, in a small closed form. One rule serves as the type's guard and as the `where` of every list,
+ * count and aggregate of it, so that the two cannot differ.
+ */
+export type RowRule =
+  /** The row's workspace column is one of the actor's workspaces, with at least this role. */
+  | { readonly by: 'workspace'; readonly column: string; readonly least: Role }
+  /** The row's column is the actor's user id. */
+  | { readonly by: 'self'; readonly column: string }
+  /** A to-many relation of the row has a row that passes. */
+  | { readonly by: 'some'; readonly relation: string; readonly rule: RowRule }
+  | { readonly by: 'any'; readonly rules: readonly RowRule[] }
+  /** Seen only inside its parent, which has a rule: no node, no list of its own. */
+  | { readonly by: 'parent' };
+
+export const inWorkspace = (least: Role = 'VIEWER', column = 'workspaceId'): RowRule => ({ by: 'workspace', column, least });
+export const self = (column: string): RowRule => ({ by: 'self', column });
+export const some = (relation: string, rule: RowRule): RowRule => ({ by: 'some', relation, rule });
+export const anyOf = (...rules: RowRule[]): RowRule => ({ by: 'any', rules });
+export const withParent: RowRule = { by: 'parent' };
+
+/** A verb and the least role that may use it. `public` and `user` verbs belong to no workspace. */
+export interface Verb {
+  /** `<domain>.<verb>`, for instance `deployments.createDeployment`. */
+  readonly name: string;
+  readonly least: Role | 'public' | 'user';
+}
+
+export interface Policy<V extends string = string> {
+  readonly domain: string;
+  readonly verbs: Readonly<Record<V, Verb>>;
+  /** Rule by Prisma model. */
+  readonly rows: Readonly<Record<string, RowRule>>;
+}
+
+const rowRules = new Map<string, RowRule>();
+const policies: Policy[] = [];
+
+/** Declares a domain's policy: its verbs with their least roles, and the row rules of its models. */
+export function definePolicy<const V extends string>(
+  domain: string,
+  declared: { verbs: Readonly<Record<V, Verb['least']>>; rows: Readonly<Record<string, RowRule>> },
+): Policy<V> {
+  const verbs = Object.fromEntries(
+    Object.entries<Verb['least']>(declared.verbs).map(([verb, least]) => [verb, { name: `${domain}.${verb}`, least }]),
+  ) as Record<V, Verb>;
+  for (const [model, rule] of Object.entries(declared.rows)) {
+    if (rowRules.has(model)) throw new Error(`Two row rules for ${model}`);
+    rowRules.set(model, rule);
+  }
+  const policy = { domain, verbs, rows: declared.rows };
+  policies.push(policy);
+  return policy;
+}
+
+/** Every policy declared so far, for the generated documentation and the tenancy tests. */
+export const allPolicies = (): readonly Policy[] => policies;
+
+export function rowRule(model: string): RowRule {
+  const rule = rowRules.get(model);
+  if (!rule) throw new Error(`No row rule for ${model}: add it to its domain's policy.ts`);
+  return rule;
+}
+
+/** A Prisma `where` that holds for exactly the rows that the actor may see. */
+export type Where = Record<string, unknown>;
+
+export function rowsOf(model: string, actor: Actor): Where {
+  return whereOf(rowRule(model), actor);
+}
+
+function whereOf(rule: RowRule, actor: Actor): Where {
+  switch (rule.by) {
+    case 'workspace':
+      return { [rule.column]: { in: workspacesWith(actor, rule.least) } };
+    case 'self':
+      return actor.userId ? { [rule.column]: actor.userId } : { [rule.column]: { in: [] } };
+    case 'some':
+      return { [rule.relation]: { some: whereOf(rule.rule, actor) } };
+    case 'any':
+      return { OR: rule.rules.map((one) => whereOf(one, actor)) };
+    case 'parent':
+      return {};
+    default:
+      return rule satisfies never;
+  }
+}
+
+/** True or false when the row's own columns decide; undefined when the database must be asked. */
+export function decidedByRow(rule: RowRule, actor: Actor, row: Record<string, unknown>): boolean | undefined {
+  switch (rule.by) {
+    case 'workspace': {
+      const role = actor.roles.get(String(row[rule.column]));
+      return role !== undefined && atLeast(role, rule.least);
+    }
+    case 'self':
+      return actor.userId !== null && row[rule.column] === actor.userId;
+    case 'some':
+      return undefined;
+    case 'any': {
+      const answers = rule.rules.map((one) => decidedByRow(one, actor, row));
+      if (answers.includes(true)) return true;
+      return answers.includes(undefined) ? undefined : false;
+    }
+    case 'parent':
+      return true;
+    default:
+      return rule satisfies never;
+  }
+}
+
+/**
+ * Lets the actor use a verb in a workspace, or throws.
+ * @throws {Unauthenticated} when nobody is signed in
+ * @throws {NotFound} for a workspace that the actor is no member of: strangers do not learn that it exists
+ * @throws {Forbidden} for a member whose role is too low
+ */
+export function authorize(actor: Actor, verb: Verb, workspaceId: string | null, target?: { kind: string; id: string }): void {
+  if (verb.least === 'public') return;
+  if (actor.kind === 'ANONYMOUS') throw new Unauthenticated();
+  if (verb.least === 'user') {
+    if (actor.kind !== 'SESSION') throw new Forbidden(verb.name);
+    return;
+  }
+  const role = workspaceId === null ? undefined : actor.roles.get(workspaceId);
+  if (role === undefined) throw new NotFound(target?.kind ?? 'Workspace', target?.id ?? String(workspaceId));
+  if (!atLeast(role, verb.least)) throw new Forbidden(verb.name);
+}
+
+/**
+ * The same for a verb on a row that was looked up by a client's id.
+ * @throws {NotFound} also when there is no such row
+ */
+export function authorizeRow<R extends { readonly workspaceId: string }>(
+  actor: Actor,
+  verb: Verb,
+  row: R | null,
+  kind: string,
+  id: string,
+): asserts row is R {
+  if (actor.kind === 'ANONYMOUS') throw new Unauthenticated();
+  if (!row) throw new NotFound(kind, id);
+  authorize(actor, verb, row.workspaceId, { kind, id });
+}

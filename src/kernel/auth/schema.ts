@@ -1,0 +1,104 @@
+import { Role } from '#prisma';
+import { builder } from '../graphql/builder.ts';
+import { guarded, newestFirst, visible } from '../graphql/kit.ts';
+import './row-policy.ts';
+
+export const RoleEnum = builder.enumType(Role, {
+  name: 'Role',
+  description: 'What a member may do: OWNER > ADMIN > MEMBER > VIEWER. Each includes those below it.',
+});
+
+export const UserRef = builder.prismaNode('User', {
+  id: { field: 'id' },
+  description: 'A person who can sign in. Seen by themselves and by people who share a workspace with them.',
+  ...guarded('User'),
+  fields: (t) => ({
+    email: t.exposeString('email'),
+    name: t.exposeString('name'),
+    createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When they registered.' }),
+  }),
+});
+
+export const MembershipRef = builder.prismaNode('Membership', {
+  id: { field: 'id' },
+  description: "One person's place in one workspace.",
+  ...guarded('Membership'),
+  fields: (t) => ({
+    role: t.expose('role', { type: RoleEnum, description: 'What they may do.' }),
+    user: t.relation('user', { description: 'The person.' }),
+    workspace: t.relation('workspace', { description: 'The workspace.' }),
+    createdAt: t.expose('createdAt', { type: 'DateTime', description: 'Since when.' }),
+  }),
+});
+
+export const ApiKeyRef = builder.prismaNode('ApiKey', {
+  id: { field: 'id' },
+  description: 'A credential for programs, bound to one workspace. Seen by its maker and by administrators. The key itself is shown once, when it is made.',
+  ...guarded('ApiKey'),
+  fields: (t) => ({
+    name: t.exposeString('name'),
+    prefix: t.exposeString('prefix'),
+    role: t.expose('role', { type: RoleEnum, description: "The key acts with this role, or its maker's if that is lower." }),
+    createdBy: t.relation('createdBy', { description: 'Who made it. The key ends with their membership.' }),
+    workspace: t.relation('workspace', { description: 'The workspace that it reaches.' }),
+    expiresAt: t.expose('expiresAt', { type: 'DateTime', nullable: true, description: 'Refused from then on; null: it does not expire.' }),
+    revokedAt: t.expose('revokedAt', { type: 'DateTime', nullable: true, description: 'When it was revoked; null: it was not.' }),
+    lastSeenAt: t.expose('lastSeenAt', { type: 'DateTime', nullable: true, description: 'Last use, to the minute.' }),
+    createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was made.' }),
+  }),
+});
+
+export const WorkspaceRef = builder.prismaNode('Workspace', {
+  id: { field: 'id' },
+  description: 'A tenant. Everything else belongs to exactly one, and nothing is reachable from another.',
+  ...guarded('Workspace'),
+  fields: (t) => ({
+    name: t.exposeString('name'),
+    slug: t.exposeString('slug'),
+    createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was created.' }),
+    viewerRole: t.field({
+      type: RoleEnum,
+      nullable: true,
+      description: 'Your role in it, with this credential.',
+      resolve: (workspace, _, { actor }) => actor.roles.get(workspace.id) ?? null,
+    }),
+    memberships: t.relatedConnection('memberships', {
+      cursor: 'id',
+      totalCount: true,
+      description: 'Its members, newest first.',
+      query: (_, context) => ({ where: visible(context, 'Membership'), orderBy: newestFirst }),
+    }),
+    apiKeys: t.relatedConnection('apiKeys', {
+      cursor: 'id',
+      totalCount: true,
+      description: 'Its API keys that you may see, revoked ones included, newest first.',
+      query: (_, context) => ({ where: visible(context, 'ApiKey'), orderBy: newestFirst }),
+    }),
+  }),
+});
+
+builder.queryFields((t) => ({
+  viewer: t.prismaField({
+    type: UserRef,
+    nullable: true,
+    description: 'The person who asks (for an API key: its maker); null when nobody is signed in.',
+    resolve: (query, _, __, { app, actor }) =>
+      actor.userId ? app.db.user.findUnique({ ...query, where: { id: actor.userId } }) : null,
+  }),
+  workspaces: t.prismaConnection({
+    type: WorkspaceRef,
+    cursor: 'id',
+    description: 'The workspaces that you reach, newest first.',
+    totalCount: (_, __, context) => context.app.db.workspace.count({ where: visible(context, 'Workspace') }),
+    resolve: (query, _, __, context) =>
+      context.app.db.workspace.findMany({ ...query, where: visible(context, 'Workspace'), orderBy: newestFirst }),
+  }),
+  workspace: t.prismaField({
+    type: WorkspaceRef,
+    nullable: true,
+    description: 'A workspace by its short name; null when there is none that you reach.',
+    args: { slug: t.arg.string({ description: 'Its short name.' }) },
+    resolve: (query, _, { slug }, context) =>
+      context.app.db.workspace.findFirst({ ...query, where: visible(context, 'Workspace', { slug }) }),
+  }),
+}));

@@ -1,0 +1,109 @@
+import { createSecretKey, randomUUID } from 'node:crypto';
+import { errors, jwtVerify, SignJWT } from 'jose';
+import { z } from 'zod';
+import { Unauthenticated } from '../errors.ts';
+
+/** `aud` of every session token: the API itself. */
+const audience = 'switchyard-api';
+/** Explicit type, so that no other kind of token signed with the same key passes (RFC 8725, 3.11). */
+const tokenType = 'switchyard-session+jwt';
+/** Longest token that is looked at. A real one has about 400. */
+const maxTokenBytes = 4096;
+/** How far the clocks of two processes may differ, in seconds. */
+const clockSkewS = 5;
+
+const claims = z.object({
+  sub: z.string().min(1).max(64),
+  epoch: z.int().min(0),
+  jti: z.uuid(),
+  exp: z.int(),
+});
+
+/** What a session token says. */
+export interface Session {
+  /** Claim `sub`. */
+  readonly userId: string;
+  /** Claim `epoch`: the session is over when the user's own epoch has moved past it. The caller compares. */
+  readonly sessionEpoch: number;
+  /** Claim `exp`, to the second. */
+  readonly expiresAt: Date;
+  /** Claim `jti`, a UUID. */
+  readonly tokenId: string;
+}
+
+export interface Sessions {
+  issue(
+    of: Pick<Session, 'userId' | 'sessionEpoch'>,
+  ): Promise<{ readonly token: string; readonly expiresAt: Date; readonly tokenId: string }>;
+  /** @throws Unauthenticated for every token that is not a live one of this issuer */
+  verify(token: string): Promise<Session>;
+}
+
+export interface SessionOptions {
+  /** At least 32 bytes, the same in every process. */
+  readonly secret: string;
+  readonly ttlS: number;
+  /** Claim `iss`: the public URL of the server. */
+  readonly issuer: string;
+  /** The clock; for tests. */
+  readonly now?: () => Date;
+}
+
+/**
+ * Session tokens: JWTs signed with HS256 and nothing else, with the claims `sub` (user id), `epoch`, `iss`, `aud`
+ * (`switchyard-api`), `iat`, `nbf`, `exp` and `jti`. They are not stored: what ends one before its time is the epoch.
+ *
+ * @see https://www.rfc-editor.org/rfc/rfc7519
+ * @see https://www.rfc-editor.org/rfc/rfc8725
+ */
+export function createSessions({ secret, ttlS, issuer, now = () => new Date() }: SessionOptions): Sessions {
+  if (Buffer.byteLength(secret) < 32) throw new RangeError('The session secret must have at least 32 bytes');
+  const key = createSecretKey(secret, 'utf8');
+  const seconds = (): number => Math.floor(now().getTime() / 1000);
+
+  return {
+    async issue({ userId, sessionEpoch }) {
+      const issuedAt = seconds();
+      const expiresAt = issuedAt + ttlS;
+      const tokenId = randomUUID();
+      const token = await new SignJWT({ epoch: sessionEpoch })
+        .setProtectedHeader({ alg: 'HS256', typ: tokenType })
+        .setSubject(userId)
+        .setIssuer(issuer)
+        .setAudience(audience)
+        .setIssuedAt(issuedAt)
+        .setNotBefore(issuedAt)
+        .setExpirationTime(expiresAt)
+        .setJti(tokenId)
+        .sign(key);
+      return { token, expiresAt: new Date(expiresAt * 1000), tokenId };
+    },
+
+    async verify(token) {
+      if (token.length > maxTokenBytes) throw new Unauthenticated('The session token is not valid.');
+      const payload = await jwtVerify(token, key, {
+        algorithms: ['HS256'],
+        typ: tokenType,
+        issuer,
+        audience,
+        maxTokenAge: ttlS,
+        clockTolerance: clockSkewS,
+        requiredClaims: ['sub', 'jti', 'exp', 'nbf', 'iat', 'epoch'],
+        currentDate: now(),
+      }).then(
+        (result) => result.payload,
+        (error: unknown) => {
+          if (error instanceof errors.JWTExpired) throw new Unauthenticated('The session has expired. Sign in again.');
+          if (error instanceof errors.JOSEError) throw new Unauthenticated('The session token is not valid.');
+          throw error;
+        },
+      );
+      const read = claims.safeParse(payload);
+      if (!read.success) throw new Unauthenticated('The session token is not valid.');
+      const { sub, epoch, jti, exp } = read.data;
+      // The tolerance is for clocks that run behind; it does not prolong a session.
+      if (exp <= seconds()) throw new Unauthenticated('The session has expired. Sign in again.');
+      return { userId: sub, sessionEpoch: epoch, expiresAt: new Date(exp * 1000), tokenId: jti };
+    },
+  };
+}

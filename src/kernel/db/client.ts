@@ -1,0 +1,92 @@
+import { createHash } from 'node:crypto';
+import { PrismaPg } from '@prisma/adapter-pg';
+import pg from 'pg';
+import { Prisma, PrismaClient } from '#prisma';
+
+export interface DatabaseOptions {
+  /** Address for ordinary statements; may be pooled (PgBouncer in transaction mode). */
+  readonly url: string;
+  /** Address that LISTEN, migrations and jobs use. Same as `url` unless that is pooled. */
+  readonly directUrl: string;
+  /** Most connections that this process opens for ordinary statements. */
+  readonly poolMax: number;
+  readonly applicationName: string;
+  readonly onQuery?: (sql: string) => void;
+}
+
+export type Db = PrismaClient;
+/** The client inside an interactive transaction. */
+export type DbTx = Prisma.TransactionClient;
+
+export interface Database {
+  readonly db: Db;
+  /** The pool below Prisma, for the few statements that want the driver itself. */
+  readonly pool: pg.Pool;
+  readonly url: string;
+  readonly directUrl: string;
+  /** True when `url` goes through a pooler, where session settings and named statements do not hold. */
+  readonly pooled: boolean;
+  close(): Promise<void>;
+}
+
+/** Session limits: a forgotten lock or transaction ends by itself instead of stopping a workspace. */
+export const sessionLimits = { lock_timeout: '10s', idle_in_transaction_session_timeout: '30s' } as const;
+
+export function createDatabase(options: DatabaseOptions): Database {
+  const pooled = options.directUrl !== options.url;
+  const pool = new pg.Pool({
+    connectionString: options.url,
+    max: options.poolMax,
+    application_name: options.applicationName,
+    keepAlive: true,
+    connectionTimeoutMillis: 10_000,
+    // PgBouncer refuses start-up options that it does not know: there, `transact` sets the limits.
+    ...(pooled
+      ? {}
+      : {
+          options: Object.entries(sessionLimits)
+            .map(([name, value]) => `-c ${name}=${value}`)
+            .join(' '),
+        }),
+  });
+  // An idle connection that breaks is replaced by the pool at its next use; without a listener it would end the process.
+  pool.on('error', () => undefined);
+  const names = boundedNames(500);
+  const adapter = new PrismaPg(pool, {
+    disposeExternalPool: true,
+    ...(pooled ? {} : { statementNameGenerator: (query: { sql: string }) => names(query.sql) }),
+  });
+  const db = new PrismaClient({
+    adapter,
+    log: [{ emit: 'event', level: 'query' }],
+    transactionOptions: { maxWait: 10_000, timeout: 20_000, isolationLevel: 'ReadCommitted' },
+  });
+  if (options.onQuery) {
+    const { onQuery } = options;
+    db.$on('query', (event) => onQuery(event.query));
+  }
+  return {
+    db: db as unknown as Db,
+    pool,
+    url: options.url,
+    directUrl: options.directUrl,
+    pooled,
+    close: () => db.$disconnect(),
+  };
+}
+
+/**
+ * Names for prepared statements, so that PostgreSQL parses and plans each distinct text once a connection. Bounded:
+ * lists of different length make new texts without end, and every name is memory on the server.
+ */
+function boundedNames(max: number): (sql: string) => string {
+  const known = new Map<string, string>();
+  return (sql) => {
+    const name = known.get(sql);
+    if (name !== undefined) return name;
+    if (known.size >= max) return ''; // unnamed
+    const made = createHash('sha1').update(sql).digest('base64url');
+    known.set(sql, made);
+    return made;
+  };
+}

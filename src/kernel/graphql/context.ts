@@ -1,0 +1,15 @@
+import type { Actor } from '../auth/actor.ts';
+import type { App } from '../app.ts';
+
+/** What every resolver is given. */
+export interface Context {
+  readonly app: App;
+  readonly actor: Actor;
+  readonly requestId: string;
+  /** Address of the client, as far as the trusted proxies tell it; null inside the server. */
+  readonly clientAddress: string | null;
+  /** Sets or clears the session cookie of an HTTP response; null on other transports. */
+  readonly setSession: ((session: { token: string; expiresAt: Date } | null) => void) | null;
+  /** Ends the connection of a live stream whose rights are gone. */
+  readonly endStreams: ((reason: string) => void) | null;
+}

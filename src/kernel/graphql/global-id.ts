@@ -1,0 +1,34 @@
+import { decodeGlobalID, encodeGlobalID } from '@pothos/plugin-relay';
+import { NotFound } from '../errors.ts';
+import { isId } from '../ids.ts';
+import { knowsRunKind } from '../runs/kinds.ts';
+
+/** A client's id: type and row id, opaque. @see https://relay.dev/graphql/objectidentification.htm */
+export const globalId = (type: string, id: string): string => encodeGlobalID(type, id);
+
+/**
+ * The row id of a client's id that must be of this type; `Run` stands for every kind of run.
+ * @throws {NotFound} for anything else: there is no such thing of this type
+ */
+export function rowId(type: string, id: string): string {
+  const decoded = decode(id);
+  const fits = decoded && (decoded.typename === type || (type === 'Run' && knowsRunKind(decoded.typename)));
+  if (!fits || !isId(decoded.id)) throw new NotFound(type, id);
+  return decoded.id;
+}
+
+/** The row id of a client's id of any type. @throws {NotFound} */
+export function anyRowId(id: string): string {
+  const decoded = decode(id);
+  if (!decoded || !isId(decoded.id)) throw new NotFound('Node', id);
+  return decoded.id;
+}
+
+function decode(id: string): { typename: string; id: string } | null {
+  if (id.length > 200) return null;
+  try {
+    return decodeGlobalID(id);
+  } catch {
+    return null; // not one of ours
+  }
+}

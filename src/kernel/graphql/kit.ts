@@ -1,0 +1,130 @@
+import type { Role } from '#prisma';
+import { rowsOf, type Where } from '../auth/policy.ts';
+import {
+  Conflict,
+  DomainError,
+  Forbidden,
+  IdempotencyConflict,
+  IllegalTransition,
+  NotFound,
+  RateLimited,
+  Unauthenticated,
+  ValidationError,
+} from '../errors.ts';
+import { isId } from '../ids.ts';
+import { encodeCursor } from '../live/cursor.ts';
+import type { Appended } from '../db/transact.ts';
+import { builder } from './builder.ts';
+import type { Context } from './context.ts';
+
+export const ErrorInterface = builder.interfaceRef<DomainError>('Error').implement({
+  description: 'Something that the client can act on.',
+  fields: (t) => ({
+    code: t.exposeString('code', { description: 'Stable name of the error; see the error reference.' }),
+    message: t.exposeString('message', { description: 'What is wrong, for a person.' }),
+  }),
+});
+
+/** Publishes a domain error class as a GraphQL type of its own. */
+export const errorType = builder.objectType.bind(builder);
+
+const IssueRef = builder.simpleObject('ValidationIssue', {
+  description: 'One thing that is wrong with an input.',
+  fields: (t) => ({
+    path: t.string({ description: "Where, dot-separated from the input's root; empty: the input as a whole." }),
+    message: t.string({ description: 'What is wrong there.' }),
+  }),
+});
+
+errorType(ValidationError, {
+  name: 'ValidationError',
+  description: 'The input is wrong. Nothing was changed.',
+  interfaces: [ErrorInterface],
+  fields: (t) => ({
+    issues: t.field({ type: [IssueRef], description: 'Everything that is wrong.', resolve: (error) => [...error.issues] }),
+  }),
+});
+errorType(NotFound, {
+  name: 'NotFound',
+  description: 'There is no such thing, or you may not know that there is.',
+  interfaces: [ErrorInterface],
+  fields: (t) => ({
+    kind: t.exposeString('kind', { description: 'Type that was looked for.' }),
+    id: t.exposeString('id', { description: 'The id as it was given.' }),
+  }),
+});
+errorType(Forbidden, {
+  name: 'Forbidden',
+  description: 'Your role in the workspace does not allow it.',
+  interfaces: [ErrorInterface],
+  fields: (t) => ({ verb: t.exposeString('verb', { description: 'What was refused.' }) }),
+});
+errorType(Unauthenticated, {
+  name: 'Unauthenticated',
+  description: 'Nobody is signed in, or the credential has ended.',
+  interfaces: [ErrorInterface],
+});
+errorType(Conflict, {
+  name: 'Conflict',
+  description: 'The thing was changed, or exists, since you looked.',
+  interfaces: [ErrorInterface],
+});
+errorType(IllegalTransition, {
+  name: 'IllegalTransition',
+  description: "The thing's state does not allow it.",
+  interfaces: [ErrorInterface],
+  fields: (t) => ({
+    from: t.exposeString('from', { description: 'The state that it is in.' }),
+    to: t.exposeString('to', { description: 'The state that was asked for.' }),
+    allowed: t.stringList({ description: 'States that it can go to.', resolve: (error) => [...error.allowed] }),
+  }),
+});
+errorType(IdempotencyConflict, {
+  name: 'IdempotencyConflict',
+  description: 'The idempotency key was used with another input in the last 24 hours.',
+  interfaces: [ErrorInterface],
+  fields: (t) => ({ key: t.exposeString('key', { description: 'The key.' }) }),
+});
+errorType(RateLimited, {
+  name: 'RateLimited',
+  description: 'Too much was asked in too short a time.',
+  interfaces: [ErrorInterface],
+  fields: (t) => ({ resetAt: t.expose('resetAt', { type: 'DateTime', description: 'When to try again.' }) }),
+});
+
+type ErrorClass = abstract new (...args: never[]) => DomainError;
+
+/** Options of a mutation that answers with a union: its success type, what any mutation may say, and these errors. */
+export const failing = <T extends ErrorClass[]>(...types: T) =>
+  ({ types: [ValidationError, NotFound, Forbidden, Unauthenticated, ...types] as never[], directResult: true }) as const;
+
+/** Guard and look-up of a Prisma node, both from the model's rule in the policy. */
+export const guarded = (model: string) => ({
+  authScopes: (row: object) => ({ row: [model, row] as const }),
+  findUnique: (id: string, context: Context) => ({ id: isId(id) ? id : nobody, AND: [rowsOf(model, context.actor)] }),
+});
+
+/** The nil UUID: what a malformed id is looked up as. */
+const nobody = '00000000-0000-0000-0000-000000000000';
+
+/** Guard of a Prisma type that is no node. */
+export const guardedPart = (model: string) => ({
+  authScopes: (row: object) => ({ row: [model, row] as const }),
+});
+
+/** `where` of a list, count or aggregate of a model: what the actor may see of it, and nothing else. */
+export const visible = (context: Context, model: string, where: Where = {}): Where => ({
+  AND: [rowsOf(model, context.actor), where],
+});
+
+/** Cursor right after an event of one's own write: follow on from there. */
+export const cursorOf = (workspaceId: string, at: Appended | null): string | null =>
+  at?.seq == null ? null : encodeCursor({ stream: workspaceId, epoch: at.epoch, seq: at.seq });
+
+export const descriptionOfCursor =
+  'Cursor of the event that this wrote: `after` of `workspaceEvents` or `runEvents`, to follow on from here. Null when nothing was written.';
+
+/** Newest first; the id makes it total. */
+export const newestFirst = [{ createdAt: 'desc' as const }, { id: 'desc' as const }];
+
+export type { Role };

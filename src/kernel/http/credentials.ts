@@ -1,0 +1,51 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import { GraphQLError } from 'graphql';
+import { sessionCookie, type Credentials } from '../auth/actors.ts';
+
+export interface OriginRules {
+  /** Exact origins that may send the session cookie from a browser: the server's own and the configured ones. */
+  readonly allowed: ReadonlySet<string>;
+}
+
+const one = (value: string | string[] | undefined): string | undefined => (Array.isArray(value) ? value[0] : value);
+
+export function cookieOf(header: string | undefined, name: string): string | undefined {
+  for (const part of header?.split(';') ?? []) {
+    const at = part.indexOf('=');
+    if (at > 0 && part.slice(0, at).trim() === name) return part.slice(at + 1).trim();
+  }
+  return undefined;
+}
+
+/**
+ * What a request identifies itself with. A session cookie counts only when the request cannot have been made by
+ * another site's page: a browser sends cookies whoever asks.
+ * @throws GraphQLError `CSRF_REFUSED` (403) for a cookie that another site may have caused to be sent
+ */
+export function credentialsOf(headers: IncomingHttpHeaders, rules: OriginRules): Credentials {
+  const authorization = one(headers.authorization);
+  const apiKey = one(headers['x-api-key']);
+  if (authorization || apiKey) return { authorization, apiKey };
+  const session = cookieOf(headers.cookie, sessionCookie);
+  if (session && !sameSite(headers, rules)) {
+    throw new GraphQLError('A request with the session cookie must come from an allowed origin, or carry the header GraphQL-Require-Preflight.', {
+      extensions: { code: 'CSRF_REFUSED', http: { status: 403, spec: true } },
+    });
+  }
+  return { session };
+}
+
+/** @see https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html */
+export function sameSite(headers: IncomingHttpHeaders, rules: OriginRules): boolean {
+  if (headers.origin !== undefined) return rules.allowed.has(headers.origin);
+  const site = one(headers['sec-fetch-site']);
+  if (site !== undefined) return site === 'same-origin' || site === 'none';
+  // No browser of today, or one that was asked to preflight: another site cannot set this header without permission.
+  return headers['graphql-require-preflight'] !== undefined;
+}
+
+/** Clears or sets the cookie. @see https://www.rfc-editor.org/rfc/rfc6265 */
+export function sessionCookieHeader(session: { token: string; expiresAt: Date } | null, secure: boolean): string {
+  const value = session ? `${session.token}; Expires=${session.expiresAt.toUTCString()}` : '; Expires=Thu, 01 Jan 1970 00:00:00 GMT';
+  return `${sessionCookie}=${value}; Path=/; HttpOnly; SameSite=Lax${secure ? '; Secure' : ''}`;
+}

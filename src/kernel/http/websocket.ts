@@ -1,0 +1,195 @@
+import type { IncomingMessage, Server } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { GraphQLError, type ExecutionArgs } from 'graphql';
+import { useServer, type Extra } from 'graphql-ws/use/ws';
+import { WebSocketServer, type WebSocket } from 'ws';
+import type { App } from '../app.ts';
+import { anonymous, type Actor } from '../auth/actor.ts';
+import type { Credentials } from '../auth/actors.ts';
+import { Unauthenticated } from '../errors.ts';
+import { cookieOf, sameSite, type OriginRules } from './credentials.ts';
+import { persistedId, type ServerContext, type Yoga } from './yoga.ts';
+import { sessionCookie } from '../auth/actors.ts';
+
+export interface WebSocketOptions {
+  readonly app: App;
+  readonly yoga: Yoga;
+  readonly origins: OriginRules;
+  readonly persisted: { readonly documents: ReadonlyMap<string, string>; readonly only: boolean } | null;
+  readonly limits: { readonly socketsPerActor: number; readonly subscriptionsPerSocket: number; readonly messageBytes: number };
+  readonly clientAddress: (req: IncomingMessage) => string;
+}
+
+/** Close codes: 4xxx of the graphql-transport-ws protocol, 1012 "service restart", which clients retry. */
+const closeCode = { forbidden: 4403, tooMany: 4429, restart: 1012 } as const;
+
+interface Connection extends Record<PropertyKey, unknown> {
+  actor: Actor;
+  credentials: Credentials;
+  expiry?: NodeJS.Timeout;
+  counted?: string;
+}
+
+/**
+ * GraphQL over WebSocket on the endpoint's own path.
+ * @see https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
+ */
+export function attachWebSocket(server: Server, options: WebSocketOptions): { close(): Promise<void>; readonly open: number } {
+  const { app, yoga, limits } = options;
+  const sockets = new WebSocketServer({
+    noServer: true,
+    maxPayload: limits.messageBytes,
+    perMessageDeflate: false,
+    handleProtocols: (protocols) => (protocols.has('graphql-transport-ws') ? 'graphql-transport-ws' : false),
+  });
+  const perActor = new Map<string, number>();
+
+  const upgrade = (req: IncomingMessage, socket: Duplex, head: Buffer) => {
+    const refuse = (status: string) => socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+    socket.on('error', () => socket.destroy());
+    if (new URL(req.url ?? '/', 'http://localhost').pathname !== '/graphql') return refuse('404 Not Found');
+    // A browser names the page that asks; programs name none.
+    if (req.headers.origin !== undefined && !sameSite(req.headers, options.origins)) return refuse('403 Forbidden');
+    return sockets.handleUpgrade(req, socket, head, (ws) => sockets.emit('connection', ws, req));
+  };
+  server.on('upgrade', upgrade);
+
+  const protocol = useServer<Record<string, unknown>, Connection>(
+    {
+      connectionInitWaitTimeout: 5000,
+      execute: (args) => (args.rootValue as Root).execute(args),
+      subscribe: (args) => (args.rootValue as Root).subscribe(args),
+      async onConnect(context) {
+        const { socket, request } = context.extra;
+        const credentials = connectionCredentials(context.connectionParams, request);
+        let actor: Actor;
+        try {
+          actor = await app.actors.authenticate(credentials);
+        } catch (error) {
+          if (error instanceof Unauthenticated) return false; // closes with 4403
+          throw error;
+        }
+        const key = actor.userId ?? options.clientAddress(request);
+        const open = (perActor.get(key) ?? 0) + 1;
+        if (open > limits.socketsPerActor) {
+          socket.close(closeCode.tooMany, 'Too many connections');
+          return false;
+        }
+        perActor.set(key, open);
+        Object.assign(context.extra, { actor, credentials, counted: key });
+        if (actor.expiresAt) {
+          // The credential's end is the connection's: the client signs in again and resumes by cursor.
+          context.extra.expiry = setTimeout(
+            () => socket.close(closeCode.forbidden, 'The credential expired'),
+            Math.min(Math.max(actor.expiresAt.getTime() - Date.now(), 0), 2 ** 31 - 1),
+          );
+        }
+        return true;
+      },
+      onClose(context) {
+        const { expiry, counted } = context.extra;
+        clearTimeout(expiry);
+        if (counted === undefined) return;
+        const left = (perActor.get(counted) ?? 1) - 1;
+        if (left > 0) perActor.set(counted, left);
+        else perActor.delete(counted);
+      },
+      async onSubscribe(context, _id, payload) {
+        if (Object.keys(context.subscriptions).length > limits.subscriptionsPerSocket) {
+          return [refusal(`A connection may have ${limits.subscriptionsPerSocket} operations at once.`, 'TOO_MANY_SUBSCRIPTIONS')];
+        }
+        const document = documentOf(payload, options.persisted);
+        if (document instanceof GraphQLError) return [document];
+        const extra = context.extra as Extra & Connection;
+        const serverContext: ServerContext = {
+          connection: {
+            actor: () => currentActor(app, extra),
+            clientAddress: options.clientAddress(extra.request),
+            endStreams: (reason) => endStreams(extra.socket, reason),
+          },
+        };
+        const { schema, execute, subscribe, contextFactory, parse, validate } = yoga.getEnveloped({
+          ...serverContext,
+          params: { ...payload, query: document },
+        });
+        try {
+          const parsed = parse(document);
+          const errors = validate(schema, parsed);
+          if (errors.length > 0) return errors;
+          const args: ExecutionArgs = {
+            schema,
+            document: parsed,
+            contextValue: await contextFactory(),
+            rootValue: { execute, subscribe } satisfies Root,
+            ...(payload.operationName ? { operationName: payload.operationName } : {}),
+            ...(payload.variables ? { variableValues: payload.variables } : {}),
+          };
+          return args;
+        } catch (error) {
+          if (error instanceof GraphQLError) return [error];
+          if (error instanceof Unauthenticated) {
+            endStreams(extra.socket, error.message);
+            return [refusal(error.message, error.code)];
+          }
+          throw error;
+        }
+      },
+    },
+    sockets,
+    12_000,
+  );
+
+  return {
+    get open() {
+      return sockets.clients.size;
+    },
+    async close() {
+      server.off('upgrade', upgrade);
+      for (const socket of sockets.clients) socket.close(closeCode.restart, 'The server restarts');
+      await protocol.dispose();
+      sockets.close();
+    },
+  };
+}
+
+/** Yoga's own execution of this operation, with its plugins. */
+type Root = Pick<ReturnType<Yoga['getEnveloped']>, 'execute' | 'subscribe'>;
+
+const refusal = (message: string, code: string) => new GraphQLError(message, { extensions: { code } });
+
+const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined);
+
+/** `connection_init` tells who it is as HTTP headers would, in any case; a browser's page may rely on its cookie. */
+function connectionCredentials(params: Record<string, unknown> | undefined, req: IncomingMessage): Credentials {
+  const given = new Map(Object.entries(params ?? {}).map(([name, value]) => [name.toLowerCase(), text(value)]));
+  const header = (name: string) => text(req.headers[name]);
+  return {
+    authorization: given.get('authorization') ?? header('authorization'),
+    apiKey: given.get('x-api-key') ?? given.get('apikey') ?? header('x-api-key'),
+    // Without an Origin it is no browser's, or one of an older kind: then the cookie does not count.
+    session: req.headers.origin === undefined ? undefined : cookieOf(req.headers.cookie, sessionCookie),
+  };
+}
+
+/** The connection's credential with the rights of now. @throws {Unauthenticated} when it has ended */
+async function currentActor(app: App, extra: Connection): Promise<Actor> {
+  if (extra.actor.kind === 'ANONYMOUS') return anonymous;
+  const actor = await app.actors.refresh(extra.actor);
+  if (!actor) throw new Unauthenticated('The credential of this connection has ended. Sign in again.');
+  return actor;
+}
+
+/** Closes a moment later, so that what was sent before arrives. */
+function endStreams(socket: WebSocket, reason: string): void {
+  setImmediate(() => socket.close(closeCode.forbidden, reason.slice(0, 120)));
+}
+
+function documentOf(
+  payload: { query?: string | null | undefined; extensions?: unknown },
+  persisted: WebSocketOptions['persisted'],
+): string | GraphQLError {
+  const id = persisted ? persistedId(payload) : null;
+  if (id !== null) return persisted?.documents.get(id) ?? refusal('There is no such persisted document.', 'PERSISTED_QUERY_NOT_FOUND');
+  if (persisted?.only) return refusal('Only persisted documents are executed here.', 'PERSISTED_QUERY_ONLY');
+  return payload.query ?? refusal('The message has no document.', 'BAD_REQUEST');
+}

@@ -1,0 +1,197 @@
+import { PgBoss, fromPrisma, type Job } from 'pg-boss';
+import type { Run } from '#prisma';
+import { Prisma } from '#prisma';
+import type { App } from '../app.ts';
+import type { Actor } from '../auth/actor.ts';
+import { authorizeRow } from '../auth/policy.ts';
+import type { Transaction } from '../db/transact.ts';
+import { Conflict, NotFound } from '../errors.ts';
+import { isId } from '../ids.ts';
+import type { Logger } from '../log.ts';
+import { runPolicy } from '../runs/policy.ts';
+import { currentTraceparent, withTrace } from '../telemetry/trace.ts';
+import { jobTypes, type JobType } from './define.ts';
+
+/** Queue of runs that any worker may execute. */
+const anyHost = 'run';
+const hostQueue = (hostId: string): string => `run.${hostId}`;
+const jobQueue = (name: string): string => `job.${name}`;
+const deadQueue = 'dead';
+
+interface Envelope {
+  readonly payload: object;
+  readonly traceparent?: string;
+}
+
+/** Wake-ups for runs are dropped after this: the reconciler sends new ones. */
+const wakeUp = { policy: 'short', retryLimit: 0, expireInSeconds: 23 * 3600, retentionSeconds: 3600, deleteAfterSeconds: 60, notify: true } as const;
+
+/**
+ * Jobs in the database of the state that they belong to, so that they are queued in its transaction. A run's job is
+ * a wake-up only: the run row is the truth.
+ * @see https://pgboss.io
+ */
+export class Jobs {
+  readonly #boss: PgBoss;
+  readonly #log: Logger;
+  readonly #hostQueues = new Set<string>();
+
+  constructor(options: { directUrl: string; worker: boolean; log: Logger; name: string }) {
+    this.#log = options.log;
+    this.#boss = new PgBoss({
+      connectionString: options.directUrl,
+      schema: 'pgboss',
+      application_name: `switchyard-jobs-${options.name}`,
+      max: options.worker ? 5 : 2,
+      supervise: options.worker,
+      schedule: options.worker,
+      superviseIntervalSeconds: 5,
+      monitorIntervalSeconds: 5,
+      useListenNotify: options.worker,
+      migrate: true,
+    });
+    this.#boss.on('error', (error) => this.#log.warn({ err: error }, 'job engine'));
+    this.#boss.on('warning', (warning) => this.#log.debug({ warning }, 'job engine'));
+  }
+
+  /** Makes the engine's tables and every queue. Safe with several processes at once. */
+  async start(): Promise<void> {
+    await this.#boss.start();
+    await this.#boss.createQueue(anyHost, wakeUp);
+    await this.#boss.createQueue(deadQueue, { retryLimit: 20, retryDelay: 5, retryBackoff: true, notify: true });
+    for (const type of jobTypes().values()) {
+      const options = {
+        retryLimit: type.attempts - 1,
+        retryDelay: type.retryDelayS,
+        retryBackoff: true,
+        retryDelayMax: 3600,
+        expireInSeconds: type.timeoutS,
+        heartbeatSeconds: 10,
+        deadLetter: deadQueue,
+        notify: true,
+      };
+      await this.#boss.createQueue(jobQueue(type.name), options);
+      await this.#boss.updateQueue(jobQueue(type.name), options);
+    }
+  }
+
+  /** Executes jobs in this process: `executeRun` for wake-ups, the handlers of all job types for the rest. */
+  async work(app: App, options: { hostId: string; slots: number; executeRun: (runId: string) => Promise<void> }): Promise<void> {
+    await this.#boss.createQueue(hostQueue(options.hostId), wakeUp);
+    for (const queue of [anyHost, hostQueue(options.hostId)]) {
+      await this.#slots<{ runId: string }>(queue, options.slots, (job) => options.executeRun(job.data.runId));
+    }
+    for (const type of jobTypes().values()) {
+      await this.#slots<Envelope>(jobQueue(type.name), 2, (job) => this.#handle(app, type, job));
+      if (type.cron) await this.#boss.schedule(jobQueue(type.name), type.cron, { payload: {} }, { tz: 'UTC' });
+    }
+    await this.#slots<Envelope>(deadQueue, 1, (job) => this.#bury(app, job));
+  }
+
+  /** Stops taking jobs. Those in progress end by their own means before. */
+  async stop(): Promise<void> {
+    await this.#boss.stop({ graceful: false, close: true });
+  }
+
+  /** Queues a job in the caller's transaction. */
+  async enqueue<P extends object>(tx: Transaction, type: JobType<P>, payload: P): Promise<void> {
+    const traceparent = currentTraceparent();
+    const data: Envelope = { payload: type.payload.parse(payload), ...(traceparent ? { traceparent } : {}) };
+    await this.#boss.send(jobQueue(type.name), data, { db: fromPrisma(tx.db) });
+  }
+
+  /** Queues a wake-up for a run in the caller's transaction. */
+  async wakeRun(tx: Transaction, run: Pick<Run, 'id' | 'hostId'>): Promise<void> {
+    await this.#ensureHostQueue(run.hostId);
+    await this.#boss.send(run.hostId ? hostQueue(run.hostId) : anyHost, { runId: run.id }, { singletonKey: run.id, db: fromPrisma(tx.db) });
+  }
+
+  /** Wakes runs that may have lost their wake-up. Does nothing for those that have one. */
+  async wakeRuns(runs: readonly Pick<Run, 'id' | 'hostId'>[]): Promise<void> {
+    const byQueue = Map.groupBy(runs, (run) => (run.hostId ? hostQueue(run.hostId) : anyHost));
+    for (const [queue, group] of byQueue) {
+      await this.#ensureHostQueue(group[0]?.hostId ?? null);
+      await this.#boss.insert(queue, group.map((run) => ({ data: { runId: run.id }, singletonKey: run.id })));
+    }
+  }
+
+  /**
+   * Puts a dead letter back into its queue.
+   * @throws {NotFound} {Forbidden} {Conflict} when that was done already
+   */
+  async replay(app: App, actor: Actor, id: string): Promise<{ id: string }> {
+    if (!isId(id)) throw new NotFound('DeadLetter', id);
+    return app.transact(actor, async (tx) => {
+      const letter = await tx.db.deadLetter.findUnique({ where: { id } });
+      // Letters of the server itself belong to no workspace: for its members they do not exist.
+      const owned = letter?.workspaceId ? { ...letter, workspaceId: letter.workspaceId } : null;
+      authorizeRow(actor, runPolicy.verbs.replayDeadLetter, owned, 'DeadLetter', id);
+      const type = jobTypes().get(owned.job);
+      if (!type) throw new Conflict(`This server no longer knows the job ${owned.job}.`);
+      const { count } = await tx.db.deadLetter.updateMany({ where: { id, replayedAt: null }, data: { replayedAt: new Date() } });
+      if (count === 0) throw new Conflict('It was put back already.');
+      await this.enqueue(tx, type as unknown as JobType, owned.payload as object);
+      return { id };
+    });
+  }
+
+  /** A host's queue exists once one of its workers started; it may not have done so on a restored database. */
+  async #ensureHostQueue(hostId: string | null): Promise<void> {
+    if (!hostId || this.#hostQueues.has(hostId)) return;
+    await this.#boss.createQueue(hostQueue(hostId), wakeUp);
+    this.#hostQueues.add(hostId);
+  }
+
+  /** One worker a slot, told to look again after each job: else a queue of short jobs drains at the polling interval. */
+  async #slots<T extends object>(queue: string, slots: number, handle: (job: Job<T>) => Promise<void>): Promise<void> {
+    for (let slot = 0; slot < slots; slot++) {
+      const worker: { id: string | null } = { id: null };
+      worker.id = await this.#boss.work<T>(
+        queue,
+        { batchSize: 1, pollingIntervalSeconds: 2, notifyPollingIntervalSeconds: 2, heartbeatRefreshSeconds: 2 },
+        async ([job]) => {
+          if (!job) return;
+          try {
+            await handle(job);
+          } finally {
+            if (worker.id) this.#boss.notifyWorker(worker.id);
+          }
+        },
+      );
+    }
+  }
+
+  async #handle(app: App, type: JobType<never>, job: Job<Envelope>): Promise<void> {
+    const attempt = ((job as { retryCount?: number }).retryCount ?? 0) + 1;
+    try {
+      await withTrace(job.data.traceparent, `job ${type.name}`, async () => {
+        await type.handle(type.payload.parse(job.data.payload), { app, signal: job.signal, attempt });
+      });
+      app.metrics.jobs.inc({ queue: type.name, outcome: 'completed' });
+    } catch (error) {
+      this.#log.warn({ err: error, job: type.name, attempt }, 'job failed');
+      app.metrics.jobs.inc({ queue: type.name, outcome: 'failed' });
+      throw error;
+    }
+  }
+
+  async #bury(app: App, job: Job<Envelope>): Promise<void> {
+    const dead = job as Job<Envelope> & { sourceName?: string; sourceOutput?: { message?: string }; sourceRetryCount?: number };
+    const name = (dead.sourceName ?? '').replace(/^job\./, '');
+    const type = jobTypes().get(name);
+    const workspaceId = type?.workspaceOf?.(job.data.payload as never) ?? null;
+    await app.db.deadLetter.createMany({
+      data: {
+        id: job.id,
+        workspaceId,
+        job: name,
+        payload: job.data.payload as Prisma.InputJsonValue,
+        error: (dead.sourceOutput?.message ?? 'The worker was lost.').slice(0, 4000),
+        attempts: type?.attempts ?? 0,
+      },
+      skipDuplicates: true,
+    });
+    app.metrics.jobs.inc({ queue: name, outcome: 'dead' });
+  }
+}
+

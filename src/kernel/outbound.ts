@@ -1,0 +1,130 @@
+import { lookup as dnsLookup } from 'node:dns/promises';
+import ipaddr from 'ipaddr.js';
+import { DomainError } from '#kernel/errors.ts';
+
+/**
+ * Why a URL was refused: it is no URL with a host, its scheme is not allowed, it carries a user name or password, its
+ * host has no address (or the look-up took too long), or one of its addresses is not public.
+ */
+export type OutboundRefusal = 'INVALID_URL' | 'PROTOCOL' | 'CREDENTIALS' | 'UNRESOLVED' | 'ADDRESS';
+
+/** The server does not talk to this URL. */
+export class OutboundRefused extends DomainError {
+  readonly code = 'OUTBOUND_REFUSED';
+  /** The URL without credentials, query and fragment. */
+  readonly url: string;
+  readonly reason: OutboundRefusal;
+  constructor(url: string, reason: OutboundRefusal, message: string) {
+    super(message);
+    this.url = url;
+    this.reason = reason;
+  }
+}
+
+/** All addresses of a host name, as text. Rejects when it has none. */
+export type HostLookup = (host: string) => Promise<readonly string[]>;
+
+export interface OutboundPolicyOptions {
+  /** Also allow 127.0.0.0/8 and ::1: development and the demo only. */
+  readonly allowLoopback: boolean;
+  /** Resolves a host name; default: the system's resolver. */
+  readonly lookup?: HostLookup;
+}
+
+export interface OutboundCheckOptions {
+  /** Schemes allowed beside `http:` and `https:`, with the colon, for instance `ssh:`. */
+  readonly protocols?: readonly string[];
+  readonly signal?: AbortSignal;
+}
+
+export interface CheckedUrl {
+  readonly url: URL;
+  /** At least one. Connect to these and do not resolve the host again: its answer may be another one by then. */
+  readonly addresses: string[];
+}
+
+/** The one policy for every URL that a user can give. Ask it again for every redirect. */
+export interface OutboundPolicy {
+  /**
+   * Resolves the host once and passes only when every address may be talked to.
+   * @throws OutboundRefused
+   */
+  check(url: URL | string, options?: OutboundCheckOptions): Promise<CheckedUrl>;
+}
+
+const lookupTimeoutMs = 10_000;
+
+/** Unicast that RFC 4291 and IANA have given out: what is outside of it is reserved, whatever a table forgets. */
+const globalUnicast6 = ipaddr.parseCIDR('2000::/3');
+
+/** @see https://www.iana.org/assignments/iana-ipv6-special-registry */
+function isAllowed(address: string, allowLoopback: boolean): boolean {
+  // A zone (fe80::1%eth0) names an interface of this machine.
+  if (address.includes('%') || !ipaddr.isValid(address)) return false;
+  const parsed = ipaddr.process(address); // unwraps ::ffff:a.b.c.d
+  const range = parsed.range();
+  if (range === 'loopback') return allowLoopback;
+  if (range !== 'unicast') return false;
+  return parsed.kind() === 'ipv4' || parsed.match(globalUnicast6);
+}
+
+async function systemLookup(host: string): Promise<string[]> {
+  return (await dnsLookup(host, { all: true })).map((entry) => entry.address);
+}
+
+/** `url` as it may be logged and shown: without credentials, query and fragment. */
+export function withoutSecrets(url: URL): string {
+  return `${url.protocol}//${url.host}${url.pathname}`;
+}
+
+/** Makes the policy. It keeps nothing between two checks: an address that was good once may not be good now. */
+export function createOutboundPolicy({ allowLoopback, lookup = systemLookup }: OutboundPolicyOptions): OutboundPolicy {
+  return {
+    async check(given, { protocols = [], signal } = {}) {
+      signal?.throwIfAborted();
+      let url: URL;
+      try {
+        url = new URL(given);
+      } catch {
+        throw new OutboundRefused('', 'INVALID_URL', 'This is not a URL.');
+      }
+      const shown = withoutSecrets(url);
+      if (!['http:', 'https:', ...protocols].includes(url.protocol)) {
+        throw new OutboundRefused(shown, 'PROTOCOL', `The scheme ${url.protocol} is not allowed.`);
+      }
+      if (url.username || url.password) {
+        throw new OutboundRefused(shown, 'CREDENTIALS', 'A URL must not contain credentials.');
+      }
+      const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
+      if (!host) throw new OutboundRefused(shown, 'INVALID_URL', 'The URL has no host.');
+
+      const addresses = ipaddr.isValid(host) ? [host] : await resolve(host, shown, signal);
+      if (!addresses.every((address) => isAllowed(address, allowLoopback))) {
+        // The address is not told: the answer must not map the network that the server stands in.
+        throw new OutboundRefused(shown, 'ADDRESS', `The host ${host} is not at a public address.`);
+      }
+      // Written the one usual way, so that no later reader takes 010.0.0.1 or ::ffff:7f00:1 for something else.
+      return { url, addresses: addresses.map((address) => ipaddr.process(address).toString()) };
+    },
+  };
+
+  async function resolve(host: string, shown: string, signal: AbortSignal | undefined): Promise<string[]> {
+    const late = AbortSignal.timeout(lookupTimeoutMs);
+    const stop = signal ? AbortSignal.any([signal, late]) : late;
+    const { promise: stopped, reject } = Promise.withResolvers<never>();
+    const onStop = (): void => reject(stop.reason);
+    stop.addEventListener('abort', onStop, { once: true });
+    try {
+      const addresses = [...(await Promise.race([lookup(host), stopped]))];
+      if (addresses.length === 0) throw new Error('no address');
+      return addresses;
+    } catch (error) {
+      signal?.throwIfAborted();
+      const refused = new OutboundRefused(shown, 'UNRESOLVED', `The host ${host} could not be resolved.`);
+      refused.cause = error;
+      throw refused;
+    } finally {
+      stop.removeEventListener('abort', onStop);
+    }
+  }
+}

@@ -1,0 +1,184 @@
+import type { Prisma, Run } from '#prisma';
+import type { App } from '../app.ts';
+import { system } from '../auth/actor.ts';
+import type { Transaction } from '../db/transact.ts';
+import type { ProcessIdentity } from '../processes/children.ts';
+import { createRedactor, type Redactor } from '../redact.ts';
+import { Fenced, StepTimedOut } from './errors.ts';
+import { runKind } from './kinds.ts';
+import { LogWriter } from './log-writer.ts';
+import type { Json } from './model.ts';
+import { Runs, type Hold } from './runs.ts';
+
+export interface StepOptions {
+  readonly timeoutS: number;
+  /** Goes on although the run was told to stop: for clean-up and for what is past the point of no return. */
+  readonly uncancelable?: boolean;
+}
+
+/** What a step is given. */
+export interface StepContext {
+  /** Aborts on time-out, on cancel, when the worker stops, and when this execution no longer owns the run. */
+  readonly signal: AbortSignal;
+  log(text: string, stream?: 'STDOUT' | 'STDERR' | 'SYSTEM'): Promise<void>;
+  /** Records a child process before it does anything, so that a take-over can end it. */
+  record(child: ProcessIdentity): Promise<void>;
+}
+
+/** What the execution of a run is given. All its writes are conditional on this execution still owning the run. */
+export class RunContext<I = unknown> {
+  readonly app: App;
+  readonly run: Run;
+  readonly input: I;
+  readonly hold: Hold;
+  readonly hostId: string;
+  /** Aborts on cancel, deadline, stop and loss; its reason tells which. */
+  readonly signal: AbortSignal;
+  /** Aborts on stop and loss only. */
+  readonly hardSignal: AbortSignal;
+  readonly #secrets: string[] = [];
+  readonly #writer: LogWriter;
+  readonly #heldSince: () => number;
+  #redactor: Redactor = createRedactor([]);
+
+  constructor(options: {
+    app: App;
+    run: Run;
+    hold: Hold;
+    hostId: string;
+    signal: AbortSignal;
+    hardSignal: AbortSignal;
+    /** Milliseconds since the lease was last known to be ours. */
+    heldSince: () => number;
+  }) {
+    this.app = options.app;
+    this.run = options.run;
+    this.input = options.run.input as I;
+    this.hold = options.hold;
+    this.hostId = options.hostId;
+    this.signal = options.signal;
+    this.hardSignal = options.hardSignal;
+    this.#heldSince = options.heldSince;
+    this.#writer = new LogWriter(this.app, this.hold, this.run.logSeq, (text) => this.#redactor.redact(text));
+  }
+
+  /** Values that no log line may show. */
+  addSecrets(values: readonly string[]): void {
+    this.#secrets.push(...values);
+    this.#redactor = createRedactor(this.#secrets);
+  }
+
+  /** A transaction that commits only if this execution still owns the run. @throws {Fenced} */
+  write<T>(fn: (tx: Transaction) => Promise<T>): Promise<T> {
+    return this.app.transact(system, async (tx) => {
+      await this.app.use(Runs).fence(tx, this.hold);
+      return fn(tx);
+    });
+  }
+
+  /** Call it before every effect outside the database. @throws {Fenced} when another worker may own the run */
+  async fence(): Promise<void> {
+    // A process that was stopped for a while must not trust a look at the database that it made before.
+    if (this.#heldSince() > (this.app.limits.runLeaseS * 1000) / 2) throw new Fenced(this.run.id);
+    const held = await this.app.db.run.count({
+      where: { id: this.hold.runId, attempt: this.hold.attempt, workerId: this.hold.workerId },
+    });
+    if (held === 0) throw new Fenced(this.run.id);
+  }
+
+  moveTo(phase: string, reason?: string): Promise<void> {
+    return this.app.transact(system, (tx) => this.app.use(Runs).moveTo(tx, this.hold, phase, reason));
+  }
+
+  /** @param part done, 0 to 1 */
+  async progress(part: number): Promise<void> {
+    await this.write((tx) => tx.db.run.update({ where: { id: this.run.id }, data: { progress: part } }));
+  }
+
+  log(text: string, step: string | null = null, stream: 'STDOUT' | 'STDERR' | 'SYSTEM' = 'SYSTEM'): Promise<void> {
+    return this.#writer.write(stream, step, text);
+  }
+
+  /** Writes what was logged. */
+  flush(): Promise<void> {
+    return this.#writer.flush();
+  }
+
+  /**
+   * Executes a step once in the life of the run: after a take-over a completed step gives its first output again.
+   * @param commit writes that belong to its completion, in the same transaction
+   * @throws {StepTimedOut} and whatever `fn` throws
+   */
+  async step<O extends Json>(
+    name: string,
+    options: StepOptions,
+    fn: (step: StepContext) => Promise<O>,
+    commit?: (tx: Transaction, output: O) => Promise<void>,
+  ): Promise<O> {
+    const key = { runId_name: { runId: this.run.id, name } };
+    const before = await this.app.db.runStep.findUniqueOrThrow({ where: key });
+    if (before.status === 'SUCCEEDED') return before.output as O;
+    const { attempt } = this.hold;
+    const events = runKind(this.run.kind).step;
+    const subject = { workspaceId: this.run.workspaceId, subjectId: this.run.id, run: this.run, data: { step: name, attempt } };
+    const outer = options.uncancelable ? this.hardSignal : this.signal;
+    outer.throwIfAborted();
+    await this.write(async (tx) => {
+      await tx.db.runStep.update({ where: key, data: { status: 'RUNNING', attempt, startedAt: new Date(), completedAt: null, error: null } });
+      tx.append({ type: events.started, ...subject, from: before.status, to: 'RUNNING' });
+    });
+    const startedAt = performance.now();
+    const observe = (outcome: string) =>
+      this.app.metrics.stepSeconds.observe({ kind: this.run.kind, step: name, outcome }, (performance.now() - startedAt) / 1000);
+    const timeout = new AbortController();
+    const timer = setTimeout(() => timeout.abort(new StepTimedOut(name, options.timeoutS)), options.timeoutS * 1000);
+    const signal = AbortSignal.any([outer, timeout.signal]);
+    try {
+      await this.fence();
+      const output = await fn({
+        signal,
+        log: (text, stream = 'SYSTEM') => this.log(text, name, stream),
+        record: (child) => this.#record(child),
+      });
+      await this.flush();
+      await this.write(async (tx) => {
+        await commit?.(tx, output);
+        await tx.db.runStep.update({
+          where: key,
+          data: { status: 'SUCCEEDED', output: output as Prisma.InputJsonValue, completedAt: new Date() },
+        });
+        // What the step started and left running is its output's now: a take-over must not end it.
+        await tx.db.runChild.deleteMany({ where: { runId: this.run.id } });
+        tx.append({ type: events.succeeded, ...subject, from: 'RUNNING', to: 'SUCCEEDED' });
+      });
+      observe('succeeded');
+      return output;
+    } catch (thrown) {
+      // An abort surfaces in many forms: its reason is what happened.
+      const error: unknown = signal.aborted ? signal.reason : thrown;
+      observe('failed');
+      if (!(error instanceof Fenced) && !this.hardSignal.aborted) {
+        await this.flush();
+        await this.write(async (tx) => {
+          const message = error instanceof Error ? error.message : String(error);
+          await tx.db.runStep.update({
+            where: key,
+            data: { status: this.signal.aborted ? 'CANCELED' : 'FAILED', error: this.#redactor.redact(message).slice(0, 2000), completedAt: new Date() },
+          });
+          tx.append({ type: events.failed, ...subject, from: 'RUNNING', to: this.signal.aborted ? 'CANCELED' : 'FAILED' });
+        });
+      }
+      throw error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #record(child: ProcessIdentity): Promise<void> {
+    await this.write((tx) =>
+      tx.db.runChild.create({
+        data: { runId: this.run.id, attempt: this.hold.attempt, hostId: this.hostId, pid: child.pid, startTime: child.startTime },
+      }),
+    );
+  }
+}

@@ -1,0 +1,107 @@
+import type { Run, RunStatus } from '#prisma';
+import type { Transaction } from '../db/transact.ts';
+import { defineEvent, type EventType } from '../events/define.ts';
+import type { RunContext } from './context.ts';
+import type { Json } from './model.ts';
+
+/** A phase of a kind's state machine. */
+export interface Phase {
+  /** The run's status while it is in this phase (CANCELING and TIMED_OUT lie over it). */
+  readonly status: RunStatus;
+  readonly next: readonly string[];
+}
+
+/** What the generic machinery needs to know of one kind of run. */
+export interface RunKind<I = unknown> {
+  /** GraphQL type that implements Run. */
+  readonly name: string;
+  /** Versions of the input that this program understands; runs with others are left to newer workers. */
+  readonly versions: readonly number[];
+  readonly phases: Readonly<Record<string, Phase>>;
+  readonly initial: string;
+  /** Terminal phase, by the phase that it was in, of a run that was canceled or could not be completed. */
+  readonly ends: { readonly canceled: (phase: string) => string; readonly failed: (phase: string) => string };
+  /** Steps in order, for those who watch. */
+  readonly steps: (input: I) => readonly string[];
+  /** First phase of the first execution. */
+  readonly begin: (input: I) => string;
+  readonly deadlineS: number;
+  /**
+   * Does the work. Executed again from its start after a lost worker: completed steps return their first output.
+   * @returns the terminal phase
+   * @throws DomainError to end in `ends.failed(phase)` with its message as the reason
+   */
+  readonly execute: (context: RunContext<I>) => Promise<{ readonly phase: string; readonly reason?: string }>;
+  /** Adds the kind's own rows for a new run. */
+  readonly onCreate: (tx: Transaction, run: Run, input: I) => Promise<void>;
+  /** Changes the kind's own rows when the run ends, in the same transaction. */
+  readonly onEnd?: (tx: Transaction, run: Pick<Run, 'id' | 'workspaceId'>, phase: string) => Promise<void>;
+  /** The input of a retry. */
+  readonly retryInput: (tx: Transaction, run: Run) => Promise<I & Json>;
+}
+
+export interface RegisteredKind extends RunKind<never> {
+  /** Event type by phase, `<kind>.<phase>`. */
+  readonly events: ReadonlyMap<string, EventType>;
+  readonly queued: EventType;
+  readonly canceling: EventType;
+  readonly resumed: EventType;
+  readonly step: Readonly<Record<'started' | 'succeeded' | 'failed', EventType<StepData>>>;
+}
+
+/** Data of the events of a step. */
+export interface StepData {
+  readonly step: string;
+  readonly attempt: number;
+}
+
+const kinds = new Map<string, RegisteredKind>();
+
+const camel = (upper: string): string => upper.toLowerCase().replaceAll(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+
+/** Declares a kind of run and its events. */
+export function defineRunKind<I>(kind: RunKind<I>): RegisteredKind {
+  if (kinds.has(kind.name)) throw new Error(`Two run kinds named ${kind.name}`);
+  for (const [name, phase] of Object.entries(kind.phases)) {
+    for (const next of phase.next) {
+      if (!(next in kind.phases)) throw new Error(`${kind.name}: ${name} leads to ${next}, which is no phase`);
+    }
+  }
+  const prefix = kind.name.charAt(0).toLowerCase() + kind.name.slice(1);
+  const event = <D extends object>(name: string, description: string) =>
+    defineEvent<D>(`${prefix}.${name}`, { subject: kind.name, description });
+  const registered = {
+    ...(kind as unknown as RunKind<never>),
+    events: new Map(
+      Object.keys(kind.phases)
+        .filter((phase) => phase !== kind.initial)
+        .map((phase) => [phase, event(camel(phase), `It reached the phase ${phase}.`)]),
+    ),
+    queued: event('queued', 'It was created and waits for a worker.'),
+    canceling: event('canceling', 'It was told to stop.'),
+    resumed: event('resumed', 'A worker took it over from one that was lost or stopped.'),
+    step: {
+      started: event<StepData>('stepStarted', 'A step began.'),
+      succeeded: event<StepData>('stepSucceeded', 'A step completed.'),
+      failed: event<StepData>('stepFailed', 'A step failed, or ended with its run.'),
+    },
+  };
+  kinds.set(kind.name, registered);
+  return registered;
+}
+
+export function runKind(name: string): RegisteredKind {
+  const kind = kinds.get(name);
+  if (!kind) throw new Error(`This program knows no run kind ${name}`);
+  return kind;
+}
+
+export const knowsRunKind = (name: string): boolean => kinds.has(name);
+
+export const runKinds = (): readonly RegisteredKind[] => [...kinds.values()];
+
+export function phaseOf(kind: RegisteredKind, name: string): Phase {
+  const phase = kind.phases[name];
+  if (!phase) throw new Error(`${kind.name} has no phase ${name}`);
+  return phase;
+}

@@ -1,0 +1,406 @@
+import type { Run, RunTrigger } from '#prisma';
+import { Prisma } from '#prisma';
+import type { App } from '../app.ts';
+import { service } from '../app.ts';
+import { system, type Actor } from '../auth/actor.ts';
+import { authorizeRow } from '../auth/policy.ts';
+import { canonicalJson, sha256Hex } from '../crypto.ts';
+import type { Appended, Transaction } from '../db/transact.ts';
+import { IdempotencyConflict, IllegalTransition, NotFound } from '../errors.ts';
+import { isId, newId } from '../ids.ts';
+import { Fenced } from './errors.ts';
+import { phaseOf, runKind, type RegisteredKind } from './kinds.ts';
+import { isTerminal, terminal, type Json } from './model.ts';
+import { runPolicy } from './policy.ts';
+
+/** Workers that a run may lose before it is given up. */
+const maxLostWorkers = 5;
+
+/** What a new run is made of. */
+export interface NewRun {
+  readonly kind: RegisteredKind;
+  readonly workspaceId: string;
+  readonly input: Json;
+  readonly lockKey?: string;
+  readonly hostId?: string | null;
+  readonly trigger: RunTrigger;
+  readonly retryOfId?: string;
+  readonly traceparent?: string;
+}
+
+/** A worker's hold on a run: who, and which execution. Every write of the execution is conditional on it. */
+export interface Hold {
+  readonly runId: string;
+  readonly attempt: number;
+  readonly workerId: string;
+}
+
+export interface Started {
+  readonly id: string;
+  readonly event: Appended;
+}
+
+/** The only writer of run, run_step, run_lock and idempotency_key. */
+export const Runs = service('runs', (app) => ({
+  /** Adds a run, its steps and kind's rows, its `queued` event and its wake-up, in the caller's transaction. */
+  async create(tx: Transaction, fresh: NewRun): Promise<Started> {
+    const { kind } = fresh;
+    const input = fresh.input as never;
+    const run = await tx.db.run.create({
+      data: {
+        id: newId(),
+        workspaceId: fresh.workspaceId,
+        kind: kind.name,
+        phase: kind.initial,
+        trigger: fresh.trigger,
+        actorId: tx.actor.userId,
+        retryOfId: fresh.retryOfId ?? null,
+        lockKey: fresh.lockKey ?? null,
+        hostId: fresh.hostId ?? null,
+        input: input as Prisma.InputJsonValue,
+        inputVersion: Math.max(...kind.versions),
+        traceparent: fresh.traceparent ?? null,
+        deadlineAt: new Date(Date.now() + kind.deadlineS * 1000),
+        steps: { create: kind.steps(input).map((name, position) => ({ name, position })) },
+      },
+    });
+    await kind.onCreate(tx, run, input);
+    const event = tx.append({
+      type: kind.queued,
+      workspaceId: run.workspaceId,
+      subjectId: run.id,
+      run,
+      to: kind.initial,
+    });
+    await app.jobs.wakeRun(tx, run);
+    return { id: run.id, event };
+  },
+
+  /**
+   * Runs `make` once for a key: a repeat within 24 h with the same input gets the first result's id.
+   * @throws {IdempotencyConflict} for another input under the same key
+   */
+  async once(
+    tx: Transaction,
+    request: { workspaceId: string; mutation: string; key: string | null | undefined; input: unknown },
+    make: () => Promise<Started>,
+  ): Promise<{ id: string; event: Appended | null }> {
+    if (!request.key) return make();
+    const { workspaceId, mutation, key } = request;
+    const actorId = tx.actor.userId;
+    if (!actorId) throw new Error('Only a person or a key can use an idempotency key');
+    const inputHash = sha256Hex(canonicalJson(request.input));
+    // The insert waits for a concurrent one with the same key, and then finds its row.
+    const placeholder = newId();
+    await tx.db.$executeRaw`delete from idempotency_key
+      where workspace_id = ${workspaceId}::uuid and actor_id = ${actorId}::uuid and mutation = ${mutation} and key = ${key}
+        and created_at < now() - interval '24 hours'`;
+    const inserted = await tx.db.$executeRaw`
+      insert into idempotency_key (workspace_id, actor_id, mutation, key, input_hash, result_id)
+      values (${workspaceId}::uuid, ${actorId}::uuid, ${mutation}, ${key}, ${inputHash}, ${placeholder}::uuid)
+      on conflict do nothing`;
+    const where = { workspaceId_actorId_mutation_key: { workspaceId, actorId, mutation, key } };
+    if (inserted === 0) {
+      const first = await tx.db.idempotencyKey.findUniqueOrThrow({ where });
+      if (first.inputHash !== inputHash) throw new IdempotencyConflict(key);
+      return { id: first.resultId, event: null };
+    }
+    const made = await make();
+    await tx.db.idempotencyKey.update({ where, data: { resultId: made.id } });
+    return made;
+  },
+
+  /**
+   * Tells a run to stop. A queued one is CANCELED at once; a running one is CANCELING until its worker has ended it.
+   * @throws {NotFound} {Forbidden} {IllegalTransition} when it is over already
+   */
+  async cancel(actor: Actor, id: string): Promise<{ id: string; event: Appended | null }> {
+    if (!isId(id)) throw new NotFound('Run', id);
+    return app.transact(actor, async (tx) => {
+      const run = await lockRow(tx, id);
+      authorizeRow(actor, runPolicy.verbs.cancelRun, run, 'Run', id);
+      const kind = runKind(run.kind);
+      if (run.status === 'CANCELING') return { id, event: null };
+      if (isTerminal(run.status)) throw new IllegalTransition(run.status, 'CANCELING', []);
+      if (run.status === 'QUEUED' && run.attempt === 0) {
+        return { id, event: await this.end(tx, run, { phase: kind.ends.canceled(run.phase), reason: 'It was canceled before it began.' }) };
+      }
+      await tx.db.run.update({
+        where: { id },
+        data: { status: 'CANCELING', cancelRequestedAt: new Date() },
+      });
+      const event = tx.append({
+        type: kind.canceling,
+        workspaceId: run.workspaceId,
+        subjectId: id,
+        run,
+        from: run.status,
+        to: 'CANCELING',
+      });
+      // A queued run that began before has things to clean up: a worker takes it once more, to end it.
+      if (run.status !== 'RUNNING') await app.jobs.wakeRun(tx, run);
+      tx.afterCommit(() => app.wakeUps.publish(`c:${id}`));
+      return { id, event };
+    });
+  },
+
+  /**
+   * Does the same again as a new run.
+   * @throws {NotFound} {Forbidden} {IllegalTransition} when it is not over, or succeeded
+   */
+  async retry(actor: Actor, id: string, idempotencyKey?: string | null): Promise<{ id: string; event: Appended | null }> {
+    if (!isId(id)) throw new NotFound('Run', id);
+    return app.transact(actor, async (tx) => {
+      const run = await tx.db.run.findUnique({ where: { id } });
+      authorizeRow(actor, runPolicy.verbs.retryRun, run, 'Run', id);
+      if (!isTerminal(run.status) || run.status === 'SUCCEEDED') {
+        throw new IllegalTransition(run.status, 'QUEUED', []);
+      }
+      const kind = runKind(run.kind);
+      return this.once(
+        tx,
+        { workspaceId: run.workspaceId, mutation: 'retryRun', key: idempotencyKey, input: { id } },
+        async () =>
+          this.create(tx, {
+            kind,
+            workspaceId: run.workspaceId,
+            input: (await kind.retryInput(tx, run)) as Json,
+            ...(run.lockKey ? { lockKey: run.lockKey } : {}),
+            hostId: run.hostId,
+            trigger: 'RETRY',
+            retryOfId: id,
+          }),
+      );
+    });
+  },
+
+  /**
+   * Takes a run for execution: raises its attempt, which fences every earlier execution. Null when it is not to be
+   * taken: another worker has it, its lock is held, it is over, or it is not for this host or program.
+   */
+  async take(id: string, worker: { workerId: string; hostId: string }): Promise<Run | null> {
+    return app.transact(system, async (tx) => {
+      const run = await lockRow(tx, id);
+      if (!run || isTerminal(run.status) || run.status === 'WAITING') return null;
+      const kind = runKind(run.kind);
+      if (!kind.versions.includes(run.inputVersion)) return null;
+      if (run.hostId !== null && run.hostId !== worker.hostId) return null;
+      if (run.lockKey) {
+        await tx.db.$executeRaw`insert into run_lock (key, run_id) values (${run.lockKey}, ${id}::uuid) on conflict do nothing`;
+        const lock = await tx.db.runLock.findUnique({ where: { key: run.lockKey } });
+        if (lock?.runId !== id) return null; // its holder wakes this run when it ends
+      }
+      const begin = run.phase === kind.initial && run.status === 'QUEUED' ? kind.begin(run.input as never) : run.phase;
+      const [taken] = await tx.db.$queryRaw<{ id: string }[]>`
+        update run set attempt = attempt + 1, worker_id = ${worker.workerId}::uuid, host_id = coalesce(host_id, ${worker.hostId}::uuid),
+          lease_until = clock_timestamp() + make_interval(secs => ${app.limits.runLeaseS}::float8),
+          status = case when status = 'CANCELING' then status else 'RUNNING'::run_status end, phase = ${begin},
+          started_at = coalesce(started_at, clock_timestamp()), status_reason = null, updated_at = clock_timestamp()
+        where id = ${id}::uuid and (status = 'QUEUED' or lease_until is null or lease_until < clock_timestamp())
+        returning id`;
+      if (!taken) return null;
+      const first = run.phase !== begin;
+      tx.append({
+        type: first ? eventOf(kind, begin) : kind.resumed,
+        workspaceId: run.workspaceId,
+        subjectId: id,
+        run,
+        from: run.phase,
+        to: begin,
+      });
+      return tx.db.run.findUniqueOrThrow({ where: { id } });
+    });
+  },
+
+  /**
+   * Moves a run that this worker holds to another phase that is not an end.
+   * @throws {Fenced} when the worker no longer holds it
+   */
+  async moveTo(tx: Transaction, hold: Hold, to: string, reason?: string): Promise<void> {
+    const run = await fence(tx, hold);
+    const kind = runKind(run.kind);
+    if (run.phase === to) return;
+    const from = phaseOf(kind, run.phase);
+    if (!from.next.includes(to)) throw new IllegalTransition(run.phase, to, from.next);
+    await tx.db.run.update({
+      where: { id: run.id },
+      data: {
+        phase: to,
+        ...(run.status === 'CANCELING' ? {} : { status: phaseOf(kind, to).status }),
+        ...(reason === undefined ? {} : { statusReason: reason }),
+      },
+    });
+    tx.append({ type: eventOf(kind, to), workspaceId: run.workspaceId, subjectId: run.id, run, from: run.phase, to });
+  },
+
+  /** The row of a run that this worker holds, locked. @throws {Fenced} */
+  fence: (tx: Transaction, hold: Hold): Promise<Run> => fence(tx, hold),
+
+  /** Ends a run that this worker holds. @throws {Fenced} */
+  async finish(tx: Transaction, hold: Hold, end: { phase: string; reason?: string; timedOut?: boolean }): Promise<Appended> {
+    return this.end(tx, await fence(tx, hold), end);
+  },
+
+  /** Ends a run whose row the caller has locked: terminal state, lock released, next one woken. */
+  async end(
+    tx: Transaction,
+    run: Run,
+    end: { readonly phase: string; readonly reason?: string | undefined; readonly timedOut?: boolean },
+  ): Promise<Appended> {
+    const kind = runKind(run.kind);
+    const phase = phaseOf(kind, end.phase);
+    if (!isTerminal(phase.status)) throw new Error(`${end.phase} is no end of ${kind.name}`);
+    const from = phaseOf(kind, run.phase);
+    if (isTerminal(run.status)) throw new IllegalTransition(run.phase, end.phase, from.next);
+    if (!from.next.includes(end.phase)) throw new IllegalTransition(run.phase, end.phase, from.next);
+    const status = end.timedOut ? 'TIMED_OUT' : phase.status;
+    await tx.db.run.update({
+      where: { id: run.id },
+      data: {
+        status,
+        phase: end.phase,
+        statusReason: end.reason ?? null,
+        completedAt: new Date(),
+        leaseUntil: null,
+        workerId: null,
+      },
+    });
+    const open = await tx.db.runStep.updateManyAndReturn({
+      where: { runId: run.id, status: 'RUNNING' },
+      data: { status: status === 'CANCELED' ? 'CANCELED' : 'FAILED', completedAt: new Date() },
+      select: { name: true, attempt: true },
+    });
+    await tx.db.runStep.updateMany({ where: { runId: run.id, status: 'PENDING' }, data: { status: 'SKIPPED' } });
+    for (const step of open) {
+      tx.append({
+        type: kind.step.failed,
+        workspaceId: run.workspaceId,
+        subjectId: run.id,
+        run,
+        from: 'RUNNING',
+        to: status === 'CANCELED' ? 'CANCELED' : 'FAILED',
+        data: { step: step.name, attempt: step.attempt },
+      });
+    }
+    await tx.db.runChild.deleteMany({ where: { runId: run.id } });
+    await kind.onEnd?.(tx, run, end.phase);
+    if (run.lockKey) {
+      await tx.db.runLock.deleteMany({ where: { key: run.lockKey, runId: run.id } });
+      const next = await tx.db.run.findFirst({
+        where: { lockKey: run.lockKey, status: 'QUEUED', id: { not: run.id } },
+        orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
+      });
+      if (next) await app.jobs.wakeRun(tx, next);
+    }
+    tx.afterCommit(() => {
+      app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: status });
+      app.metrics.runSeconds.observe({ kind: kind.name, status }, (Date.now() - run.createdAt.getTime()) / 1000);
+      app.wakeUps.publish(`l:${run.id}`);
+    });
+    return tx.append({
+      type: eventOf(kind, end.phase),
+      workspaceId: run.workspaceId,
+      subjectId: run.id,
+      run,
+      from: run.phase,
+      to: end.phase,
+    });
+  },
+
+  /** Gives a run that this worker holds back to the queue; it goes on at its first incomplete step. @throws {Fenced} */
+  async handBack(tx: Transaction, hold: Hold): Promise<void> {
+    const run = await fence(tx, hold);
+    await tx.db.run.update({
+      where: { id: run.id },
+      data: { leaseUntil: null, workerId: null, ...(run.status === 'RUNNING' ? { status: 'QUEUED' as const } : {}) },
+    });
+    await app.jobs.wakeRun(tx, run);
+  },
+
+  /** Extends the leases of a worker's runs. Answers with those that it still holds and which of them must stop. */
+  async renew(workerId: string, runIds: readonly string[]): Promise<{ id: string; attempt: number; status: string }[]> {
+    const { rows } = await app.database.pool.query<{ id: string; attempt: number; status: string }>(
+      `update run set lease_until = clock_timestamp() + make_interval(secs => $1)
+       where id = any($2::uuid[]) and worker_id = $3 and lease_until > clock_timestamp() and status in ('RUNNING', 'CANCELING')
+       returning id, attempt, status`,
+      [app.limits.runLeaseS, runIds, workerId],
+    );
+    return rows;
+  },
+
+  /**
+   * Puts right what nobody else does: runs of lost workers go back to the queue (or are given up), deadlines are
+   * enforced, and queued runs whose wake-up was lost are woken again. Any number of workers may do this at once.
+   */
+  async reconcile(): Promise<void> {
+    const lost = await app.database.pool.query<{ id: string }>(
+      `select id from run where status in ('RUNNING', 'CANCELING') and lease_until < clock_timestamp() limit 100`,
+    );
+    for (const { id } of lost.rows) await app.transact(system, (tx) => requeueLost(app, tx, id));
+    const late = await app.database.pool.query<{ id: string }>(
+      `select id from run where status in ('QUEUED', 'WAITING') and deadline_at < clock_timestamp() limit 100`,
+    );
+    for (const { id } of late.rows) {
+      await app.transact(system, async (tx) => {
+        const run = await lockRow(tx, id);
+        if (!run || (run.status !== 'QUEUED' && run.status !== 'WAITING') || run.deadlineAt > new Date()) return;
+        await this.end(tx, run, { phase: runKind(run.kind).ends.failed(run.phase), reason: 'The deadline passed while it waited.', timedOut: true });
+      });
+    }
+    const idle = await app.database.pool.query<{ id: string; host_id: string | null }>(
+      `select r.id, r.host_id from run r left join run_lock l on l.key = r.lock_key and l.run_id <> r.id
+       where (r.status = 'QUEUED' or (r.status = 'CANCELING' and r.lease_until is null))
+         and l.key is null and r.updated_at < clock_timestamp() - interval '5 seconds'
+       order by r.created_at limit 500`,
+    );
+    await app.jobs.wakeRuns(idle.rows.map((row) => ({ id: row.id, hostId: row.host_id })));
+  },
+}));
+
+export type Runs = ReturnType<(typeof Runs)['make']>;
+
+function eventOf(kind: RegisteredKind, phase: string) {
+  const type = kind.events.get(phase);
+  if (!type) throw new Error(`${kind.name} has no event for ${phase}`);
+  return type;
+}
+
+async function lockRow(tx: Transaction, id: string): Promise<Run | null> {
+  await tx.db.$queryRaw`select 1 from run where id = ${id}::uuid for update`;
+  return tx.db.run.findUnique({ where: { id } });
+}
+
+async function fence(tx: Transaction, hold: Hold): Promise<Run> {
+  const run = await lockRow(tx, hold.runId);
+  const held = run && run.attempt === hold.attempt && run.workerId === hold.workerId && !isTerminal(run.status);
+  if (!held) throw new Fenced(hold.runId);
+  return run;
+}
+
+async function requeueLost(app: App, tx: Transaction, id: string): Promise<void> {
+  const [lost] = await tx.db.$queryRaw<{ id: string }[]>`
+    select id from run where id = ${id}::uuid and status in ('RUNNING', 'CANCELING') and lease_until < clock_timestamp()
+    for update skip locked`;
+  if (!lost) return;
+  const run = await tx.db.run.findUniqueOrThrow({ where: { id } });
+  if (run.lostWorkers >= maxLostWorkers) {
+    await app.use(Runs).end(tx, run, {
+      phase: runKind(run.kind).ends.failed(run.phase),
+      reason: `${maxLostWorkers} workers were lost while they executed it.`,
+    });
+    return;
+  }
+  await tx.db.run.update({
+    where: { id },
+    data: {
+      lostWorkers: { increment: 1 },
+      leaseUntil: null,
+      workerId: null,
+      ...(run.status === 'RUNNING' ? { status: 'QUEUED' as const } : {}),
+    },
+  });
+  await app.jobs.wakeRun(tx, run);
+}
+
+/** For queries: a run that is not over. */
+export const openRun: Prisma.RunWhereInput = { status: { notIn: [...terminal] } };

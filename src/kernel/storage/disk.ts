@@ -1,0 +1,161 @@
+import { createHash, randomUUID } from 'node:crypto';
+import { addAbortListener } from 'node:events';
+import { link, mkdir, open, readdir, stat, unlink } from 'node:fs/promises';
+import path from 'node:path';
+import type { Readable } from 'node:stream';
+import { Conflict, NotFound } from '../errors.ts';
+import {
+  isBlobKey,
+  UploadMismatch,
+  UploadTooLarge,
+  type BlobStore,
+  type PutOptions,
+  type StoredBlob,
+} from './store.ts';
+
+/** A temporary file that is older belongs to no upload that is still going on. */
+const abandonedAfterMs = 24 * 3600 * 1000;
+
+const hasCode = (error: unknown, code: string): boolean =>
+  error instanceof Error && 'code' in error && error.code === code;
+
+/** Runs a file operation; undefined when there is no such file. */
+const ifThere = <T>(operation: Promise<T>): Promise<T | undefined> =>
+  operation.catch((error: unknown) => {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  });
+
+/**
+ * Blobs as files of the local disk: `<stateDir>/blobs/<2 digits>/<2 digits>/<key>`, mode 0600. Several processes may
+ * share the folder. Uploads that a crash left behind are removed when a store is opened a day later.
+ *
+ * @param stateDir absolute folder of the host's state; made if it is not there
+ */
+export async function createDiskBlobStore(stateDir: string): Promise<BlobStore> {
+  const root = path.join(stateDir, 'blobs');
+  const incoming = path.join(root, 'incoming');
+  await mkdir(incoming, { recursive: true, mode: 0o700 });
+  await removeAbandoned(incoming);
+
+  const fileOf = (key: string): string => {
+    if (!isBlobKey(key)) throw new TypeError(`Not a blob key: ${JSON.stringify(key.slice(0, 80))}`);
+    // The end of a UUID is random in every version; the start of version 7 is the time.
+    return path.join(root, key.slice(-4, -2), key.slice(-2), key);
+  };
+
+  return {
+    async put(key, source, options) {
+      const file = fileOf(key);
+      const { signal } = options;
+      // From the start, since the source may fail, or the caller give up, before the first byte is read.
+      source.on('error', readerReports);
+      const abort = signal && addAbortListener(signal, () => source.destroy());
+      const temporary = path.join(incoming, randomUUID());
+      try {
+        if (await ifThere(stat(file))) throw new Conflict('There is a file with this key already.');
+        const stored = await receive(source, temporary, options);
+        const folder = path.dirname(file);
+        const isNew = (await mkdir(folder, { recursive: true, mode: 0o700 })) !== undefined;
+        signal?.throwIfAborted();
+        // Unlike rename, link does not replace what another upload has put there in the meantime.
+        await link(temporary, file).catch((error: unknown) => {
+          if (hasCode(error, 'EEXIST')) throw new Conflict('There is a file with this key already.');
+          throw error;
+        });
+        // The names must survive a power cut as well.
+        await syncFolder(folder);
+        if (isNew) for (const parent of [path.dirname(folder), root]) await syncFolder(parent);
+        return stored;
+      } finally {
+        abort?.[Symbol.dispose]();
+        source.off('error', readerReports);
+        await ifThere(unlink(temporary));
+      }
+    },
+
+    async get(key, { start, end } = {}) {
+      const handle = await ifThere(open(fileOf(key), 'r'));
+      if (!handle) throw new NotFound('file', key);
+      try {
+        const { size } = await handle.stat();
+        const first = start ?? 0;
+        const last = end ?? size - 1;
+        const whole = start === undefined && end === undefined;
+        if (!whole && !(first >= 0 && first <= last && last < size)) {
+          throw new RangeError(`Bytes ${first}-${last} are not within a blob of ${size} bytes`);
+        }
+        // The stream closes the handle, also when it is destroyed.
+        const stream = handle.createReadStream(whole ? {} : { start: first, end: last });
+        return { stream, sizeBytes: size };
+      } catch (error) {
+        await handle.close();
+        throw error;
+      }
+    },
+
+    async stat(key) {
+      const found = await ifThere(stat(fileOf(key)));
+      return found ? { sizeBytes: found.size, storedAt: found.mtime } : null;
+    },
+
+    async remove(key) {
+      await ifThere(unlink(fileOf(key)));
+    },
+  };
+}
+
+/** An error of the source is thrown to whoever iterates over it; the event must only not go unheard. */
+function readerReports(): void {}
+
+/** Writes the source to a new file, counting and hashing; holds one chunk at a time. */
+async function receive(source: Readable, file: string, options: PutOptions): Promise<StoredBlob> {
+  const { maxBytes, expect, signal } = options;
+  const limit = Math.min(maxBytes, expect?.sizeBytes ?? maxBytes);
+  const hash = createHash('sha256');
+  let sizeBytes = 0;
+  const handle = await open(file, 'wx', 0o600);
+  try {
+    // Destroying a request would also close the socket that the refusal is to be written to.
+    const parts: AsyncIterable<Uint8Array | string> = source.iterator({ destroyOnReturn: false });
+    for await (const part of parts) {
+      const chunk = typeof part === 'string' ? Buffer.from(part) : part;
+      sizeBytes += chunk.length;
+      if (sizeBytes > limit) break;
+      hash.update(chunk);
+      await handle.writeFile(chunk);
+    }
+    await handle.sync();
+  } catch (error) {
+    // An aborted source ends with "premature close", which is not the reason.
+    signal?.throwIfAborted();
+    throw error;
+  } finally {
+    await handle.close();
+  }
+  signal?.throwIfAborted();
+  if (sizeBytes > limit) throw new UploadTooLarge(limit);
+  const stored = { sizeBytes, sha256: hash.digest('hex') };
+  if (expect && (expect.sizeBytes !== sizeBytes || expect.sha256 !== stored.sha256)) {
+    throw new UploadMismatch(expect, stored);
+  }
+  return stored;
+}
+
+async function removeAbandoned(incoming: string): Promise<void> {
+  const before = Date.now() - abandonedAfterMs;
+  for (const name of await readdir(incoming)) {
+    const file = path.join(incoming, name);
+    const found = await ifThere(stat(file));
+    if (found && found.mtimeMs < before) await ifThere(unlink(file));
+  }
+}
+
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}

@@ -1,0 +1,8 @@
+import './kernel/auth/schema.ts';
+import './kernel/live/schema.ts';
+import './kernel/runs/schema.ts';
+import './domains.ts';
+import { builder } from './kernel/graphql/builder.ts';
+
+/** The whole GraphQL schema. `schema.graphql` is its print. */
+export const schema = builder.toSchema();

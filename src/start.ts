@@ -1,0 +1,237 @@
+import { readFile } from 'node:fs/promises';
+import type { Config } from './config.ts';
+import { startDeployments, type DeploymentsHost } from './domains/deployments/index.ts';
+import { RedisWakeUps } from './integrations/redis/wakeups.ts';
+import { services, type App, type Service } from './kernel/app.ts';
+import { Actors } from './kernel/auth/actors.ts';
+import { createSessions } from './kernel/auth/session.ts';
+import { SessionTokens } from './kernel/auth/tokens.ts';
+import { createDatabase } from './kernel/db/client.ts';
+import { acquireEmbeddedPostgres, type EmbeddedPostgres } from './kernel/db/embedded/index.ts';
+import { migrate } from './kernel/db/migrate.ts';
+import { resolveStateDirs } from './kernel/db/state-dirs.ts';
+import { createTransact } from './kernel/db/transact.ts';
+import { startHttpServer, type HttpServer } from './kernel/http/server.ts';
+import { Jobs } from './kernel/jobs/jobs.ts';
+import { Hub } from './kernel/live/hub.ts';
+import { PostgresWakeUps, type WakeUps } from './kernel/live/wakeups.ts';
+import { createLogger, type Logger } from './kernel/log.ts';
+import { Executor } from './kernel/runs/executor.ts';
+import { ensureSecret } from './kernel/secrets.ts';
+import { Artifacts } from './kernel/storage/artifacts.ts';
+import { createDiskBlobStore } from './kernel/storage/disk.ts';
+import { createStorageHandler } from './kernel/storage/http.ts';
+import { createStorageUrls } from './kernel/storage/signed-urls.ts';
+import { createMetrics } from './kernel/telemetry/metrics.ts';
+import { currentTraceparent, startTelemetry } from './kernel/telemetry/trace.ts';
+import { hostIdOf } from './kernel/runs/host.ts';
+import { schema } from './schema.ts';
+
+/** A server that runs in this process. */
+export interface Running {
+  readonly app: App;
+  /** Address of the API; null without the role `api`. */
+  readonly url: string | null;
+  readonly databaseUrl: string;
+  /** Resolves when the embedded database was lost, which ends the server. */
+  readonly lost: Promise<Error>;
+  readonly host: DeploymentsHost | null;
+  readonly executor: Executor | null;
+  /** Ends in the order: new requests, streams, runs, jobs, database. Safe to call twice. */
+  stop(): Promise<void>;
+}
+
+export interface StartOptions {
+  readonly log?: Logger;
+  /** What GraphiQL opens with. */
+  readonly graphiql?: { readonly defaultQuery?: string; readonly headers?: string };
+  /** Ends the applications of this host when the server stops; otherwise they go on serving. */
+  readonly endApplications?: boolean;
+  readonly hubPollMs?: number;
+}
+
+/** Starts a server with the configured roles: database, migrations, API, worker. Undoes what it did when it fails. */
+export async function start(config: Config, options: StartOptions = {}): Promise<Running> {
+  const undo: (() => Promise<unknown> | void)[] = [];
+  let stopping: Promise<void> | null = null;
+  const stop = () => {
+    stopping ??= (async () => {
+      for (const step of undo.toReversed()) await step();
+    })();
+    return stopping;
+  };
+  try {
+    return await begin(config, options, undo, stop);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+async function begin(
+  config: Config,
+  options: StartOptions,
+  undo: (() => Promise<unknown> | void)[],
+  stop: () => Promise<void>,
+): Promise<Running> {
+  const log = options.log ?? createLogger(config.logLevel);
+  undo.push(await startTelemetry({ endpoint: config.telemetry.otlpEndpoint }));
+  const dirs = await resolveStateDirs({
+    stateDir: config.storage.stateDir,
+    ...(config.storage.sharedDir ? { sharedDir: config.storage.sharedDir } : {}),
+  });
+
+  let embedded: EmbeddedPostgres | null = null;
+  if (!config.database.url) {
+    embedded = await acquireEmbeddedPostgres({ ...dirs, log });
+    const lease = embedded;
+    undo.push(() => lease.release());
+  }
+  const url = config.database.url?.reveal() ?? embedded?.url ?? '';
+  const directUrl = config.database.directUrl?.reveal() ?? url;
+  await migrate(directUrl, { log });
+
+  const database = createDatabase({ url, directUrl, poolMax: config.database.poolMax, applicationName: 'switchyard' });
+  undo.push(() => database.close());
+  const wakeUps: WakeUps = config.wakeUps.redisUrl
+    ? new RedisWakeUps({ url: config.wakeUps.redisUrl.reveal(), log })
+    : new PostgresWakeUps({ pool: database.pool, directUrl, log });
+  const metrics = createMetrics();
+  metrics.observeDatabasePool(() => ({
+    total: database.pool.totalCount,
+    idle: database.pool.idleCount,
+    waiting: database.pool.waitingCount,
+  }));
+  const hub = new Hub({ pool: database.pool, wakeUps, log, ...(options.hubPollMs ? { pollMs: options.hubPollMs } : {}) });
+  const jobs = new Jobs({ directUrl, worker: config.roles.worker, log, name: config.roles.worker ? 'worker' : 'api' });
+  const sessions = createSessions({
+    secret: config.session.secret?.reveal() ?? (await ensureSecret(dirs.stateDir, 'session')),
+    ttlS: config.session.ttlS,
+    issuer: config.http.publicUrl ?? 'switchyard',
+  });
+  let http: HttpServer | null = null;
+  const storageUrls = createStorageUrls({
+    secret: config.storage.secret?.reveal() ?? (await ensureSecret(dirs.stateDir, 'storage')),
+    baseUrl: () => http?.url ?? config.http.publicUrl ?? '',
+  });
+
+  const provided = new Map<Service<unknown>, unknown>([[SessionTokens as Service<unknown>, sessions]]);
+  const app: App = {
+    log,
+    database,
+    db: database.db,
+    transact: createTransact({
+      database,
+      traceparent: currentTraceparent,
+      onAppended(events) {
+        for (const workspaceId of new Set(events.map((event) => event.workspaceId))) wakeUps.publish(`w:${workspaceId}`);
+        for (const event of events) metrics.eventsAppended.inc({ type: event.type });
+      },
+    }),
+    actors: new Actors({ pool: database.pool, sessions, log }),
+    wakeUps,
+    hub,
+    jobs,
+    blobs: await createDiskBlobStore(dirs.stateDir),
+    storageUrls,
+    metrics,
+    limits: {
+      maxUploadBytes: config.storage.maxUploadBytes,
+      runLeaseS: config.worker.runLeaseS,
+      eventRetentionDays: config.worker.eventRetentionDays,
+    },
+    use: (service) => use(service),
+  };
+  const use = services(provided)(app);
+
+  await jobs.start();
+  undo.push(() => jobs.stop());
+  await hub.start();
+  undo.push(async () => {
+    hub.stop();
+    await wakeUps.close();
+  });
+
+  const host = await startDeployments(app, provided, {
+    hostId: await hostIdOf(dirs.stateDir),
+    sharedDir: dirs.sharedDir,
+    databaseUrl: directUrl,
+    worker: config.roles.worker,
+    driver: config.driver,
+    outbound: config.outbound,
+    production: config.production,
+  });
+  undo.push(() => host.stop({ endApplications: options.endApplications ?? false }));
+
+  let executor: Executor | null = null;
+  if (config.roles.worker) {
+    executor = new Executor(app, host.hostId);
+    const running = executor;
+    running.start();
+    await jobs.work(app, { hostId: host.hostId, slots: config.worker.concurrency, executeRun: (runId) => running.execute(runId) });
+    undo.push(() => running.stop(config.worker.stopGraceS * 1000));
+  }
+
+  if (config.roles.api) {
+    http = await startHttpServer({
+      app,
+      schema,
+      host: config.http.host,
+      port: config.http.port,
+      publicUrl: config.http.publicUrl,
+      corsOrigins: config.http.corsOrigins,
+      trustProxy: config.http.trustProxy,
+      maxBodyBytes: config.http.maxBodyBytes,
+      secureCookies: config.production || (config.http.publicUrl?.startsWith('https:') ?? false),
+      graphql: {
+        introspection: config.graphql.introspection,
+        graphiql: config.graphql.graphiql ? (options.graphiql ?? {}) : null,
+        persisted: config.graphql.persistedFile
+          ? { documents: await readDocuments(config.graphql.persistedFile), only: config.graphql.persistedOnly }
+          : null,
+      },
+      limits: config.limits,
+      storage: createStorageHandler({
+        store: app.blobs,
+        urls: storageUrls,
+        maxUploadBytes: config.storage.maxUploadBytes,
+        onUploaded: (key, result) => app.use(Artifacts).uploaded(key, result),
+        log,
+      }),
+      checks: {
+        database: async () => void (await database.pool.query('select 1')),
+        live: async () => hub.check(),
+      },
+      metrics: config.telemetry.metricsToken
+        ? { token: config.telemetry.metricsToken.reveal() }
+        : config.telemetry.metricsOpen
+          ? 'open'
+          : null,
+    });
+    const server = http;
+    undo.push(() => server.close(5000));
+    log.info({ url: `${server.url}/graphql`, roles: config.roles }, 'listening');
+  }
+
+  return {
+    app,
+    url: http?.url ?? null,
+    databaseUrl: url,
+    lost: embedded?.lost ?? new Promise(() => undefined),
+    host,
+    executor,
+    stop,
+  };
+}
+
+/** A JSON object: id → document. */
+async function readDocuments(file: string): Promise<ReadonlyMap<string, string>> {
+  const parsed: unknown = JSON.parse(await readFile(file, 'utf8'));
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw new Error(`${file} must hold a JSON object: id → document`);
+  return new Map(
+    Object.entries(parsed).map(([id, document]) => {
+      if (typeof document !== 'string') throw new Error(`${file}: the document ${id} is no text`);
+      return [id, document];
+    }),
+  );
+}

@@ -1,0 +1,155 @@
+import { inspect } from 'node:util';
+import { describe, expect, it } from 'vitest';
+import { ConfigError, loadConfig, Secret, settings, type Machine } from '../src/config.ts';
+
+const linux: Machine = { platform: 'linux', uid: 1000, home: '/home/u' };
+const load = (env: NodeJS.ProcessEnv = {}, machine = linux) => loadConfig(env, machine);
+const production = {
+  NODE_ENV: 'production',
+  SESSION_SECRET: 'session-'.repeat(5),
+  STORAGE_SECRET: 'storage-'.repeat(5),
+  PUBLIC_URL: 'https://switchyard.example.com/',
+  SWITCHYARD_PROCESS_DRIVER: 'false',
+};
+
+function problemsOf(env: NodeJS.ProcessEnv): readonly string[] {
+  try {
+    load(env);
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems;
+    throw error;
+  }
+  return [];
+}
+
+describe('loadConfig', () => {
+  it('has a default for everything outside production', () => {
+    const config = load();
+    expect(config).toMatchObject({
+      mode: 'development',
+      roles: { api: true, worker: true },
+      http: { host: '127.0.0.1', port: 4000, publicUrl: 'http://127.0.0.1:4000', corsOrigins: [], trustProxy: 0 },
+      session: { secret: undefined, ttlS: 43_200 },
+      database: { url: undefined, directUrl: undefined, poolMax: 10 },
+      storage: { stateDir: '/home/u/.local/state/switchyard', maxUploadBytes: 2 ** 30 },
+      graphql: { graphiql: true, introspection: true, persistedOnly: false },
+      limits: { depth: 12, aliases: 30, cost: 5000, tokens: 2000, batch: 10 },
+      driver: { process: true, appUserBase: 61_184, addressPorts: { from: 20_000, to: 29_999 } },
+      outbound: { gitProtocols: ['https', 'http', 'file'], allowLoopback: true },
+      telemetry: { metricsOpen: true },
+    });
+  });
+
+  it('is strict in production', () => {
+    expect(load(production)).toMatchObject({
+      production: true,
+      http: { publicUrl: 'https://switchyard.example.com' },
+      graphql: { graphiql: false, introspection: false },
+      driver: { process: false },
+      outbound: { gitProtocols: ['https'], allowLoopback: false },
+      telemetry: { metricsOpen: false },
+    });
+    expect(load({ ...production, SWITCHYARD_ALLOW_LOOPBACK: 'true' }).outbound.allowLoopback).toBe(true);
+    expect(problemsOf({ NODE_ENV: 'production', HOST: '0.0.0.0', PUBLIC_URL: 'http://sy.example.com' })).toEqual([
+      'SESSION_SECRET: must be set in production',
+      'STORAGE_SECRET: must be set in production',
+      'SWITCHYARD_PROCESS_DRIVER: must be set in production',
+      'PUBLIC_URL: must start with https:// in production, unless it is on loopback',
+    ]);
+    for (const host of ['localhost:4000', '127.0.0.1', '[::1]:1']) {
+      expect(problemsOf({ ...production, PUBLIC_URL: `http://${host}` })).toEqual([]);
+    }
+    expect(problemsOf({ ...production, PUBLIC_URL: 'http://127.0.0.1.example.com' })).toHaveLength(1);
+  });
+
+  it('lists everything that is wrong, and no secret', () => {
+    const env = {
+      PORT: '65536',
+      HOST: 'http://here',
+      TRUST_PROXY: '-1',
+      LOG_LEVEL: 'loud',
+      PUBLIC_URL: 'https://user:hunter2hunter2@example.com',
+      CORS_ORIGINS: 'https://ok.example,*',
+      DATABASE_DIRECT_URL: 'mysql://u:hunter2hunter2@db/x',
+      SESSION_SECRET: 'hunter2hunter2',
+      METRICS_TOKEN: 'hunter2',
+      SWITCHYARD_ROLES: 'api,boss',
+      SWITCHYARD_RUN_LEASE_S: '3',
+      SWITCHYARD_ADDRESS_PORTS: '30000-20000',
+      SWITCHYARD_PERSISTED_ONLY: 'true',
+      SWITCHYARD_GRAPHIQL: 'yes',
+      SWITCHYARD_MAX_DEPT: '4',
+    };
+    const problems = problemsOf(env);
+    const named = problems.map((line) => line.slice(0, line.indexOf(':')));
+    expect(new Set(named)).toEqual(new Set(Object.keys(env)));
+    expect(problems).toContain('SWITCHYARD_MAX_DEPT: there is no such setting; did you mean SWITCHYARD_MAX_DEPTH?');
+    expect(problems).toContain('PORT: must be a whole number from 0 to 65535 (got "65536")');
+    expect(problems.join()).not.toContain('hunter2');
+    expect(() => load(env)).toThrow(`${problems.length} problems:\n  ${problems[0] ?? ''}`);
+  });
+
+  it.each(['', ' 1', '1e3', '0x10', '1.5', '+1', '١', '99999999999999999999', 'NaN'])(
+    'refuses %j as a number, or takes it as unset',
+    (text) => {
+      expect(problemsOf({ SESSION_TTL_S: text })).toHaveLength(text === '' ? 0 : 1);
+    },
+  );
+
+  it('takes an empty variable as unset', () => {
+    const empty = Object.fromEntries(Object.keys(settings).map((name) => [name, '']));
+    expect(load({ ...empty, SWITCHYARD_UNKNOWN: '' })).toEqual(load());
+  });
+
+  it.each([
+    [{ XDG_STATE_HOME: '/x' }, linux, '/x/switchyard'],
+    [{ XDG_STATE_HOME: 'relative' }, linux, '/home/u/.local/state/switchyard'],
+    [{ HOME: '/h' }, linux, '/h/.local/state/switchyard'],
+    [{ HOME: '/h' }, { ...linux, uid: 0 }, '/var/lib/switchyard'],
+    [{ XDG_STATE_HOME: '/x' }, { ...linux, uid: 0 }, '/x/switchyard'],
+    [{}, { ...linux, platform: 'darwin' as const }, '/home/u/Library/Application Support/switchyard'],
+    [{ XDG_STATE_HOME: '/x', SWITCHYARD_STATE_DIR: '/y/' }, linux, '/y'],
+  ])('finds the state folder of %j', (env, machine, folder) => {
+    expect(load(env, machine).storage.stateDir).toBe(folder);
+  });
+
+  it('derives the public URL', () => {
+    expect(load({ PORT: '0' }).http.publicUrl).toBeUndefined();
+    expect(load({ HOST: '0.0.0.0', PORT: '80' }).http.publicUrl).toBe('http://127.0.0.1');
+    expect(load({ HOST: '::1' }).http.publicUrl).toBe('http://[::1]:4000');
+    expect(load({ HOST: '::' }).http.publicUrl).toBe('http://[::1]:4000');
+  });
+
+  it('uses the database for LISTEN unless told otherwise', () => {
+    const url = 'postgres://u:p@db/x';
+    expect(load({ DATABASE_URL: url }).database.directUrl?.reveal()).toBe(url);
+    expect(load({ DATABASE_URL: url, DATABASE_DIRECT_URL: `${url}2` }).database.directUrl?.reveal()).toBe(`${url}2`);
+  });
+
+  it('never prints a secret, and cannot be changed', () => {
+    const secrets = {
+      DATABASE_URL: 'postgres://u:hunter2@db/x',
+      REDIS_URL: 'redis://:hunter2@r',
+      METRICS_TOKEN: 'hunter2'.repeat(3),
+    };
+    const config = load({ ...production, ...secrets });
+    const printed = [
+      JSON.stringify(config),
+      inspect(config, { depth: 9, showHidden: true }),
+      String(config.wakeUps.redisUrl),
+    ];
+    expect(printed.join()).not.toMatch(/hunter2|session-session/);
+    expect(printed[0]).toContain('[redacted]');
+    expect(new Secret('x').reveal()).toBe('x');
+    expect(() => Object.assign(config.http, { port: 1 })).toThrow(TypeError);
+    expect(() => Object.assign(config.outbound.gitProtocols, ['file'])).toThrow(TypeError);
+  });
+
+  it('has an example of every setting that it takes', () => {
+    const examples = Object.entries(settings).map(([name, one]) => [name, one.example] as const);
+    const env = Object.fromEntries(
+      examples.map(([name, text]) => [name, text.startsWith('output of') ? 'x'.repeat(64) : text]),
+    );
+    expect(problemsOf(env)).toEqual([]);
+  });
+});

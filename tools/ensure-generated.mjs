@@ -1,0 +1,106 @@
+// @ts-check
+// Runs `prisma generate` if what it reads has changed since the last time. For the start of npm scripts: plain
+// JavaScript, since the first `node` may be an old one, and without any work when all is up to date.
+import { spawnSync } from 'node:child_process';
+import { createHash, randomUUID } from 'node:crypto';
+import { linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
+const output = path.join(root, 'src/generated');
+const stampFile = path.join(output, '.stamp');
+const lockFile = path.join(output, '.lock');
+const generators = ['node_modules/prisma/package.json', 'node_modules/@pothos/plugin-prisma/package.json'];
+const lockLimitMs = 120_000;
+
+/** @param {string} file */
+function readIfThere(file) {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return '';
+    throw error;
+  }
+}
+
+/** The SHA-256 of all that decides the output. */
+function fingerprint() {
+  const hash = createHash('sha256');
+  const schemas = readdirSync(path.join(root, 'prisma/schema'), { recursive: true, encoding: 'utf8' });
+  const files = schemas.filter((name) => name.endsWith('.prisma')).map((name) => `prisma/schema/${name}`);
+  for (const file of [...files.toSorted(), 'prisma.config.ts', ...generators]) {
+    const content = readFileSync(path.join(root, file));
+    hash.update(`${file} ${content.length}\n`).update(content);
+  }
+  return hash.digest('hex');
+}
+
+/** @param {unknown} error */
+const codeOf = (error) => (error instanceof Error && 'code' in error ? error.code : undefined);
+
+/** Whether the process whose id is in the lock is gone. @param {string} holder */
+function isStale(holder) {
+  try {
+    if (holder) process.kill(Number(holder), 0);
+    return Date.now() - statSync(lockFile).mtimeMs > lockLimitMs;
+  } catch (error) {
+    if (codeOf(error) === 'ESRCH') return true;
+    if (codeOf(error) === 'EPERM' || codeOf(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+/** @returns {boolean} whether this process has the lock now */
+function tryLock() {
+  try {
+    writeFileSync(lockFile, String(process.pid), { flag: 'wx' });
+    return true;
+  } catch (error) {
+    if (codeOf(error) !== 'EEXIST') throw error;
+  }
+  const holder = readIfThere(lockFile);
+  if (isStale(holder)) {
+    const removed = `${lockFile}.${randomUUID()}`;
+    try {
+      renameSync(lockFile, removed);
+      // Another process that found it stale too may have replaced it by its own meanwhile: give that back.
+      if (readIfThere(removed) !== holder) linkSync(removed, lockFile);
+    } catch (error) {
+      if (codeOf(error) !== 'ENOENT' && codeOf(error) !== 'EEXIST') throw error;
+    }
+    rmSync(removed, { force: true });
+  }
+  return false;
+}
+
+/** @returns {number} the exit status */
+function generate() {
+  const bin = path.join(root, 'node_modules/.bin');
+  const result = spawnSync(path.join(bin, 'prisma'), ['generate', '--no-hints'], {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, PATH: `${bin}${path.delimiter}${process.env['PATH'] ?? ''}` },
+  });
+  if (result.error) throw result.error;
+  if (result.status !== 0) process.stderr.write(`${result.stdout}${result.stderr}`);
+  return result.status ?? 1;
+}
+
+async function main() {
+  if (readIfThere(stampFile) === fingerprint()) return 0;
+  mkdirSync(output, { recursive: true });
+  while (!tryLock()) await new Promise((resolve) => setTimeout(resolve, 50));
+  try {
+    const wanted = fingerprint();
+    if (readIfThere(stampFile) === wanted) return 0; // another process was faster
+    rmSync(stampFile, { force: true });
+    const status = generate();
+    if (status === 0) writeFileSync(stampFile, wanted);
+    return status;
+  } finally {
+    rmSync(lockFile, { force: true });
+  }
+}
+
+process.exitCode = await main();
