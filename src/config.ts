@@ -124,6 +124,14 @@ const flag = z.string().transform((text, context) => {
 
 const split = (text: string): string[] => text.split(',').map((part) => part.trim());
 
+const variableNames = z
+  .string()
+  .transform((text) => text.split(',').map((name) => name.trim()))
+  .refine(
+    (names) => names.every((name) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name)),
+    'must be names of variables, comma-separated',
+  );
+
 const listOf = <const T extends string>(allowed: readonly T[]) =>
   z.string().transform((text, context): readonly T[] => {
     const parts = split(text);
@@ -534,6 +542,22 @@ export const settings = {
     example: '21000-21999',
     schema: portRange,
   }),
+  SWITCHYARD_INSTANCE_PORTS: setting({
+    group: 'Deployments',
+    description:
+      'Ports on which instances of applications listen, behind the stable addresses; must not overlap with them.',
+    unit: 'ports',
+    default: '11000-19999',
+    example: '12000-12999',
+    schema: portRange,
+  }),
+  SWITCHYARD_BUILD_VARIABLES: optional({
+    group: 'Deployments',
+    description:
+      'Names, comma-separated, of this server’s own environment variables that builds are given, for instance where a package registry and its certificates are. No other variable reaches an application.',
+    example: 'NPM_CONFIG_REGISTRY,NODE_EXTRA_CA_CERTS',
+    schema: variableNames,
+  }),
 
   SWITCHYARD_GIT_PROTOCOLS: setting({
     group: 'Outbound',
@@ -642,6 +666,11 @@ export interface Config {
     readonly appUserBase: number;
     readonly appMemoryMb: number;
     readonly addressPorts: PortRange;
+    readonly instancePorts: PortRange;
+    /** Folders of PATH, absolute, in order: where git, npm and the like are. */
+    readonly pathDirs: readonly string[];
+    /** What builds are given of this server's environment. */
+    readonly buildEnvironment: Readonly<Record<string, string>>;
   };
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
   readonly telemetry: {
@@ -728,10 +757,10 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
     problem('SWITCHYARD_PERSISTED_ONLY', 'needs SWITCHYARD_PERSISTED_FILE, or no document could be executed');
   }
   if (problems.length > 0 || !isComplete(values)) throw new ConfigError(problems);
-  return deepFreeze(assemble(values));
+  return deepFreeze(assemble(values, given));
 }
 
-function assemble(v: Values): Config {
+function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
   const production = v.NODE_ENV === 'production';
   return {
     mode: v.NODE_ENV,
@@ -781,6 +810,16 @@ function assemble(v: Values): Config {
       appUserBase: v.SWITCHYARD_APP_USER_BASE,
       appMemoryMb: v.SWITCHYARD_APP_MEMORY_MB,
       addressPorts: v.SWITCHYARD_ADDRESS_PORTS,
+      instancePorts: v.SWITCHYARD_INSTANCE_PORTS,
+      pathDirs: (given.get('PATH') ?? '/usr/local/bin:/usr/bin:/bin')
+        .split(path.delimiter)
+        .filter((dir) => path.isAbsolute(dir)),
+      buildEnvironment: Object.fromEntries(
+        (v.SWITCHYARD_BUILD_VARIABLES ?? []).flatMap((name) => {
+          const value = given.get(name);
+          return value === undefined ? [] : [[name, value]];
+        }),
+      ),
     },
     outbound: { gitProtocols: v.SWITCHYARD_GIT_PROTOCOLS, allowLoopback: v.SWITCHYARD_ALLOW_LOOPBACK },
     telemetry: {

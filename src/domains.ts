@@ -1,2 +1,3 @@
 /** Every domain of the product. Adding one is a folder, a .prisma file and a line here. */
 import './domains/identity/index.ts';
+import './domains/deployments/index.ts';

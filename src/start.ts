@@ -102,7 +102,12 @@ async function begin(
     idle: database.pool.idleCount,
     waiting: database.pool.waitingCount,
   }));
-  const hub = new Hub({ pool: database.pool, wakeUps, log, ...(options.hubPollMs ? { pollMs: options.hubPollMs } : {}) });
+  const hub = new Hub({
+    pool: database.pool,
+    wakeUps,
+    log,
+    ...(options.hubPollMs ? { pollMs: options.hubPollMs } : {}),
+  });
   const jobs = new Jobs({ directUrl, worker: config.roles.worker, log, name: config.roles.worker ? 'worker' : 'api' });
   const sessions = createSessions({
     secret: config.session.secret?.reveal() ?? (await ensureSecret(dirs.stateDir, 'session')),
@@ -124,7 +129,8 @@ async function begin(
       database,
       traceparent: currentTraceparent,
       onAppended(events) {
-        for (const workspaceId of new Set(events.map((event) => event.workspaceId))) wakeUps.publish(`w:${workspaceId}`);
+        for (const workspaceId of new Set(events.map((event) => event.workspaceId)))
+          wakeUps.publish(`w:${workspaceId}`);
         for (const event of events) metrics.eventsAppended.inc({ type: event.type });
       },
     }),
@@ -159,7 +165,6 @@ async function begin(
     worker: config.roles.worker,
     driver: config.driver,
     outbound: config.outbound,
-    production: config.production,
   });
   undo.push(() => host.stop({ endApplications: options.endApplications ?? false }));
 
@@ -168,8 +173,13 @@ async function begin(
     executor = new Executor(app, host.hostId);
     const running = executor;
     running.start();
-    await jobs.work(app, { hostId: host.hostId, slots: config.worker.concurrency, executeRun: (runId) => running.execute(runId) });
+    await jobs.work(app, {
+      hostId: host.hostId,
+      slots: config.worker.concurrency,
+      executeRun: (runId) => running.execute(runId),
+    });
     undo.push(() => running.stop(config.worker.stopGraceS * 1000));
+    log.info({ workerId: running.workerId, hostId: host.hostId }, 'worker ready');
   }
 
   if (config.roles.api) {
@@ -227,7 +237,8 @@ async function begin(
 /** A JSON object: id → document. */
 async function readDocuments(file: string): Promise<ReadonlyMap<string, string>> {
   const parsed: unknown = JSON.parse(await readFile(file, 'utf8'));
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw new Error(`${file} must hold a JSON object: id → document`);
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed))
+    throw new Error(`${file} must hold a JSON object: id → document`);
   return new Map(
     Object.entries(parsed).map(([id, document]) => {
       if (typeof document !== 'string') throw new Error(`${file}: the document ${id} is no text`);

@@ -66,7 +66,9 @@ export class IllegalTransition extends DomainError {
   readonly to: string;
   readonly allowed: readonly string[];
   constructor(from: string, to: string, allowed: readonly string[]) {
-    super(`It cannot go from ${from} to ${to}${allowed.length ? `, only to ${allowed.join(', ')}` : ': that is final'}.`);
+    super(
+      `It cannot go from ${from} to ${to}${allowed.length ? `, only to ${allowed.join(', ')}` : ': that is final'}.`,
+    );
     this.from = from;
     this.to = to;
     this.allowed = allowed;

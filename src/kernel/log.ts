@@ -3,7 +3,17 @@ import { pino, type Logger } from 'pino';
 export type { Logger } from 'pino';
 
 /** Fields that never reach a log, wherever they stand in a logged object (one level deep or at the top). */
-const secretFields = ['password', 'token', 'secret', 'authorization', 'cookie', 'apiKey', 'key', 'databaseUrl', 'redisUrl'];
+const secretFields = [
+  'password',
+  'token',
+  'secret',
+  'authorization',
+  'cookie',
+  'apiKey',
+  'key',
+  'databaseUrl',
+  'redisUrl',
+];
 
 /**
  * JSON lines on standard output, one object each, after the conventions of pino: `level`, `time`, `msg` and fields.

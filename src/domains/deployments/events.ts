@@ -8,10 +8,13 @@ export const applicationStopped = defineEvent<{ releaseId: string }>('applicatio
   subject: 'Application',
   description: 'Its address serves nothing any more; the release that served is kept.',
 });
-export const releaseActivated = defineEvent<{ releaseId: string; previousReleaseId: string | null }>('application.released', {
-  subject: 'Application',
-  description: 'Its address serves another release.',
-});
+export const releaseActivated = defineEvent<{ releaseId: string; previousReleaseId: string | null }>(
+  'application.released',
+  {
+    subject: 'Application',
+    description: 'Its address serves another release.',
+  },
+);
 export const instanceRestarted = defineEvent<{ releaseId: string }>('application.restarted', {
   subject: 'Application',
   description: 'The instance that serves had died and was started again.',

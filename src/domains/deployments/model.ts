@@ -26,13 +26,19 @@ export type DeploymentInput =
 /** RFC 1123 label. */
 export const ApplicationName = z
   .string()
-  .regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'must be 1 to 63 lower-case letters, digits and dashes, no dash at the ends');
+  .regex(
+    /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/,
+    'must be 1 to 63 lower-case letters, digits and dashes, no dash at the ends',
+  );
 
 const Command = z.string().trim().min(1, 'must not be empty').max(4000);
 
 /** Names after POSIX, values as text; the size that an execve can carry is far above. */
 export const Environment = z
-  .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,199}$/, 'is no name of an environment variable'), z.string().max(32_768))
+  .record(
+    z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,199}$/, 'is no name of an environment variable'),
+    z.string().max(32_768),
+  )
   .refine((environment) => Object.keys(environment).length <= 200, 'must have at most 200 variables')
   .refine((environment) => Object.values(environment).every((value) => !value.includes('\0')), 'must not contain NUL');
 

@@ -1,6 +1,9 @@
 import { defineEvent } from '#kernel/events/define.ts';
 
-export const workspaceCreated = defineEvent('workspace.created', { subject: 'Workspace', description: 'The workspace was created.' });
+export const workspaceCreated = defineEvent('workspace.created', {
+  subject: 'Workspace',
+  description: 'The workspace was created.',
+});
 
 export const memberAdded = defineEvent<{ userId: string; role: string }>('membership.added', {
   subject: 'Membership',
@@ -21,7 +24,10 @@ export const sessionsEnded = defineEvent<{ userId: string }>('user.sessionsEnded
   description: 'Somebody signed out everywhere.',
   rights: true,
 });
-export const apiKeyCreated = defineEvent<{ role: string }>('apiKey.created', { subject: 'ApiKey', description: 'An API key was made.' });
+export const apiKeyCreated = defineEvent<{ role: string }>('apiKey.created', {
+  subject: 'ApiKey',
+  description: 'An API key was made.',
+});
 export const apiKeyRevoked = defineEvent('apiKey.revoked', {
   subject: 'ApiKey',
   description: 'An API key was revoked.',

@@ -12,7 +12,11 @@ errorType(SignInRefused, {
   description: 'The e-mail address or the password is wrong; which one is not said.',
   interfaces: [ErrorInterface],
 });
-errorType(LastOwner, { name: 'LastOwner', description: 'A workspace must keep an owner.', interfaces: [ErrorInterface] });
+errorType(LastOwner, {
+  name: 'LastOwner',
+  description: 'A workspace must keep an owner.',
+  interfaces: [ErrorInterface],
+});
 
 const signedIn = (name: string, description: string) =>
   builder.objectRef<SignedIn>(name).implement({
@@ -24,13 +28,15 @@ const signedIn = (name: string, description: string) =>
         resolve: (query, { userId }, _, { app }) => app.db.user.findUniqueOrThrow({ ...query, where: { id: userId } }),
       }),
       token: t.exposeString('token', {
-        description: 'Session token for `Authorization: Bearer …`. Browsers do not need it: an HttpOnly cookie was set.',
+        description:
+          'Session token for `Authorization: Bearer …`. Browsers do not need it: an HttpOnly cookie was set.',
       }),
       expiresAt: t.expose('expiresAt', { type: 'DateTime', description: 'When the session ends by itself.' }),
     }),
   });
 
-const eventCursor = (written: { workspaceId: string; event: Appended | null }) => cursorOf(written.workspaceId, written.event);
+const eventCursor = (written: { workspaceId: string; event: Appended | null }) =>
+  cursorOf(written.workspaceId, written.event);
 
 interface Written {
   readonly id: string;
@@ -66,9 +72,11 @@ builder.mutationFields((t) => ({
       password: t.input.string({ description: '12 to 200 characters.' }),
       name: t.input.string(nameOfPerson),
     },
-    resolve: async (_, { input }, { app, actor, setSession }) => {
-      const session = await app.use(Identity).signUp(actor, input);
-      setSession?.(session);
+    resolve: async (_, { input }, context) => {
+      const session = await context.app.use(Identity).signUp(context.actor, input);
+      context.setSession?.(session);
+      // The rest of this operation is theirs.
+      context.actor = await context.app.actors.authenticate({ session: session.token });
       return session;
     },
   }),
@@ -77,9 +85,11 @@ builder.mutationFields((t) => ({
     errors: failing(SignInRefused),
     description: 'Signs in with a password.',
     input: { email: t.input.string(email), password: t.input.string({ description: 'The password.' }) },
-    resolve: async (_, { input }, { app, actor, setSession }) => {
-      const session = await app.use(Identity).signIn(actor, input);
-      setSession?.(session);
+    resolve: async (_, { input }, context) => {
+      const session = await context.app.use(Identity).signIn(context.actor, input);
+      context.setSession?.(session);
+      // The rest of this operation is theirs.
+      context.actor = await context.app.actors.authenticate({ session: session.token });
       return session;
     },
   }),
@@ -123,8 +133,8 @@ builder.mutationFields((t) => ({
     },
     resolve: async (_, { input }, context) => {
       const made = await context.app.use(Identity).createWorkspace(context.actor, input);
-      // Rights are read once an operation: this one's must hold the workspace that it made.
-      (context.actor.roles as Map<string, 'OWNER'>).set(made.id, 'OWNER');
+      // Rights are read once an operation: the rest of this one has those that it gained.
+      context.actor = { ...context.actor, roles: new Map(context.actor.roles).set(made.id, 'OWNER') };
       return made;
     },
   }),
@@ -155,14 +165,18 @@ builder.mutationFields((t) => ({
     type: builder.objectRef<Written>('RemoveMemberSuccess').implement({
       description: 'They are no longer a member; their streams and the keys that they made have ended.',
       fields: (f) => ({
-        membershipId: f.id({ description: 'Global id that the membership had.', resolve: ({ id }) => globalId('Membership', id) }),
+        membershipId: f.id({
+          description: 'Global id that the membership had.',
+          resolve: ({ id }) => globalId('Membership', id),
+        }),
         eventCursor: f.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
       }),
     }),
     errors: failing(LastOwner),
     description: 'Ends a membership.',
     input: { membershipId: t.input.id(membershipId) },
-    resolve: (_, { input }, { app, actor }) => app.use(Identity).removeMember(actor, rowId('Membership', input.membershipId)),
+    resolve: (_, { input }, { app, actor }) =>
+      app.use(Identity).removeMember(actor, rowId('Membership', input.membershipId)),
   }),
   createApiKey: t.fieldWithInput({
     type: builder.objectRef<Written & { key: string }>('CreateApiKeySuccess').implement({
@@ -183,7 +197,11 @@ builder.mutationFields((t) => ({
       workspaceId: t.input.id(workspaceId),
       name: t.input.string({ description: 'What it is for, 1 to 120 characters.' }),
       role: t.input.field({ type: RoleEnum, description: 'Not above your own.' }),
-      expiresAt: t.input.field({ type: 'DateTime', required: false, description: 'Refused from then on; without it, it does not expire.' }),
+      expiresAt: t.input.field({
+        type: 'DateTime',
+        required: false,
+        description: 'Refused from then on; without it, it does not expire.',
+      }),
     },
     resolve: (_, { input }, { app, actor }) =>
       app.use(Identity).createApiKey(actor, { ...input, workspaceId: rowId('Workspace', input.workspaceId) }),

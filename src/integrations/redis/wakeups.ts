@@ -17,8 +17,18 @@ export class RedisWakeUps implements WakeUps {
     this.#log = options.log;
     const retryStrategy = (tries: number) => Math.min(tries * 100, 3000);
     // Without a queue a command fails at once while Redis is away: readers poll meanwhile.
-    this.#publisher = new Redis(options.url, { lazyConnect: true, enableOfflineQueue: false, maxRetriesPerRequest: 1, retryStrategy });
-    this.#subscriber = new Redis(options.url, { lazyConnect: true, autoResubscribe: true, maxRetriesPerRequest: null, retryStrategy });
+    this.#publisher = new Redis(options.url, {
+      lazyConnect: true,
+      enableOfflineQueue: false,
+      maxRetriesPerRequest: 1,
+      retryStrategy,
+    });
+    this.#subscriber = new Redis(options.url, {
+      lazyConnect: true,
+      autoResubscribe: true,
+      maxRetriesPerRequest: null,
+      retryStrategy,
+    });
     for (const client of [this.#publisher, this.#subscriber]) {
       client.on('error', (error) => this.#log.warn({ err: error }, 'Redis connection'));
     }

@@ -72,7 +72,8 @@ export class Actors {
   async refresh(actor: Actor): Promise<Actor | null> {
     if (actor.expiresAt && actor.expiresAt <= new Date()) return null;
     try {
-      if (actor.kind === 'SESSION' && actor.userId) return await this.#withRoles(actor, actor.userId, actor.sessionEpoch);
+      if (actor.kind === 'SESSION' && actor.userId)
+        return await this.#withRoles(actor, actor.userId, actor.sessionEpoch);
       if (actor.kind === 'API_KEY' && actor.credentialId) return await this.#keyActor('k.id = $1', actor.credentialId);
       return actor;
     } catch (error) {
@@ -84,7 +85,13 @@ export class Actors {
   async #bySession(token: string): Promise<Actor> {
     const session = await this.#sessions.verify(token);
     return this.#withRoles(
-      { ...anonymous, kind: 'SESSION', userId: session.userId, credentialId: session.tokenId, expiresAt: session.expiresAt },
+      {
+        ...anonymous,
+        kind: 'SESSION',
+        userId: session.userId,
+        credentialId: session.tokenId,
+        expiresAt: session.expiresAt,
+      },
       session.userId,
       session.sessionEpoch,
     );

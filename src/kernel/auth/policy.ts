@@ -17,7 +17,11 @@ export type RowRule =
   /** Seen only inside its parent, which has a rule: no node, no list of its own. */
   | { readonly by: 'parent' };
 
-export const inWorkspace = (least: Role = 'VIEWER', column = 'workspaceId'): RowRule => ({ by: 'workspace', column, least });
+export const inWorkspace = (least: Role = 'VIEWER', column = 'workspaceId'): RowRule => ({
+  by: 'workspace',
+  column,
+  least,
+});
 export const self = (column: string): RowRule => ({ by: 'self', column });
 export const some = (relation: string, rule: RowRule): RowRule => ({ by: 'some', relation, rule });
 export const anyOf = (...rules: RowRule[]): RowRule => ({ by: 'any', rules });
@@ -119,7 +123,12 @@ export function decidedByRow(rule: RowRule, actor: Actor, row: Record<string, un
  * @throws {NotFound} for a workspace that the actor is no member of: strangers do not learn that it exists
  * @throws {Forbidden} for a member whose role is too low
  */
-export function authorize(actor: Actor, verb: Verb, workspaceId: string | null, target?: { kind: string; id: string }): void {
+export function authorize(
+  actor: Actor,
+  verb: Verb,
+  workspaceId: string | null,
+  target?: { kind: string; id: string },
+): void {
   if (verb.least === 'public') return;
   if (actor.kind === 'ANONYMOUS') throw new Unauthenticated();
   if (verb.least === 'user') {

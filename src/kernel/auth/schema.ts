@@ -33,16 +33,28 @@ export const MembershipRef = builder.prismaNode('Membership', {
 
 export const ApiKeyRef = builder.prismaNode('ApiKey', {
   id: { field: 'id' },
-  description: 'A credential for programs, bound to one workspace. Seen by its maker and by administrators. The key itself is shown once, when it is made.',
+  description:
+    'A credential for programs, bound to one workspace. Seen by its maker and by administrators. The key itself is shown once, when it is made.',
   ...guarded('ApiKey'),
   fields: (t) => ({
     name: t.exposeString('name'),
     prefix: t.exposeString('prefix'),
-    role: t.expose('role', { type: RoleEnum, description: "The key acts with this role, or its maker's if that is lower." }),
+    role: t.expose('role', {
+      type: RoleEnum,
+      description: "The key acts with this role, or its maker's if that is lower.",
+    }),
     createdBy: t.relation('createdBy', { description: 'Who made it. The key ends with their membership.' }),
     workspace: t.relation('workspace', { description: 'The workspace that it reaches.' }),
-    expiresAt: t.expose('expiresAt', { type: 'DateTime', nullable: true, description: 'Refused from then on; null: it does not expire.' }),
-    revokedAt: t.expose('revokedAt', { type: 'DateTime', nullable: true, description: 'When it was revoked; null: it was not.' }),
+    expiresAt: t.expose('expiresAt', {
+      type: 'DateTime',
+      nullable: true,
+      description: 'Refused from then on; null: it does not expire.',
+    }),
+    revokedAt: t.expose('revokedAt', {
+      type: 'DateTime',
+      nullable: true,
+      description: 'When it was revoked; null: it was not.',
+    }),
     lastSeenAt: t.expose('lastSeenAt', { type: 'DateTime', nullable: true, description: 'Last use, to the minute.' }),
     createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was made.' }),
   }),

@@ -8,13 +8,7 @@ import ScopeAuthPlugin from '@pothos/plugin-scope-auth';
 import SimpleObjectsPlugin from '@pothos/plugin-simple-objects';
 import WithInputPlugin from '@pothos/plugin-with-input';
 import { GraphQLError } from 'graphql';
-import {
-  BigIntResolver,
-  DateTimeResolver,
-  JSONResolver,
-  NonNegativeIntResolver,
-  URLResolver,
-} from 'graphql-scalars';
+import { BigIntResolver, DateTimeResolver, JSONResolver, NonNegativeIntResolver, URLResolver } from 'graphql-scalars';
 import type PrismaTypes from '../../generated/pothos.ts';
 import { getDatamodel } from '../../generated/pothos.ts';
 import type { Context } from './context.ts';
@@ -91,9 +85,12 @@ export const builder = new SchemaBuilder<SchemaTypes>({
 });
 
 builder.queryType({ description: 'Everything that can be read.' });
-builder.mutationType({ description: 'Everything that can be done. Each answers with its success type or a typed error.' });
+builder.mutationType({
+  description: 'Everything that can be done. Each answers with its success type or a typed error.',
+});
 builder.subscriptionType({
-  description: 'Live streams. Each can be resumed after a cursor and never skips: what cannot be told is told as a StreamGap.',
+  description:
+    'Live streams. Each can be resumed after a cursor and never skips: what cannot be told is told as a StreamGap.',
 });
 builder.addScalarType('DateTime', DateTimeResolver);
 builder.addScalarType('JSON', JSONResolver);

@@ -4,7 +4,8 @@ import type { App } from '../app.ts';
 /** What every resolver is given. */
 export interface Context {
   readonly app: App;
-  readonly actor: Actor;
+  /** Who asks. Changes only where the operation itself signs in or gains a workspace. */
+  actor: Actor;
   readonly requestId: string;
   /** Address of the client, as far as the trusted proxies tell it; null inside the server. */
   readonly clientAddress: string | null;

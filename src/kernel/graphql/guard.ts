@@ -19,7 +19,9 @@ function readerOf(context: Context, model: string): Reader {
   if (!reader) {
     reader = new DataLoader<string, boolean>(async (ids) => {
       const where: Where = { AND: [{ id: { in: ids } }, rowsOf(model, context.actor)] };
-      const seen = new Set((await delegateOf(context, model).findMany({ where, select: { id: true } })).map(({ id }) => id));
+      const seen = new Set(
+        (await delegateOf(context, model).findMany({ where, select: { id: true } })).map(({ id }) => id),
+      );
       return ids.map((id) => seen.has(id));
     });
     ofContext.set(model, reader);

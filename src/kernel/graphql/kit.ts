@@ -41,7 +41,11 @@ errorType(ValidationError, {
   description: 'The input is wrong. Nothing was changed.',
   interfaces: [ErrorInterface],
   fields: (t) => ({
-    issues: t.field({ type: [IssueRef], description: 'Everything that is wrong.', resolve: (error) => [...error.issues] }),
+    issues: t.field({
+      type: [IssueRef],
+      description: 'Everything that is wrong.',
+      resolve: (error) => [...error.issues],
+    }),
   }),
 });
 errorType(NotFound, {
@@ -96,7 +100,10 @@ type ErrorClass = abstract new (...args: never[]) => DomainError;
 
 /** Options of a mutation that answers with a union: its success type, what any mutation may say, and these errors. */
 export const failing = <T extends ErrorClass[]>(...types: T) =>
-  ({ types: [ValidationError, NotFound, Forbidden, Unauthenticated, ...types] as never[], directResult: true }) as const;
+  ({
+    types: [ValidationError, NotFound, Forbidden, Unauthenticated, ...types] as never[],
+    directResult: true,
+  }) as const;
 
 /** Guard and look-up of a Prisma node, both from the model's rule in the policy. */
 export const guarded = (model: string) => ({

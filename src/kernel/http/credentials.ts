@@ -28,9 +28,12 @@ export function credentialsOf(headers: IncomingHttpHeaders, rules: OriginRules):
   if (authorization || apiKey) return { authorization, apiKey };
   const session = cookieOf(headers.cookie, sessionCookie);
   if (session && !sameSite(headers, rules)) {
-    throw new GraphQLError('A request with the session cookie must come from an allowed origin, or carry the header GraphQL-Require-Preflight.', {
-      extensions: { code: 'CSRF_REFUSED', http: { status: 403, spec: true } },
-    });
+    throw new GraphQLError(
+      'A request with the session cookie must come from an allowed origin, or carry the header GraphQL-Require-Preflight.',
+      {
+        extensions: { code: 'CSRF_REFUSED', http: { status: 403, spec: true } },
+      },
+    );
   }
   return { session };
 }
@@ -46,6 +49,8 @@ export function sameSite(headers: IncomingHttpHeaders, rules: OriginRules): bool
 
 /** Clears or sets the cookie. @see https://www.rfc-editor.org/rfc/rfc6265 */
 export function sessionCookieHeader(session: { token: string; expiresAt: Date } | null, secure: boolean): string {
-  const value = session ? `${session.token}; Expires=${session.expiresAt.toUTCString()}` : '; Expires=Thu, 01 Jan 1970 00:00:00 GMT';
+  const value = session
+    ? `${session.token}; Expires=${session.expiresAt.toUTCString()}`
+    : '; Expires=Thu, 01 Jan 1970 00:00:00 GMT';
   return `${sessionCookie}=${value}; Path=/; HttpOnly; SameSite=Lax${secure ? '; Secure' : ''}`;
 }

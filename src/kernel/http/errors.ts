@@ -39,6 +39,7 @@ export function maskError(error: unknown, requestId: string, log: Logger): Graph
 
 function rootOf(error: unknown): unknown {
   let root = error;
-  for (let depth = 0; depth < 5 && root instanceof GraphQLError && root.originalError; depth++) root = root.originalError;
+  for (let depth = 0; depth < 5 && root instanceof GraphQLError && root.originalError; depth++)
+    root = root.originalError;
   return root;
 }

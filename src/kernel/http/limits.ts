@@ -1,5 +1,13 @@
 import { createComplexityRule } from '@pothos/plugin-complexity';
-import { GraphQLError, Kind, parse, validate, type ASTVisitor, type DocumentNode, type ValidationContext } from 'graphql';
+import {
+  GraphQLError,
+  Kind,
+  parse,
+  validate,
+  type ASTVisitor,
+  type DocumentNode,
+  type ValidationContext,
+} from 'graphql';
 import type { Plugin } from 'graphql-yoga';
 import type { Context } from '../graphql/context.ts';
 
@@ -68,10 +76,19 @@ function measure(limits: OperationLimits, args: Args): readonly GraphQLError[] {
     operationName: args.operationName ?? null,
     validate({ complexity, depth }, report) {
       if (depth > limits.depth) {
-        report(tooMuch(`The operation is ${depth} levels deep; ${limits.depth} are allowed.`, 'TOO_DEEP', { limit: limits.depth }));
+        report(
+          tooMuch(`The operation is ${depth} levels deep; ${limits.depth} are allowed.`, 'TOO_DEEP', {
+            limit: limits.depth,
+          }),
+        );
       }
       if (complexity > limits.cost) {
-        report(tooMuch(`The operation costs ${complexity}; ${limits.cost} is allowed.`, 'TOO_COSTLY', { limit: limits.cost, cost: complexity }));
+        report(
+          tooMuch(`The operation costs ${complexity}; ${limits.cost} is allowed.`, 'TOO_COSTLY', {
+            limit: limits.cost,
+            cost: complexity,
+          }),
+        );
       }
     },
   });
@@ -83,6 +100,8 @@ function asksOnlyForSchema(args: Args): boolean {
   return document.definitions
     .filter((definition) => definition.kind === Kind.OPERATION_DEFINITION)
     .every((operation) =>
-      operation.selectionSet.selections.every((field) => field.kind === Kind.FIELD && field.name.value.startsWith('__')),
+      operation.selectionSet.selections.every(
+        (field) => field.kind === Kind.FIELD && field.name.value.startsWith('__'),
+      ),
     );
 }

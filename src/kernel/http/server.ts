@@ -24,7 +24,10 @@ export interface HttpOptions {
   readonly maxBodyBytes: number;
   readonly secureCookies: boolean;
   readonly graphql: Pick<GraphQLOptions, 'introspection' | 'graphiql' | 'persisted'>;
-  readonly limits: GraphQLOptions['limits'] & { readonly socketsPerActor: number; readonly subscriptionsPerSocket: number };
+  readonly limits: GraphQLOptions['limits'] & {
+    readonly socketsPerActor: number;
+    readonly subscriptionsPerSocket: number;
+  };
   readonly storage: StorageHandler;
   readonly checks: Readonly<Record<string, Check>>;
   /** Bearer token that `/metrics` asks for; `open`: none; null: closed. */
@@ -107,7 +110,10 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
       .then((name) => {
         app.metrics.httpRequests.inc({ route: name, status: String(res.statusCode) });
         app.metrics.httpRequestSeconds.observe({ route: name }, (performance.now() - begun) / 1000);
-        app.log.debug({ requestId, route: name, status: res.statusCode, latencyMs: Math.round(performance.now() - begun) }, 'request');
+        app.log.debug(
+          { requestId, route: name, status: res.statusCode, latencyMs: Math.round(performance.now() - begun) },
+          'request',
+        );
       })
       .catch((error: unknown) => {
         app.log.error({ err: error, requestId }, 'request failed');
@@ -147,7 +153,9 @@ async function readBody(req: IncomingMessage, res: ServerResponse, maxBytes: num
   const type = req.headers['content-type']?.split(';')[0]?.trim().toLowerCase();
   if (type !== 'application/json') {
     req.resume();
-    answer(res, 415, { errors: [{ message: 'The body must be application/json.', extensions: { code: 'UNSUPPORTED_MEDIA_TYPE' } }] });
+    answer(res, 415, {
+      errors: [{ message: 'The body must be application/json.', extensions: { code: 'UNSUPPORTED_MEDIA_TYPE' } }],
+    });
     return false;
   }
   const chunks: Buffer[] = [];
@@ -159,7 +167,14 @@ async function readBody(req: IncomingMessage, res: ServerResponse, maxBytes: num
   }
   if (bytes > maxBytes) {
     res.setHeader('connection', 'close');
-    answer(res, 413, { errors: [{ message: `The body has more than ${maxBytes} bytes.`, extensions: { code: 'BODY_TOO_LARGE', limit: maxBytes } }] });
+    answer(res, 413, {
+      errors: [
+        {
+          message: `The body has more than ${maxBytes} bytes.`,
+          extensions: { code: 'BODY_TOO_LARGE', limit: maxBytes },
+        },
+      ],
+    });
     return false;
   }
   // The fetch adapter below Yoga takes a body that was read already from here.
@@ -167,9 +182,15 @@ async function readBody(req: IncomingMessage, res: ServerResponse, maxBytes: num
   return true;
 }
 
-async function metrics(app: App, access: HttpOptions['metrics'], req: IncomingMessage, res: ServerResponse): Promise<void> {
+async function metrics(
+  app: App,
+  access: HttpOptions['metrics'],
+  req: IncomingMessage,
+  res: ServerResponse,
+): Promise<void> {
   const allowed =
-    access === 'open' || (access !== null && timingSafeEqualText(req.headers.authorization ?? '', `Bearer ${access.token}`));
+    access === 'open' ||
+    (access !== null && timingSafeEqualText(req.headers.authorization ?? '', `Bearer ${access.token}`));
   if (!allowed) {
     answer(res, 401, { code: 'UNAUTHENTICATED', message: 'Metrics need METRICS_TOKEN as a bearer token.' });
     return;
@@ -187,4 +208,3 @@ function addressOf(req: IncomingMessage, trustProxy: number): string {
   }
   return req.socket.remoteAddress ?? '';
 }
-

@@ -16,7 +16,11 @@ export interface WebSocketOptions {
   readonly yoga: Yoga;
   readonly origins: OriginRules;
   readonly persisted: { readonly documents: ReadonlyMap<string, string>; readonly only: boolean } | null;
-  readonly limits: { readonly socketsPerActor: number; readonly subscriptionsPerSocket: number; readonly messageBytes: number };
+  readonly limits: {
+    readonly socketsPerActor: number;
+    readonly subscriptionsPerSocket: number;
+    readonly messageBytes: number;
+  };
   readonly clientAddress: (req: IncomingMessage) => string;
 }
 
@@ -34,7 +38,10 @@ interface Connection extends Record<PropertyKey, unknown> {
  * GraphQL over WebSocket on the endpoint's own path.
  * @see https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
  */
-export function attachWebSocket(server: Server, options: WebSocketOptions): { close(): Promise<void>; readonly open: number } {
+export function attachWebSocket(
+  server: Server,
+  options: WebSocketOptions,
+): { close(): Promise<void>; readonly open: number } {
   const { app, yoga, limits } = options;
   const sockets = new WebSocketServer({
     noServer: true,
@@ -45,7 +52,8 @@ export function attachWebSocket(server: Server, options: WebSocketOptions): { cl
   const perActor = new Map<string, number>();
 
   const upgrade = (req: IncomingMessage, socket: Duplex, head: Buffer) => {
-    const refuse = (status: string) => socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+    const refuse = (status: string) =>
+      socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
     socket.on('error', () => socket.destroy());
     if (new URL(req.url ?? '/', 'http://localhost').pathname !== '/graphql') return refuse('404 Not Found');
     // A browser names the page that asks; programs name none.
@@ -96,7 +104,12 @@ export function attachWebSocket(server: Server, options: WebSocketOptions): { cl
       },
       async onSubscribe(context, _id, payload) {
         if (Object.keys(context.subscriptions).length > limits.subscriptionsPerSocket) {
-          return [refusal(`A connection may have ${limits.subscriptionsPerSocket} operations at once.`, 'TOO_MANY_SUBSCRIPTIONS')];
+          return [
+            refusal(
+              `A connection may have ${limits.subscriptionsPerSocket} operations at once.`,
+              'TOO_MANY_SUBSCRIPTIONS',
+            ),
+          ];
         }
         const document = documentOf(payload, options.persisted);
         if (document instanceof GraphQLError) return [document];
@@ -189,7 +202,8 @@ function documentOf(
   persisted: WebSocketOptions['persisted'],
 ): string | GraphQLError {
   const id = persisted ? persistedId(payload) : null;
-  if (id !== null) return persisted?.documents.get(id) ?? refusal('There is no such persisted document.', 'PERSISTED_QUERY_NOT_FOUND');
+  if (id !== null)
+    return persisted?.documents.get(id) ?? refusal('There is no such persisted document.', 'PERSISTED_QUERY_NOT_FOUND');
   if (persisted?.only) return refusal('Only persisted documents are executed here.', 'PERSISTED_QUERY_ONLY');
   return payload.query ?? refusal('The message has no document.', 'BAD_REQUEST');
 }

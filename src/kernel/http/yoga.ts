@@ -99,7 +99,14 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
             origin: [...options.corsOrigins],
             credentials: true,
             methods: ['GET', 'POST', 'OPTIONS'],
-            allowedHeaders: ['Authorization', 'Content-Type', 'X-API-Key', 'X-Request-Id', 'GraphQL-Require-Preflight', 'traceparent'],
+            allowedHeaders: [
+              'Authorization',
+              'Content-Type',
+              'X-API-Key',
+              'X-Request-Id',
+              'GraphQL-Require-Preflight',
+              'traceparent',
+            ],
             exposedHeaders: ['X-Request-Id'],
             maxAge: 600,
           },
@@ -125,7 +132,8 @@ const withoutIntrospection: Plugin<Context> = {
 
 /** `extensions.persistedQuery.sha256Hash`, as Apollo's and urql's clients send it, or `documentId`. */
 export function persistedId(params: { extensions?: unknown; documentId?: unknown }): string | null {
-  const extension = (params.extensions as { persistedQuery?: { sha256Hash?: unknown } } | undefined)?.persistedQuery?.sha256Hash;
+  const extension = (params.extensions as { persistedQuery?: { sha256Hash?: unknown } } | undefined)?.persistedQuery
+    ?.sha256Hash;
   const id = extension ?? params.documentId;
   return typeof id === 'string' ? id : null;
 }
@@ -164,7 +172,11 @@ function observed(app: App): Plugin<Context> {
           return {
             onNext: ({ result: next, setResult: setNext }) => {
               const { errors } = next as ExecutionResult;
-              if (errors) setNext({ ...(next as object), errors: errors.map((error) => maskError(error, context.requestId, app.log)) });
+              if (errors)
+                setNext({
+                  ...(next as object),
+                  errors: errors.map((error) => maskError(error, context.requestId, app.log)),
+                });
             },
           };
         },
@@ -201,4 +213,3 @@ function told(app: App, args: Args, context: Context, result: ExecutionResult, b
   );
   return errors ? { ...result, errors } : result;
 }
-

@@ -24,7 +24,14 @@ interface Envelope {
 }
 
 /** Wake-ups for runs are dropped after this: the reconciler sends new ones. */
-const wakeUp = { policy: 'short', retryLimit: 0, expireInSeconds: 23 * 3600, retentionSeconds: 3600, deleteAfterSeconds: 60, notify: true } as const;
+const wakeUp = {
+  policy: 'short',
+  retryLimit: 0,
+  expireInSeconds: 23 * 3600,
+  retentionSeconds: 3600,
+  deleteAfterSeconds: 60,
+  notify: true,
+} as const;
 
 /**
  * Jobs in the database of the state that they belong to, so that they are queued in its transaction. A run's job is
@@ -76,7 +83,10 @@ export class Jobs {
   }
 
   /** Executes jobs in this process: `executeRun` for wake-ups, the handlers of all job types for the rest. */
-  async work(app: App, options: { hostId: string; slots: number; executeRun: (runId: string) => Promise<void> }): Promise<void> {
+  async work(
+    app: App,
+    options: { hostId: string; slots: number; executeRun: (runId: string) => Promise<void> },
+  ): Promise<void> {
     await this.#boss.createQueue(hostQueue(options.hostId), wakeUp);
     for (const queue of [anyHost, hostQueue(options.hostId)]) {
       await this.#slots<{ runId: string }>(queue, options.slots, (job) => options.executeRun(job.data.runId));
@@ -103,7 +113,11 @@ export class Jobs {
   /** Queues a wake-up for a run in the caller's transaction. */
   async wakeRun(tx: Transaction, run: Pick<Run, 'id' | 'hostId'>): Promise<void> {
     await this.#ensureHostQueue(run.hostId);
-    await this.#boss.send(run.hostId ? hostQueue(run.hostId) : anyHost, { runId: run.id }, { singletonKey: run.id, db: fromPrisma(tx.db) });
+    await this.#boss.send(
+      run.hostId ? hostQueue(run.hostId) : anyHost,
+      { runId: run.id },
+      { singletonKey: run.id, db: fromPrisma(tx.db) },
+    );
   }
 
   /** Wakes runs that may have lost their wake-up. Does nothing for those that have one. */
@@ -111,7 +125,10 @@ export class Jobs {
     const byQueue = Map.groupBy(runs, (run) => (run.hostId ? hostQueue(run.hostId) : anyHost));
     for (const [queue, group] of byQueue) {
       await this.#ensureHostQueue(group[0]?.hostId ?? null);
-      await this.#boss.insert(queue, group.map((run) => ({ data: { runId: run.id }, singletonKey: run.id })));
+      await this.#boss.insert(
+        queue,
+        group.map((run) => ({ data: { runId: run.id }, singletonKey: run.id })),
+      );
     }
   }
 
@@ -128,7 +145,10 @@ export class Jobs {
       authorizeRow(actor, runPolicy.verbs.replayDeadLetter, owned, 'DeadLetter', id);
       const type = jobTypes().get(owned.job);
       if (!type) throw new Conflict(`This server no longer knows the job ${owned.job}.`);
-      const { count } = await tx.db.deadLetter.updateMany({ where: { id, replayedAt: null }, data: { replayedAt: new Date() } });
+      const { count } = await tx.db.deadLetter.updateMany({
+        where: { id, replayedAt: null },
+        data: { replayedAt: new Date() },
+      });
       if (count === 0) throw new Conflict('It was put back already.');
       await this.enqueue(tx, type as unknown as JobType, owned.payload as object);
       return { id };
@@ -176,7 +196,11 @@ export class Jobs {
   }
 
   async #bury(app: App, job: Job<Envelope>): Promise<void> {
-    const dead = job as Job<Envelope> & { sourceName?: string; sourceOutput?: { message?: string }; sourceRetryCount?: number };
+    const dead = job as Job<Envelope> & {
+      sourceName?: string;
+      sourceOutput?: { message?: string };
+      sourceRetryCount?: number;
+    };
     const name = (dead.sourceName ?? '').replace(/^job\./, '');
     const type = jobTypes().get(name);
     const workspaceId = type?.workspaceOf?.(job.data.payload as never) ?? null;
@@ -194,4 +218,3 @@ export class Jobs {
     app.metrics.jobs.inc({ queue: name, outcome: 'dead' });
   }
 }
-

@@ -131,7 +131,12 @@ export class Channel<T extends { readonly seq: bigint }> {
    * Everything after `after`, then what comes, until `signal` aborts. Yields `idle` after `idleMs` without entries.
    * @param epoch the history that `after` was made for
    */
-  async *follow(after: bigint, epoch: number, idleMs: number, signal: AbortSignal): AsyncGenerator<Followed<T>, void, void> {
+  async *follow(
+    after: bigint,
+    epoch: number,
+    idleMs: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<Followed<T>, void, void> {
     let position = after;
     const gap = (reason: GapReason): Followed<T> => ({ kind: 'gap', reason, head: this.#gone ? null : this.head });
     if (epoch === this.#head.epoch && position > this.#last) {

@@ -68,7 +68,14 @@ export const toEvent = (row: EventRow): LoggedEvent => ({
   traceparent: row.traceparent,
 });
 
-export type LineRow = { run_id: string; seq: string; at: Date; stream: LoggedLine['stream']; step: string | null; text: string };
+export type LineRow = {
+  run_id: string;
+  seq: string;
+  at: Date;
+  stream: LoggedLine['stream'];
+  step: string | null;
+  text: string;
+};
 
 export const toLine = (row: LineRow): LoggedLine => ({
   runId: row.run_id,
@@ -97,6 +104,7 @@ export class Hub {
   readonly #events = new Map<string, Promise<Watched<LoggedEvent> | null>>();
   readonly #lines = new Map<string, Promise<Watched<LoggedLine> | null>>();
   readonly #onCancel = new Set<(runId: string) => void>();
+  readonly #onHost = new Map<string, () => void>();
   #timer: NodeJS.Timeout | null = null;
   #polling = false;
   #polledAt = performance.now();
@@ -152,6 +160,11 @@ export class Hub {
     return () => this.#onCancel.delete(fn);
   }
 
+  /** Hears that a host has something to do. */
+  onHost(hostId: string, fn: () => void): void {
+    this.#onHost.set(hostId, fn);
+  }
+
   async #watch<T extends { readonly seq: bigint }>(
     all: Map<string, Promise<Watched<T> | null>>,
     id: string,
@@ -197,6 +210,7 @@ export class Hub {
     const id = key.slice(2);
     if (key.startsWith('w:')) this.#wake(this.#events.get(id));
     else if (key.startsWith('l:')) this.#wake(this.#lines.get(id));
+    else if (key.startsWith('h:')) this.#onHost.get(id)?.();
     else if (key.startsWith('c:')) for (const fn of this.#onCancel) fn(id);
   }
 

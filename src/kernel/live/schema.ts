@@ -23,9 +23,19 @@ export const EventRef = builder.objectRef<Placed<LoggedEvent>>('Event').implemen
       description: "Place in the workspace's log: 1, 2, 3, … without holes, in order of commit.",
       resolve: ({ entry }) => entry.seq,
     }),
-    type: t.string({ description: 'What happened, for instance `deployment.building`.', resolve: ({ entry }) => entry.type }),
-    version: t.int({ description: 'Version of the shape of `data` for this type.', resolve: ({ entry }) => entry.version }),
-    from: t.string({ nullable: true, description: 'State before, for a transition.', resolve: ({ entry }) => entry.from }),
+    type: t.string({
+      description: 'What happened, for instance `deployment.building`.',
+      resolve: ({ entry }) => entry.type,
+    }),
+    version: t.int({
+      description: 'Version of the shape of `data` for this type.',
+      resolve: ({ entry }) => entry.version,
+    }),
+    from: t.string({
+      nullable: true,
+      description: 'State before, for a transition.',
+      resolve: ({ entry }) => entry.from,
+    }),
     to: t.string({ nullable: true, description: 'State after, for a transition.', resolve: ({ entry }) => entry.to }),
     subjectId: t.id({
       description: 'Global id of the thing that it happened to.',
@@ -42,8 +52,15 @@ export const EventRef = builder.objectRef<Placed<LoggedEvent>>('Event').implemen
       description: 'Global id of the user who caused it; null: the server itself.',
       resolve: ({ entry }) => (entry.actorId ? globalId('User', entry.actorId) : null),
     }),
-    actorKind: t.string({ description: 'Credential: SESSION, API_KEY or SYSTEM.', resolve: ({ entry }) => entry.actorKind }),
-    data: t.field({ type: 'JSON', description: 'Ids and figures by type and version.', resolve: ({ entry }) => entry.data }),
+    actorKind: t.string({
+      description: 'Credential: SESSION, API_KEY or SYSTEM.',
+      resolve: ({ entry }) => entry.actorKind,
+    }),
+    data: t.field({
+      type: 'JSON',
+      description: 'Ids and figures by type and version.',
+      resolve: ({ entry }) => entry.data,
+    }),
     at: t.field({ type: 'DateTime', description: 'When it was written.', resolve: ({ entry }) => entry.at }),
   }),
 });
@@ -61,7 +78,11 @@ export const LogLineRef = builder.objectRef<Placed<LoggedLine>>('LogLine').imple
   description: "One line of a run's output. Secrets are masked.",
   fields: (t) => ({
     cursor: t.exposeString('cursor', cursorField),
-    seq: t.field({ type: 'BigInt', description: 'Place in the output: 1, 2, 3, … without holes.', resolve: ({ entry }) => entry.seq }),
+    seq: t.field({
+      type: 'BigInt',
+      description: 'Place in the output: 1, 2, 3, … without holes.',
+      resolve: ({ entry }) => entry.seq,
+    }),
     at: t.field({ type: 'DateTime', description: 'When the server read it.', resolve: ({ entry }) => entry.at }),
     stream: t.field({ type: LogStream, description: 'Where it came from.', resolve: ({ entry }) => entry.stream }),
     step: t.string({ nullable: true, description: 'Step that wrote it.', resolve: ({ entry }) => entry.step }),
@@ -70,7 +91,8 @@ export const LogLineRef = builder.objectRef<Placed<LoggedLine>>('LogLine').imple
 });
 
 const CheckpointRef = builder.objectRef<Checkpoint>('StreamCheckpoint').implement({
-  description: 'Nothing that you asked for came, up to here. Sent at least every 15 seconds: it is also the sign of life.',
+  description:
+    'Nothing that you asked for came, up to here. Sent at least every 15 seconds: it is also the sign of life.',
   fields: (t) => ({ cursor: t.exposeString('cursor', cursorField) }),
 });
 
@@ -85,7 +107,8 @@ const GapReasonEnum = builder.enumType('StreamGapReason', {
 });
 
 const GapRef = builder.objectRef<Gap>('StreamGap').implement({
-  description: 'The stream cannot continue without leaving something out, says so, and ends. Read the state anew, then follow on.',
+  description:
+    'The stream cannot continue without leaving something out, says so, and ends. Read the state anew, then follow on.',
   fields: (t) => ({
     reason: t.expose('reason', { type: GapReasonEnum, description: 'Why.' }),
     resumeAfter: t.exposeString('resumeAfter', {
@@ -159,4 +182,3 @@ builder.subscriptionFields((t) => ({
     resolve: (item) => item as never,
   }),
 }));
-

@@ -39,7 +39,10 @@ const rightsEnded = () =>
  * An iterator whose `return` ends a wait at once (a generator's own would be heard only at its next yield), and that
  * ends when the actor's credential does.
  */
-export function abortable<T>(context: Context, make: (signal: AbortSignal) => AsyncGenerator<T, void, void>): AsyncIterableIterator<T> {
+export function abortable<T>(
+  context: Context,
+  make: (signal: AbortSignal) => AsyncGenerator<T, void, void>,
+): AsyncIterableIterator<T> {
   const abort = new AbortController();
   const { expiresAt } = context.actor;
   let expired = false;
@@ -107,7 +110,12 @@ async function recheck(context: Context, workspaceId: string): Promise<void> {
 const changesRights = (event: LoggedEvent): boolean => eventTypes().get(event.type)?.rights ?? false;
 
 /** @throws {Unauthenticated} {NotFound} */
-function requireMember(context: Context, workspaceId: string | undefined, kind: string, id: string): asserts workspaceId is string {
+function requireMember(
+  context: Context,
+  workspaceId: string | undefined,
+  kind: string,
+  id: string,
+): asserts workspaceId is string {
   if (context.actor.kind === 'ANONYMOUS') throw new Unauthenticated();
   if (!workspaceId || !context.actor.roles.has(workspaceId)) throw new NotFound(kind, id);
 }
@@ -116,7 +124,11 @@ const gapOf = (stream: string, found: Extract<Followed<unknown>, { kind: 'gap' }
   kind: 'gap',
   reason: found.reason,
   resumeAfter: found.head
-    ? encodeCursor({ stream, epoch: found.head.epoch, seq: found.reason === 'PRUNED' ? found.head.prunedSeq : found.head.seq })
+    ? encodeCursor({
+        stream,
+        epoch: found.head.epoch,
+        seq: found.reason === 'PRUNED' ? found.head.prunedSeq : found.head.seq,
+      })
     : null,
 });
 
@@ -134,7 +146,9 @@ interface Following<T extends { readonly seq: bigint }> {
   readonly until?: bigint | undefined;
 }
 
-async function* follow<T extends { readonly seq: bigint }>(options: Following<T>): AsyncGenerator<StreamItem<T>, void, void> {
+async function* follow<T extends { readonly seq: bigint }>(
+  options: Following<T>,
+): AsyncGenerator<StreamItem<T>, void, void> {
   const { stream, channel, after, signal, until } = options;
   const cursorAt = (seq: bigint) => encodeCursor({ stream, epoch: after.epoch, seq });
   if (until !== undefined && after.epoch === channel.head.epoch && after.seq >= until && until <= channel.last) return;
@@ -231,7 +245,11 @@ const isOver = async (context: Context, id: string): Promise<boolean> => {
 };
 
 /** A run's events from its first (or after the cursor); ends after the one that ends the run. */
-export async function runEvents(context: Context, id: string, after: string | null | undefined): Promise<AsyncIterableIterator<StreamItem<LoggedEvent>>> {
+export async function runEvents(
+  context: Context,
+  id: string,
+  after: string | null | undefined,
+): Promise<AsyncIterableIterator<StreamItem<LoggedEvent>>> {
   const { workspaceId } = await findRun(context, id);
   const over = await isOver(context, id);
   const { rows } = await context.app.database.pool.query<{ first: string | null; last: string | null; epoch: number }>(
@@ -240,7 +258,9 @@ export async function runEvents(context: Context, id: string, after: string | nu
     [id, workspaceId],
   );
   const [row] = rows;
-  const first = row?.first ? encodeCursor({ stream: workspaceId, epoch: row.epoch, seq: BigInt(row.first) - 1n }) : null;
+  const first = row?.first
+    ? encodeCursor({ stream: workspaceId, epoch: row.epoch, seq: BigInt(row.first) - 1n })
+    : null;
   return abortable(context, (signal) =>
     followEvents(context, {
       workspaceId,
@@ -260,7 +280,11 @@ function endsRun(event: LoggedEvent): boolean {
 }
 
 /** A run's output from its first line (or after the cursor); ends when the run has and everything was told. */
-export async function runLogs(context: Context, id: string, after: string | null | undefined): Promise<AsyncIterableIterator<StreamItem<LoggedLine>>> {
+export async function runLogs(
+  context: Context,
+  id: string,
+  after: string | null | undefined,
+): Promise<AsyncIterableIterator<StreamItem<LoggedLine>>> {
   const { workspaceId } = await findRun(context, id);
   return abortable(context, async function* (outer) {
     const subscription = await context.app.hub.watchLines(id);
@@ -326,7 +350,10 @@ async function watchRun(context: Context, workspaceId: string, runId: string, si
 }
 
 /** Ids and cursors of a run as it changes: at once as it is now, then after each change, merged while the reader is busy. */
-export async function runSnapshots(context: Context, id: string): Promise<AsyncIterableIterator<{ id: string; cursor: string }>> {
+export async function runSnapshots(
+  context: Context,
+  id: string,
+): Promise<AsyncIterableIterator<{ id: string; cursor: string }>> {
   const { workspaceId } = await findRun(context, id);
   return abortable(context, async function* (signal) {
     const subscription = await context.app.hub.watchEvents(workspaceId);

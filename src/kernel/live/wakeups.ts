@@ -4,7 +4,7 @@ import type { Logger } from '../log.ts';
 /**
  * Tells other processes that there is something to read. Carries keys only, never data; may lose, repeat or merge
  * them: every reader also polls. Keys: `w:<workspace id>` new events, `l:<run id>` new log lines, `c:<run id>` a run
- * was told to stop.
+ * was told to stop, `h:<host id>` a host has something to do.
  */
 export interface WakeUps {
   /** Tells everybody, this process included. Call it after the commit. Never throws. */
@@ -87,7 +87,7 @@ export class PostgresWakeUps implements WakeUps {
 
   async #notify(keys: string[]): Promise<void> {
     try {
-      for (let from = 0; from < keys.length; ) {
+      for (let from = 0; from < keys.length;) {
         let to = from;
         for (let bytes = 0; to < keys.length && bytes < payloadBytes; to++) bytes += (keys[to]?.length ?? 0) + 1;
         await this.#pool.query('select pg_notify($1, $2)', [channel, keys.slice(from, to).join(',')]);

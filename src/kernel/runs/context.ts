@@ -120,16 +120,27 @@ export class RunContext<I = unknown> {
     if (before.status === 'SUCCEEDED') return before.output as O;
     const { attempt } = this.hold;
     const events = runKind(this.run.kind).step;
-    const subject = { workspaceId: this.run.workspaceId, subjectId: this.run.id, run: this.run, data: { step: name, attempt } };
+    const subject = {
+      workspaceId: this.run.workspaceId,
+      subjectId: this.run.id,
+      run: this.run,
+      data: { step: name, attempt },
+    };
     const outer = options.uncancelable ? this.hardSignal : this.signal;
     outer.throwIfAborted();
     await this.write(async (tx) => {
-      await tx.db.runStep.update({ where: key, data: { status: 'RUNNING', attempt, startedAt: new Date(), completedAt: null, error: null } });
+      await tx.db.runStep.update({
+        where: key,
+        data: { status: 'RUNNING', attempt, startedAt: new Date(), completedAt: null, error: null },
+      });
       tx.append({ type: events.started, ...subject, from: before.status, to: 'RUNNING' });
     });
     const startedAt = performance.now();
     const observe = (outcome: string) =>
-      this.app.metrics.stepSeconds.observe({ kind: this.run.kind, step: name, outcome }, (performance.now() - startedAt) / 1000);
+      this.app.metrics.stepSeconds.observe(
+        { kind: this.run.kind, step: name, outcome },
+        (performance.now() - startedAt) / 1000,
+      );
     const timeout = new AbortController();
     const timer = setTimeout(() => timeout.abort(new StepTimedOut(name, options.timeoutS)), options.timeoutS * 1000);
     const signal = AbortSignal.any([outer, timeout.signal]);
@@ -163,9 +174,18 @@ export class RunContext<I = unknown> {
           const message = error instanceof Error ? error.message : String(error);
           await tx.db.runStep.update({
             where: key,
-            data: { status: this.signal.aborted ? 'CANCELED' : 'FAILED', error: this.#redactor.redact(message).slice(0, 2000), completedAt: new Date() },
+            data: {
+              status: this.signal.aborted ? 'CANCELED' : 'FAILED',
+              error: this.#redactor.redact(message).slice(0, 2000),
+              completedAt: new Date(),
+            },
           });
-          tx.append({ type: events.failed, ...subject, from: 'RUNNING', to: this.signal.aborted ? 'CANCELED' : 'FAILED' });
+          tx.append({
+            type: events.failed,
+            ...subject,
+            from: 'RUNNING',
+            to: this.signal.aborted ? 'CANCELED' : 'FAILED',
+          });
         });
       }
       throw error;
@@ -177,7 +197,13 @@ export class RunContext<I = unknown> {
   async #record(child: ProcessIdentity): Promise<void> {
     await this.write((tx) =>
       tx.db.runChild.create({
-        data: { runId: this.run.id, attempt: this.hold.attempt, hostId: this.hostId, pid: child.pid, startTime: child.startTime },
+        data: {
+          runId: this.run.id,
+          attempt: this.hold.attempt,
+          hostId: this.hostId,
+          pid: child.pid,
+          startTime: child.startTime,
+        },
       }),
     );
   }

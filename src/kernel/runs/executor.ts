@@ -172,7 +172,8 @@ export class Executor {
     });
     for (const child of children) {
       const result = await endProcess(child, { graceMs: 0 });
-      if (result !== 'GONE') log.warn({ pid: child.pid, attempt: child.attempt }, 'ended a process that was left behind');
+      if (result !== 'GONE')
+        log.warn({ pid: child.pid, attempt: child.attempt }, 'ended a process that was left behind');
       await this.#app.db.runChild.deleteMany({ where: { id: child.id } });
     }
   }

@@ -57,7 +57,8 @@ export interface StepData {
 
 const kinds = new Map<string, RegisteredKind>();
 
-const camel = (upper: string): string => upper.toLowerCase().replaceAll(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+const camel = (upper: string): string =>
+  upper.toLowerCase().replaceAll(/_(.)/g, (_, letter: string) => letter.toUpperCase());
 
 /** Declares a kind of run and its events. */
 export function defineRunKind<I>(kind: RunKind<I>): RegisteredKind {

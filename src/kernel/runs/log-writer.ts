@@ -48,7 +48,8 @@ export class LogWriter {
       stream,
       step,
       at: new Date(),
-      text: clean.length > maxChars ? `${clean.slice(0, maxChars)}… (${clean.length - maxChars} characters cut)` : clean,
+      text:
+        clean.length > maxChars ? `${clean.slice(0, maxChars)}… (${clean.length - maxChars} characters cut)` : clean,
     });
     this.#timer ??= setTimeout(() => void this.#drain(), waitMs);
     if (this.#lines.length >= highWater) await this.flush();
@@ -57,7 +58,12 @@ export class LogWriter {
   /** @throws {Fenced} when the run is no longer ours; a database error when lines could not be written */
   async flush(): Promise<void> {
     if (this.#dropped > 0 && this.#lines.length === 0) {
-      this.#lines.push({ stream: 'SYSTEM', step: null, at: new Date(), text: `${this.#dropped} more lines were not kept.` });
+      this.#lines.push({
+        stream: 'SYSTEM',
+        step: null,
+        at: new Date(),
+        text: `${this.#dropped} more lines were not kept.`,
+      });
       this.#dropped = 0;
     }
     await this.#drain();

@@ -123,7 +123,13 @@ export const Runs = service('runs', (app) => ({
       if (run.status === 'CANCELING') return { id, event: null };
       if (isTerminal(run.status)) throw new IllegalTransition(run.status, 'CANCELING', []);
       if (run.status === 'QUEUED' && run.attempt === 0) {
-        return { id, event: await this.end(tx, run, { phase: kind.ends.canceled(run.phase), reason: 'It was canceled before it began.' }) };
+        return {
+          id,
+          event: await this.end(tx, run, {
+            phase: kind.ends.canceled(run.phase),
+            reason: 'It was canceled before it began.',
+          }),
+        };
       }
       await tx.db.run.update({
         where: { id },
@@ -148,7 +154,11 @@ export const Runs = service('runs', (app) => ({
    * Does the same again as a new run.
    * @throws {NotFound} {Forbidden} {IllegalTransition} when it is not over, or succeeded
    */
-  async retry(actor: Actor, id: string, idempotencyKey?: string | null): Promise<{ id: string; event: Appended | null }> {
+  async retry(
+    actor: Actor,
+    id: string,
+    idempotencyKey?: string | null,
+  ): Promise<{ id: string; event: Appended | null }> {
     if (!isId(id)) throw new NotFound('Run', id);
     return app.transact(actor, async (tx) => {
       const run = await tx.db.run.findUnique({ where: { id } });
@@ -186,7 +196,8 @@ export const Runs = service('runs', (app) => ({
       if (!kind.versions.includes(run.inputVersion)) return null;
       if (run.hostId !== null && run.hostId !== worker.hostId) return null;
       if (run.lockKey) {
-        await tx.db.$executeRaw`insert into run_lock (key, run_id) values (${run.lockKey}, ${id}::uuid) on conflict do nothing`;
+        await tx.db
+          .$executeRaw`insert into run_lock (key, run_id) values (${run.lockKey}, ${id}::uuid) on conflict do nothing`;
         const lock = await tx.db.runLock.findUnique({ where: { key: run.lockKey } });
         if (lock?.runId !== id) return null; // its holder wakes this run when it ends
       }
@@ -237,7 +248,11 @@ export const Runs = service('runs', (app) => ({
   fence: (tx: Transaction, hold: Hold): Promise<Run> => fence(tx, hold),
 
   /** Ends a run that this worker holds. @throws {Fenced} */
-  async finish(tx: Transaction, hold: Hold, end: { phase: string; reason?: string; timedOut?: boolean }): Promise<Appended> {
+  async finish(
+    tx: Transaction,
+    hold: Hold,
+    end: { phase: string; reason?: string; timedOut?: boolean },
+  ): Promise<Appended> {
     return this.end(tx, await fence(tx, hold), end);
   },
 
@@ -344,7 +359,11 @@ export const Runs = service('runs', (app) => ({
       await app.transact(system, async (tx) => {
         const run = await lockRow(tx, id);
         if (!run || (run.status !== 'QUEUED' && run.status !== 'WAITING') || run.deadlineAt > new Date()) return;
-        await this.end(tx, run, { phase: runKind(run.kind).ends.failed(run.phase), reason: 'The deadline passed while it waited.', timedOut: true });
+        await this.end(tx, run, {
+          phase: runKind(run.kind).ends.failed(run.phase),
+          reason: 'The deadline passed while it waited.',
+          timedOut: true,
+        });
       });
     }
     const idle = await app.database.pool.query<{ id: string; host_id: string | null }>(

@@ -24,7 +24,10 @@ const RunStatusEnum = builder.enumType(RunStatus, {
   description: 'Status of a long operation of any kind. SUCCEEDED, FAILED, CANCELED and TIMED_OUT are final.',
 });
 const RunTriggerEnum = builder.enumType(RunTrigger, { name: 'RunTrigger', description: 'What started a run.' });
-const StepStatusEnum = builder.enumType(StepStatus, { name: 'StepStatus', description: 'Status of one step of a run.' });
+const StepStatusEnum = builder.enumType(StepStatus, {
+  name: 'StepStatus',
+  description: 'Status of one step of a run.',
+});
 
 const RunStepRef = builder.prismaObject('RunStep', {
   description: 'One step of a run. A completed step is never executed again.',
@@ -105,7 +108,11 @@ function pageLoader<R extends { seq: string; epoch: number; of: string }, T>(
             entry: options.toEntry(row),
             cursor: encodeCursor({ stream: options.streamOf(key), epoch: row.epoch, seq: BigInt(row.seq) }),
           }));
-          pages.set(keyOf(key), { nodes, endCursor: nodes.at(-1)?.cursor ?? key.after ?? null, hasNextPage: found.length > first });
+          pages.set(keyOf(key), {
+            nodes,
+            endCursor: nodes.at(-1)?.cursor ?? key.after ?? null,
+            hasNextPage: found.length > first,
+          });
         }
       }
       return keys.map((key) => pages.get(keyOf(key)) ?? { nodes: [], endCursor: null, hasNextPage: false });
@@ -193,7 +200,10 @@ export const RunRef = builder.prismaInterface('Run', {
     createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was asked for.' }),
     startedAt: t.expose('startedAt', { type: 'DateTime', nullable: true, description: 'When a worker first took it.' }),
     completedAt: t.expose('completedAt', { type: 'DateTime', nullable: true, description: 'When it ended.' }),
-    deadlineAt: t.expose('deadlineAt', { type: 'DateTime', description: 'It becomes TIMED_OUT if it is not over by then.' }),
+    deadlineAt: t.expose('deadlineAt', {
+      type: 'DateTime',
+      description: 'It becomes TIMED_OUT if it is not over by then.',
+    }),
     workspace: t.relation('workspace', { description: 'The workspace that it belongs to.' }),
     actor: t.field({
       type: UserRef,
@@ -226,7 +236,9 @@ export const RunRef = builder.prismaInterface('Run', {
     viewerCanCancel: t.boolean({
       description: 'Whether you may cancel it now.',
       resolve: (run, _, context) =>
-        !isTerminal(run.status) && run.status !== 'CANCELING' && may(context, runPolicy.verbs.cancelRun, run.workspaceId),
+        !isTerminal(run.status) &&
+        run.status !== 'CANCELING' &&
+        may(context, runPolicy.verbs.cancelRun, run.workspaceId),
     }),
     viewerCanRetry: t.boolean({
       description: 'Whether you may retry it now.',
@@ -238,13 +250,17 @@ export const RunRef = builder.prismaInterface('Run', {
 
 // Apart from the rest, because they refer to the type itself.
 builder.prismaInterfaceFields(RunRef, (t) => ({
-    retryOf: t.relation('retryOf', { type: RunRef, nullable: true, description: 'The run that this one does again.' }),
-    parent: t.relation('parent', { type: RunRef, nullable: true, description: 'The run that this one is a part of.' }),
-    children: t.relation('children', {
-      type: RunRef,
-      description: 'Runs that are a part of this one, at most 100, oldest first.',
-      query: (_, context) => ({ where: visible(context, 'Run'), take: 100, orderBy: [{ createdAt: 'asc' as const }, { id: 'asc' as const }] }),
+  retryOf: t.relation('retryOf', { type: RunRef, nullable: true, description: 'The run that this one does again.' }),
+  parent: t.relation('parent', { type: RunRef, nullable: true, description: 'The run that this one is a part of.' }),
+  children: t.relation('children', {
+    type: RunRef,
+    description: 'Runs that are a part of this one, at most 100, oldest first.',
+    query: (_, context) => ({
+      where: visible(context, 'Run'),
+      take: 100,
+      orderBy: [{ createdAt: 'asc' as const }, { id: 'asc' as const }],
     }),
+  }),
 }));
 
 const users = new WeakMap<Context, DataLoader<string, User | null>>();
@@ -286,7 +302,11 @@ const DeadLetterRef = builder.prismaNode('DeadLetter', {
     payload: t.expose('payload', { type: 'JSON', description: 'What it was asked to do.' }),
     error: t.exposeString('error'),
     attempts: t.exposeInt('attempts'),
-    replayedAt: t.expose('replayedAt', { type: 'DateTime', nullable: true, description: 'When it was put back; null: not yet.' }),
+    replayedAt: t.expose('replayedAt', {
+      type: 'DateTime',
+      nullable: true,
+      description: 'When it was put back; null: not yet.',
+    }),
     createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was given up.' }),
   }),
 });
@@ -312,7 +332,8 @@ builder.prismaObjectFields('Workspace', (t) => ({
   deadLetters: t.relatedConnection('deadLetters', {
     cursor: 'id',
     totalCount: true,
-    description: 'Background work of this workspace that was given up, newest first. For administrators; empty for others.',
+    description:
+      'Background work of this workspace that was given up, newest first. For administrators; empty for others.',
     query: (_, context) => ({ where: visible(context, 'DeadLetter'), orderBy: newestFirst }),
   }),
 }));
@@ -358,7 +379,8 @@ builder.mutationFields((t) => ({
       id: t.input.id({ description: 'Global id of the run.' }),
       idempotencyKey: t.input.string({
         required: false,
-        description: 'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
+        description:
+          'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
       }),
     },
     resolve: (_, { input }, { app, actor }) => app.use(Runs).retry(actor, rowId('Run', input.id), input.idempotencyKey),
@@ -389,14 +411,17 @@ const RunSnapshotRef = builder.objectRef<{ id: string; cursor: string }>('RunSna
       description: 'The run, at least as new as the cursor.',
       resolve: (query, { id }, _, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
     }),
-    cursor: t.exposeString('cursor', { description: "Place in the workspace's log: `after` of `runEvents` or `workspaceEvents`." }),
+    cursor: t.exposeString('cursor', {
+      description: "Place in the workspace's log: `after` of `runEvents` or `workspaceEvents`.",
+    }),
   }),
 });
 
 builder.subscriptionFields((t) => ({
   run: t.field({
     type: RunSnapshotRef,
-    description: 'A run: at once as it is, then after each change, merged when they come faster than you read. Ends with the run.',
+    description:
+      'A run: at once as it is, then after each change, merged when they come faster than you read. Ends with the run.',
     args: { id: t.arg.id({ description: 'Global id of the run.' }) },
     subscribe: (_, { id }, context) => runSnapshots(context, rowId('Run', id)),
     resolve: (snapshot) => snapshot,

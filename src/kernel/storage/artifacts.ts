@@ -39,7 +39,13 @@ export const Artifacts = service('artifacts', (app) => ({
     const id = newId();
     await app.db.artifact.create({ data: { id, ...input, createdById: actor.userId } });
     const upload = app.storageUrls.sign(
-      { method: 'PUT', key: id, sizeBytes: Number(input.sizeBytes), sha256: input.sha256, contentType: input.contentType },
+      {
+        method: 'PUT',
+        key: id,
+        sizeBytes: Number(input.sizeBytes),
+        sha256: input.sha256,
+        contentType: input.contentType,
+      },
       urlTtlS,
     );
     return { id, upload };
@@ -66,5 +72,4 @@ export const Artifacts = service('artifacts', (app) => ({
       urlTtlS,
     );
   },
-
 }));

@@ -71,9 +71,20 @@ export const Applications = service('applications', (app) => ({
       authorizeRow(actor, can.stopApplication, application, 'Application', id);
       const { activeReleaseId, workspaceId } = application;
       if (!activeReleaseId) return { id, workspaceId, event: null };
-      await tx.db.application.update({ where: { id }, data: { activeReleaseId: null, routeVersion: { increment: 1 } } });
-      await tx.db.release.update({ where: { id: activeReleaseId }, data: { status: 'RETIRED', retiredAt: new Date() } });
-      const event = tx.append({ type: applicationStopped, workspaceId, subjectId: id, data: { releaseId: activeReleaseId } });
+      await tx.db.application.update({
+        where: { id },
+        data: { activeReleaseId: null, routeVersion: { increment: 1 } },
+      });
+      await tx.db.release.update({
+        where: { id: activeReleaseId },
+        data: { status: 'RETIRED', retiredAt: new Date() },
+      });
+      const event = tx.append({
+        type: applicationStopped,
+        workspaceId,
+        subjectId: id,
+        data: { releaseId: activeReleaseId },
+      });
       notifyHost(app.wakeUps.publish.bind(app.wakeUps), tx, application.hostId);
       return { id, workspaceId, event };
     });
@@ -97,4 +108,5 @@ export function refuse(complaints: readonly (readonly [path: string, message: st
   if (issues.length > 0) throw new ValidationError(issues);
 }
 
-const isTaken = (error: unknown): boolean => error instanceof Prisma.PrismaClientKnownRequestError && error.code === 'P2002';
+const isTaken = (error: unknown): boolean =>
+  error instanceof Prisma.PrismaClientKnownRequestError && error.code === 'P2002';

@@ -36,21 +36,23 @@ export const Deployments = service('deployments', (app) => {
       authorizeRow(actor, can[verb], application, 'Application', id);
       const { workspaceId } = application;
       const { idempotencyKey, ...rest } = input;
-      const started = await app.use(Runs).once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async () => {
-        const runInput = await inputOf(tx, application);
-        const hostId = application.hostId ?? (await place(tx, id));
-        await supersede(tx, id);
-        const traceparent = currentTraceparent();
-        return app.use(Runs).create(tx, {
-          kind: deploymentKind,
-          workspaceId,
-          input: runInput,
-          lockKey: `application:${id}`,
-          hostId,
-          trigger: runInput.kind === 'RESTORE' ? 'ROLLBACK' : 'API',
-          ...(traceparent ? { traceparent } : {}),
+      const started = await app
+        .use(Runs)
+        .once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async () => {
+          const runInput = await inputOf(tx, application);
+          const hostId = application.hostId ?? (await place(tx, id));
+          await supersede(tx, id);
+          const traceparent = currentTraceparent();
+          return app.use(Runs).create(tx, {
+            kind: deploymentKind,
+            workspaceId,
+            input: runInput,
+            lockKey: `application:${id}`,
+            hostId,
+            trigger: runInput.kind === 'RESTORE' ? 'ROLLBACK' : 'API',
+            ...(traceparent ? { traceparent } : {}),
+          });
         });
-      });
       return { ...started, workspaceId };
     });
   };
@@ -75,49 +77,50 @@ export const Deployments = service('deployments', (app) => {
       await tx.db.$queryRaw`select 1 from run where id = ${id}::uuid for update`;
       const run = await tx.db.run.findUniqueOrThrow({ where: { id } });
       if (run.status !== 'QUEUED' || run.attempt > 0) continue; // a worker was faster
-      await app.use(Runs).end(tx, run, { phase: 'SUPERSEDED', reason: 'A newer deployment of the application was asked for.' });
+      await app
+        .use(Runs)
+        .end(tx, run, { phase: 'SUPERSEDED', reason: 'A newer deployment of the application was asked for.' });
     }
   };
 
   return {
-  /**
-   * Queues a deployment of a branch or commit. Older ones of the application that have not begun are superseded.
-   * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost}
-   */
-  async create(actor: Actor, raw: unknown): Promise<Requested> {
-    const input = parse(NewDeployment, raw);
-    if (input.ref) refuse([['ref', validateRef(input.ref)]]);
-    return request(actor, 'createDeployment', input, async (_tx, application) => ({
-      kind: 'BUILD',
-      applicationId: application.id,
-      ref: input.ref ?? application.branch,
-    }));
-  },
+    /**
+     * Queues a deployment of a branch or commit. Older ones of the application that have not begun are superseded.
+     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost}
+     */
+    async create(actor: Actor, raw: unknown): Promise<Requested> {
+      const input = parse(NewDeployment, raw);
+      if (input.ref) refuse([['ref', validateRef(input.ref)]]);
+      return request(actor, 'createDeployment', input, async (_tx, application) => ({
+        kind: 'BUILD',
+        applicationId: application.id,
+        ref: input.ref ?? application.branch,
+      }));
+    },
 
-  /**
-   * Queues a deployment that brings back a former release, exactly as it was built: the given one, or the one that
-   * served before the one that serves.
-   * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NothingToRestore} {NoHost}
-   */
-  async rollback(actor: Actor, raw: unknown): Promise<Requested> {
-    const input = parse(NewRollback, raw);
-    return request(actor, 'rollbackDeployment', input, async (tx, application) => {
-      const release = input.releaseId
-        ? await tx.db.release.findFirst({ where: { id: input.releaseId, applicationId: application.id } })
-        : await tx.db.release.findFirst({
-            where: { applicationId: application.id, status: 'RETIRED', activatedAt: { not: null }, prunedAt: null },
-            orderBy: { retiredAt: 'desc' },
-          });
-      if (input.releaseId && !release) throw new NotFound('Release', input.releaseId);
-      if (!release) throw new NothingToRestore('No release served before the present one.');
-      if (release.prunedAt) throw new NothingToRestore('The files of this release were removed.');
-      if (!release.activatedAt) throw new NothingToRestore('This release never became healthy.');
-      if (release.id === application.activeReleaseId) throw new NothingToRestore('This release serves already.');
-      return { kind: 'RESTORE', applicationId: application.id, releaseId: release.id };
-    });
-  },
+    /**
+     * Queues a deployment that brings back a former release, exactly as it was built: the given one, or the one that
+     * served before the one that serves.
+     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NothingToRestore} {NoHost}
+     */
+    async rollback(actor: Actor, raw: unknown): Promise<Requested> {
+      const input = parse(NewRollback, raw);
+      return request(actor, 'rollbackDeployment', input, async (tx, application) => {
+        const release = input.releaseId
+          ? await tx.db.release.findFirst({ where: { id: input.releaseId, applicationId: application.id } })
+          : await tx.db.release.findFirst({
+              where: { applicationId: application.id, status: 'RETIRED', activatedAt: { not: null }, prunedAt: null },
+              orderBy: { retiredAt: 'desc' },
+            });
+        if (input.releaseId && !release) throw new NotFound('Release', input.releaseId);
+        if (!release) throw new NothingToRestore('No release served before the present one.');
+        if (release.prunedAt) throw new NothingToRestore('The files of this release were removed.');
+        if (!release.activatedAt) throw new NothingToRestore('This release never became healthy.');
+        if (release.id === application.activeReleaseId) throw new NothingToRestore('This release serves already.');
+        return { kind: 'RESTORE', applicationId: application.id, releaseId: release.id };
+      });
+    },
   };
 });
 
 type Application = NonNullable<Awaited<ReturnType<typeof lockApplication>>>;
-

@@ -21,7 +21,8 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   deadlineS: 3600,
   execute: (context: RunContext<DeploymentInput>) => deploy(context),
   async onCreate(tx, run, input) {
-    const restored = input.kind === 'RESTORE' ? await tx.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
+    const restored =
+      input.kind === 'RESTORE' ? await tx.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
     await tx.db.deployment.create({
       data: {
         id: run.id,

@@ -1,0 +1,3 @@
+import './schema.ts';
+
+export { Applications, Deployments, startDeployments, type DeploymentsHost } from './service/index.ts';

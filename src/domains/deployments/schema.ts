@@ -1,0 +1,333 @@
+import { ReleaseStatus } from '#prisma';
+import { IdempotencyConflict, Conflict } from '#kernel/errors.ts';
+import { builder } from '#kernel/graphql/builder.ts';
+import { rowId } from '#kernel/graphql/global-id.ts';
+import {
+  cursorOf,
+  descriptionOfCursor,
+  ErrorInterface,
+  errorType,
+  failing,
+  guarded,
+  guardedPart,
+  newestFirst,
+  visible,
+} from '#kernel/graphql/kit.ts';
+import { RunRef } from '#kernel/runs/schema.ts';
+import { atLeast } from '#kernel/auth/actor.ts';
+import { NoHost, NothingToRestore } from './errors.ts';
+import { phases, type DeploymentPhase } from './model.ts';
+import { Applications, Deployments, type Requested, type Written } from './service/index.ts';
+
+errorType(NoHost, {
+  name: 'NoHost',
+  description: 'No host that can run applications is alive.',
+  interfaces: [ErrorInterface],
+});
+errorType(NothingToRestore, {
+  name: 'NothingToRestore',
+  description: 'There is no release that could be brought back.',
+  interfaces: [ErrorInterface],
+});
+
+const phaseDescriptions: Record<DeploymentPhase, string> = {
+  PENDING: 'Waits for a worker.',
+  BUILDING: 'The commit is fetched and built.',
+  DEPLOYING: 'An instance is started next to the one that serves.',
+  HEALTH_CHECKING: 'The new instance must answer before it gets traffic.',
+  ROLLING_BACK: 'It failed; the instance is ended and the release that serves is checked.',
+  DEPLOYED: 'The address serves it. Final.',
+  FAILED: 'It failed and nothing had served before, or it failed before an instance was started. Final.',
+  CANCELED: 'It was told to stop. Final.',
+  SUPERSEDED: 'A newer deployment was asked for before it began. Final.',
+  ROLLED_BACK: 'It failed; the release that served before serves on. Final.',
+  ROLLBACK_FAILED: 'It failed, and the release that served before is not healthy. Final.',
+};
+
+const DeploymentPhaseEnum = builder.enumType('DeploymentPhase', {
+  description: 'Where a deployment stands.',
+  values: Object.fromEntries(
+    Object.keys(phases).map((phase) => [phase, { description: phaseDescriptions[phase as DeploymentPhase] }]),
+  ) as Record<DeploymentPhase, { description: string }>,
+});
+
+const ReleaseStatusEnum = builder.enumType(ReleaseStatus, {
+  name: 'ReleaseStatus',
+  description: 'Whether a release serves.',
+});
+
+const ReleaseRef = builder.prismaObject('Release', {
+  description: 'An immutable artifact of an application on its host, made by one deployment.',
+  authScopes: guardedPart('Release').authScopes,
+  fields: (t) => ({
+    id: t.id({ description: 'Id for `rollbackDeployment`.', resolve: ({ id }) => id }),
+    status: t.expose('status', { type: ReleaseStatusEnum, description: 'Whether it serves.' }),
+    commitSha: t.exposeString('commitSha'),
+    activatedAt: t.expose('activatedAt', {
+      type: 'DateTime',
+      nullable: true,
+      description: 'When it began to serve, last.',
+    }),
+    retiredAt: t.expose('retiredAt', {
+      type: 'DateTime',
+      nullable: true,
+      description: 'When it ceased to serve, last.',
+    }),
+    prunedAt: t.expose('prunedAt', {
+      type: 'DateTime',
+      nullable: true,
+      description: 'When its files were removed; it cannot be restored any more.',
+    }),
+    createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was built.' }),
+  }),
+});
+
+export const ApplicationRef = builder.prismaNode('Application', {
+  id: { field: 'id' },
+  description: 'Something that is deployed from a Git repository.',
+  ...guarded('Application'),
+  fields: (t) => ({
+    name: t.exposeString('name'),
+    repositoryUrl: t.exposeString('repositoryUrl'),
+    branch: t.exposeString('branch'),
+    buildCommand: t.exposeString('buildCommand', { nullable: true }),
+    startCommand: t.exposeString('startCommand', { nullable: true }),
+    healthCheckPath: t.exposeString('healthCheckPath'),
+    healthTimeoutS: t.exposeInt('healthTimeoutS'),
+    environment: t.field({
+      type: 'JSON',
+      nullable: true,
+      description: 'Plain environment of build and instances, name to value. Null for viewers: it is for members.',
+      resolve: ({ workspaceId, environment }, _, { actor }) => {
+        const role = actor.roles.get(workspaceId);
+        return role && atLeast(role, 'MEMBER') ? environment : null;
+      },
+    }),
+    address: t.string({
+      nullable: true,
+      description: 'Stable address on its host; null before the first deployment and while it is stopped.',
+      resolve: ({ port, activeReleaseId }) => (port && activeReleaseId ? `http://127.0.0.1:${port}` : null),
+    }),
+    createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was created.' }),
+    workspace: t.relation('workspace', { description: 'The workspace that it belongs to.' }),
+    activeRelease: t.relation('activeRelease', { nullable: true, description: 'The release that serves; null: none.' }),
+    releases: t.relatedConnection('releases', {
+      cursor: 'id',
+      totalCount: true,
+      description: 'Its releases, newest first.',
+      query: (_, context) => ({ where: visible(context, 'Release'), orderBy: newestFirst }),
+    }),
+  }),
+});
+
+/** A deployment is a run: the Prisma model is Run, its own columns are reached through the relation. */
+export const DeploymentRef = builder.prismaNode('Run', {
+  variant: 'Deployment',
+  interfaces: [RunRef],
+  id: { resolve: ({ id }) => id },
+  description: 'Brings a commit, or a former release, to the address of an application.',
+  ...guarded('Run'),
+  fields: (t) => ({
+    phase: t.field({
+      type: DeploymentPhaseEnum,
+      description: 'Where it stands, finer than `status`.',
+      resolve: ({ phase }) => phase as DeploymentPhase,
+    }),
+    application: t.field({
+      type: ApplicationRef,
+      description: 'What is deployed.',
+      select: (_args, _context, nested) => ({ deployment: { select: { application: nested() as never } } }),
+      resolve: (run) => (run as unknown as { deployment: { application: never } }).deployment.application,
+    }),
+    ref: t.string({
+      description: 'What was asked for: a branch or a commit.',
+      select: { deployment: { select: { ref: true } } },
+      resolve: ({ deployment }) => deployment?.ref ?? '',
+    }),
+    commitSha: t.string({
+      nullable: true,
+      description: 'The commit; null until it is fetched.',
+      select: { deployment: { select: { commitSha: true } } },
+      resolve: ({ deployment }) => deployment?.commitSha ?? null,
+    }),
+    commitSubject: t.string({
+      nullable: true,
+      description: "First line of the commit's message; null until it is fetched, and for a rollback.",
+      select: { deployment: { select: { commitSubject: true } } },
+      resolve: ({ deployment }) => deployment?.commitSubject ?? null,
+    }),
+    healthEvidence: t.field({
+      type: 'JSON',
+      nullable: true,
+      description: 'What the failed health check saw: `lastResponse` and `lastLines`. Null when none failed.',
+      select: { deployment: { select: { healthEvidence: true } } },
+      resolve: ({ deployment }) => deployment?.healthEvidence ?? null,
+    }),
+    release: t.field({
+      type: ReleaseRef,
+      nullable: true,
+      description: 'The release that it made; null for a rollback and before there is one.',
+      select: (_args, _context, nested) => ({ deployment: { select: { release: nested() as never } } }),
+      resolve: (run) => (run as unknown as { deployment: { release: never } | null }).deployment?.release ?? null,
+    }),
+    restores: t.field({
+      type: ReleaseRef,
+      nullable: true,
+      description: 'The release that it brings back; null for an ordinary deployment.',
+      select: (_args, _context, nested) => ({ deployment: { select: { restores: nested() as never } } }),
+      resolve: (run) => (run as unknown as { deployment: { restores: never } | null }).deployment?.restores ?? null,
+    }),
+  }),
+});
+
+builder.prismaObjectField('Workspace', 'applications', (t) =>
+  t.relatedConnection('applications', {
+    cursor: 'id',
+    totalCount: true,
+    description: 'Its applications, newest first.',
+    query: (_, context) => ({ where: visible(context, 'Application'), orderBy: newestFirst }),
+  }),
+);
+
+builder.prismaObjectField(ApplicationRef, 'deployments', (t) =>
+  t.prismaConnection({
+    type: DeploymentRef,
+    cursor: 'id',
+    description: 'Its deployments, newest first.',
+    totalCount: ({ id }, _, context) =>
+      context.app.db.run.count({ where: visible(context, 'Run', { deployment: { applicationId: id } }) }),
+    resolve: (query, { id }, _, context) =>
+      context.app.db.run.findMany({
+        ...query,
+        where: visible(context, 'Run', { deployment: { applicationId: id } }),
+        orderBy: newestFirst,
+      }),
+  }),
+);
+
+const applicationSuccess = (name: string, description: string) =>
+  builder.objectRef<Written>(name).implement({
+    description,
+    fields: (t) => ({
+      application: t.prismaField({
+        type: ApplicationRef,
+        description: 'The application.',
+        resolve: (query, { id }, _, { app }) => app.db.application.findUniqueOrThrow({ ...query, where: { id } }),
+      }),
+      eventCursor: t.string({
+        nullable: true,
+        description: descriptionOfCursor,
+        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
+      }),
+    }),
+  });
+
+const deploymentSuccess = (name: string, description: string) =>
+  builder.objectRef<Requested>(name).implement({
+    description,
+    fields: (t) => ({
+      deployment: t.prismaField({
+        type: DeploymentRef,
+        description: 'The deployment.',
+        resolve: (query, { id }, _, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
+      }),
+      eventCursor: t.string({
+        nullable: true,
+        description: descriptionOfCursor,
+        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
+      }),
+    }),
+  });
+
+const idempotencyKey = {
+  required: false,
+  description:
+    'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
+} as const;
+
+builder.mutationFields((t) => ({
+  createApplication: t.fieldWithInput({
+    type: applicationSuccess('CreateApplicationSuccess', 'The application was created. Nothing is deployed yet.'),
+    errors: failing(Conflict),
+    description: 'Creates an application.',
+    input: {
+      workspaceId: t.input.id({ description: 'Global id of the workspace.' }),
+      name: t.input.string({
+        description: 'Unique within the workspace: 1 to 63 lower-case letters, digits and dashes.',
+      }),
+      repositoryUrl: t.input.string({
+        description: 'Where the source is, without credentials; https unless this server allows more.',
+      }),
+      branch: t.input.string({ required: false, description: 'Branch to deploy; default `main`.' }),
+      buildCommand: t.input.string({
+        required: false,
+        description:
+          'Run by `/bin/sh -c` in the checkout. Without it: what a Node project with a lock file needs, else nothing.',
+      }),
+      startCommand: t.input.string({
+        required: false,
+        description:
+          'Run by `/bin/sh -c`; must listen on 127.0.0.1 and the port in PORT. Without it: the start script of a Node project.',
+      }),
+      healthCheckPath: t.input.string({ required: false, description: 'Must answer 2xx or 3xx; default `/`.' }),
+      healthTimeoutS: t.input.int({
+        required: false,
+        description: 'Time to become healthy, seconds, 1 to 600; default 30.',
+      }),
+      environment: t.input.field({
+        type: 'JSON',
+        required: false,
+        description: 'Environment of build and instances: an object, name to text. Not for secrets.',
+      }),
+      port: t.input.int({
+        required: false,
+        description: 'Port of the stable address on the host, 1024 to 32767; without it the server chooses.',
+      }),
+    },
+    resolve: (_, { input }, { app, actor }) =>
+      app
+        .use(Applications)
+        .create(actor, { ...withoutNulls(input), workspaceId: rowId('Workspace', input.workspaceId) }),
+  }),
+  stopApplication: t.fieldWithInput({
+    type: applicationSuccess(
+      'StopApplicationSuccess',
+      'Its address serves nothing any more; its instance is being ended.',
+    ),
+    errors: failing(),
+    description: 'Takes an application off its address. Its releases are kept.',
+    input: { id: t.input.id({ description: 'Global id of the application.' }) },
+    resolve: (_, { input }, { app, actor }) => app.use(Applications).stop(actor, rowId('Application', input.id)),
+  }),
+  createDeployment: t.fieldWithInput({
+    type: deploymentSuccess('CreateDeploymentSuccess', 'The deployment is queued.'),
+    errors: failing(IdempotencyConflict, NoHost),
+    description: 'Deploys a branch or commit. Deployments of the application that have not begun are superseded.',
+    input: {
+      applicationId: t.input.id({ description: 'Global id of the application.' }),
+      ref: t.input.string({
+        required: false,
+        description: "A branch or a full commit id; default: the application's branch.",
+      }),
+      idempotencyKey: t.input.string(idempotencyKey),
+    },
+    resolve: (_, { input }, { app, actor }) =>
+      app.use(Deployments).create(actor, { ...input, applicationId: rowId('Application', input.applicationId) }),
+  }),
+  rollbackDeployment: t.fieldWithInput({
+    type: deploymentSuccess('RollbackDeploymentSuccess', 'A deployment that brings the release back is queued.'),
+    errors: failing(IdempotencyConflict, NoHost, NothingToRestore),
+    description: 'Brings back a former release, exactly as it was built.',
+    input: {
+      applicationId: t.input.id({ description: 'Global id of the application.' }),
+      releaseId: t.input.string({ required: false, description: 'The release; default: the one that served before.' }),
+      idempotencyKey: t.input.string(idempotencyKey),
+    },
+    resolve: (_, { input }, { app, actor }) =>
+      app.use(Deployments).rollback(actor, { ...input, applicationId: rowId('Application', input.applicationId) }),
+  }),
+}));
+
+/** An optional input that is null means the same as one that is absent: the default. */
+const withoutNulls = (input: object): object =>
+  Object.fromEntries(Object.entries(input).filter(([, value]) => value !== null));

@@ -1,0 +1,404 @@
+import type { Application, Prisma, Release } from '#prisma';
+import type { Transaction } from '#kernel/db/transact.ts';
+import { newId } from '#kernel/ids.ts';
+import type { RunContext, StepContext } from '#kernel/runs/context.ts';
+import { RunCanceled } from '#kernel/runs/errors.ts';
+import type { Json } from '#kernel/runs/model.ts';
+import type { ProbeResult } from '../../../integrations/process/index.ts';
+import { DomainError } from '#kernel/errors.ts';
+import { Unhealthy } from '../errors.ts';
+import { releaseActivated } from '../events.ts';
+import type { DeploymentInput } from '../model.ts';
+import { DeploymentSettings, lockApplication, notifyHost } from './applications.ts';
+import { alive, DeploymentHost } from './host.ts';
+
+type Context = RunContext<DeploymentInput>;
+
+const timeouts = { fetchS: 300, buildS: 1800, startS: 60, activateS: 60, rollbackS: 120 } as const;
+
+type Built = { readonly path: string; readonly commitSha: string; readonly startCommand: string };
+/** The release that the run brings up. */
+type Candidate = { readonly releaseId: string };
+
+/** Brings a commit, or a former release, to an application's address; what served before serves on until it is healthy. */
+export async function deploy(context: Context): Promise<{ phase: string; reason?: string }> {
+  const { app, input } = context;
+  const application = await app.db.application.findUniqueOrThrow({ where: { id: input.applicationId } });
+  const environment = application.environment as Record<string, string>;
+  context.addSecrets(
+    Object.entries(environment)
+      .filter(([name]) => /SECRET|TOKEN|PASSWORD|CREDENTIAL|KEY/i.test(name))
+      .map(([, value]) => value),
+  );
+
+  const built = input.kind === 'BUILD' ? await build(context, application) : null;
+  await context.moveTo('DEPLOYING');
+  try {
+    const candidate = await startCandidate(context, application, built);
+    await context.moveTo('HEALTH_CHECKING');
+    await checkHealth(context, application, candidate);
+    await activate(context, application, candidate);
+    return { phase: 'DEPLOYED' };
+  } catch (error) {
+    const reason = context.signal.aborted ? (context.signal.reason as unknown) : error;
+    if (context.hardSignal.aborted || reason instanceof RunCanceled || !(reason instanceof DomainError)) throw error;
+    return rollBack(context, application, reason.message);
+  }
+}
+
+async function build(context: Context, application: Application): Promise<Built> {
+  const { app, input, run, hold } = context;
+  const { git, driver } = app.use(DeploymentHost);
+  const user = driver.userOf(application.userSlot);
+  const checkout = async (step: StepContext, ref: string, timeoutMs: number) => {
+    const { path } = await driver.prepare({
+      applicationId: application.id,
+      name: `${run.id}.${hold.attempt}`,
+      userSlot: application.userSlot,
+    });
+    const lines = inOrder((line: string) => step.log(line));
+    const commit = await git.fetchCommit({
+      repositoryUrl: application.repositoryUrl,
+      ref,
+      intoDir: path,
+      ...user,
+      signal: step.signal,
+      timeoutMs,
+      onOutput: lines.push,
+      beforeStart: (child) => step.record(child),
+    });
+    await lines.done();
+    return { path, ...commit };
+  };
+
+  const fetched = await context.step(
+    'fetch',
+    { timeoutS: timeouts.fetchS },
+    async (step) => {
+      const commit = await checkout(step, input.kind === 'BUILD' ? input.ref : '', timeouts.fetchS * 1000);
+      await step.log(`Fetched ${commit.commitSha} ${commit.commitSubject}`);
+      return { ...commit, attempt: hold.attempt };
+    },
+    async (tx, commit) => {
+      await tx.db.deployment.update({
+        where: { id: run.id },
+        data: { commitSha: commit.commitSha, commitSubject: commit.commitSubject },
+      });
+    },
+  );
+
+  return context.step('build', { timeoutS: timeouts.buildS }, async (step) => {
+    // A folder in which an earlier execution began to build is not built in again: the same commit is laid out anew.
+    const path =
+      fetched.attempt === hold.attempt
+        ? fetched.path
+        : (await checkout(step, fetched.commitSha, timeouts.fetchS * 1000)).path;
+    const detected =
+      application.buildCommand && application.startCommand
+        ? null
+        : await driver.detectProject(path).catch((error: unknown) => {
+            // Only what is not given must be found out.
+            if (application.startCommand) return null;
+            throw error;
+          });
+    const buildCommand = application.buildCommand ?? detected?.buildCommand ?? null;
+    const startCommand = application.startCommand ?? detected?.startCommand ?? '';
+    if (buildCommand) {
+      await step.log(`$ ${buildCommand}`);
+      const lines = inOrder(([stream, text]: readonly ['STDOUT' | 'STDERR', string]) => step.log(text, stream));
+      await driver.build({
+        path,
+        command: buildCommand,
+        environment: application.environment as Record<string, string>,
+        userSlot: application.userSlot,
+        signal: step.signal,
+        timeoutMs: timeouts.buildS * 1000,
+        onOutput: (stream, line) => lines.push([stream, line]),
+        record: (child) => step.record(child),
+      });
+      await lines.done();
+    } else {
+      await step.log('Nothing to build.');
+    }
+    return { path, commitSha: fetched.commitSha, startCommand };
+  });
+}
+
+/** Starts an instance of the new release, or of the one to restore, next to what serves. */
+async function startCandidate(context: Context, application: Application, built: Built | null): Promise<Candidate> {
+  const { app, input, run } = context;
+  const { driver } = app.use(DeploymentHost);
+  const restored =
+    input.kind === 'RESTORE' ? await app.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
+  const from = restored ?? built;
+  if (!from) throw new Error('Neither built nor restored');
+  const releaseId = restored?.id ?? newId();
+  const started = await context.step(
+    'start',
+    { timeoutS: timeouts.startS },
+    async (step) => {
+      await step.log(`$ ${from.startCommand}`);
+      const instance = await driver.start({
+        path: from.path,
+        startCommand: from.startCommand,
+        environment: application.environment as Record<string, string>,
+        userSlot: application.userSlot,
+        record: (child) => step.record(child),
+      });
+      await step.log(`Started as process ${instance.pid} on port ${instance.port}.`);
+      return { releaseId, pid: instance.pid, startTime: instance.startTime, port: instance.port };
+    },
+    async (tx, instance) => {
+      const process = { pid: instance.pid, startTime: instance.startTime, instancePort: instance.port };
+      if (restored) {
+        await tx.db.release.update({
+          where: { id: releaseId },
+          data: { ...process, status: 'CANDIDATE', retiredAt: null },
+        });
+        return;
+      }
+      await tx.db.release.create({
+        data: {
+          id: releaseId,
+          applicationId: application.id,
+          deploymentId: run.id,
+          commitSha: from.commitSha,
+          path: from.path,
+          startCommand: from.startCommand,
+          ...process,
+        },
+      });
+    },
+  );
+  return { releaseId: started.releaseId };
+}
+
+const probeTimeoutMs = 2000;
+
+async function checkHealth(context: Context, application: Application, candidate: Candidate): Promise<void> {
+  const { app, run } = context;
+  const { driver } = app.use(DeploymentHost);
+  let evidence: Json = null;
+  try {
+    await context.step('health', { timeoutS: application.healthTimeoutS + 15 }, async (step) => {
+      let release = await app.db.release.findUniqueOrThrow({ where: { id: candidate.releaseId } });
+      if (context.hold.attempt > 1 && !(await alive(release)))
+        release = await startAgain(context, application, release, step);
+      const output = new AbortController();
+      const following = followOutput(driver.follow(release.path, AbortSignal.any([output.signal, step.signal])), step);
+      let last: ProbeResult | null = null;
+      try {
+        const deadline = Date.now() + application.healthTimeoutS * 1000;
+        for (let waitMs = 50; ; waitMs = Math.min(waitMs * 1.5, 1000)) {
+          step.signal.throwIfAborted();
+          const living = await alive(release);
+          last = await driver.probe({
+            port: release.instancePort ?? 0,
+            path: application.healthCheckPath,
+            timeoutMs: probeTimeoutMs,
+            signal: step.signal,
+            userSlot: application.userSlot,
+          });
+          if (last.ok && living) break;
+          if (!living) throw new Unhealthy('The instance ended before it was healthy.');
+          if (Date.now() > deadline)
+            throw new Unhealthy(
+              `${application.healthCheckPath} was not healthy within ${application.healthTimeoutS} s: ${told(last)}`,
+            );
+          await new Promise((resolve) => setTimeout(resolve, waitMs));
+        }
+        await step.log(
+          `Healthy: ${application.healthCheckPath} answered ${last.status} in ${Math.round(last.latencyMs)} ms.`,
+        );
+      } catch (error) {
+        evidence = {
+          at: new Date().toISOString(),
+          path: application.healthCheckPath,
+          lastResponse: last
+            ? {
+                ok: last.ok,
+                status: last.status ?? null,
+                bodyStart: last.bodyStart ?? null,
+                error: last.error ?? null,
+                latencyMs: last.latencyMs,
+              }
+            : null,
+          lastLines: await driver.tail(release.path, 50),
+        };
+        throw error;
+      } finally {
+        output.abort();
+        await following;
+      }
+      return {};
+    });
+  } catch (error) {
+    if (evidence !== null && !context.hardSignal.aborted) {
+      const healthEvidence = evidence as Prisma.InputJsonValue;
+      await context.write((tx) => tx.db.deployment.update({ where: { id: run.id }, data: { healthEvidence } }));
+    }
+    throw error;
+  }
+}
+
+const told = (probe: ProbeResult): string =>
+  probe.status ? `it answered ${probe.status}` : (probe.error ?? 'no answer');
+
+/** A candidate that died with the worker that had started it is started once more. */
+async function startAgain(
+  context: Context,
+  application: Application,
+  release: Release,
+  step: StepContext,
+): Promise<Release> {
+  await step.log('The instance ended with its worker: starting it again.');
+  const instance = await context.app.use(DeploymentHost).driver.start({
+    path: release.path,
+    startCommand: release.startCommand,
+    environment: application.environment as Record<string, string>,
+    userSlot: application.userSlot,
+    record: (child) => step.record(child),
+  });
+  return context.write((tx) =>
+    tx.db.release.update({
+      where: { id: release.id },
+      data: { pid: instance.pid, startTime: instance.startTime, instancePort: instance.port },
+    }),
+  );
+}
+
+/** Switches the address, by one conditional update, and waits until the proxy follows. Past the update there is no way back. */
+async function activate(context: Context, application: Application, candidate: Candidate): Promise<void> {
+  const { app, run } = context;
+  const host = app.use(DeploymentHost);
+  await context.step('activate', { timeoutS: timeouts.activateS, uncancelable: true }, async (step) => {
+    // The last moment at which a cancel is heard.
+    context.signal.throwIfAborted();
+    const version = await context.write(async (tx) => {
+      const row = await lockApplication(tx, application.id);
+      if (!row) throw new Unhealthy('The application was removed.');
+      if (row.activeReleaseId === candidate.releaseId) return row.routeVersion; // an earlier execution switched it
+      if (row.activeReleaseId) {
+        await tx.db.release.update({
+          where: { id: row.activeReleaseId },
+          data: { status: 'RETIRED', retiredAt: new Date() },
+        });
+      }
+      await tx.db.release.update({
+        where: { id: candidate.releaseId },
+        data: { status: 'ACTIVE', activatedAt: new Date(), retiredAt: null },
+      });
+      const updated = await tx.db.application.update({
+        where: { id: application.id },
+        data: {
+          activeReleaseId: candidate.releaseId,
+          routeVersion: { increment: 1 },
+          ...(row.port === null ? { port: await freeAddress(tx, context, application) } : {}),
+        },
+      });
+      await tx.db.$executeRaw`select pg_notify('switchyard_routes', '')`;
+      tx.append({
+        type: releaseActivated,
+        workspaceId: application.workspaceId,
+        subjectId: application.id,
+        run,
+        data: { releaseId: candidate.releaseId, previousReleaseId: row.activeReleaseId },
+      });
+      notifyHost((key) => app.wakeUps.publish(key), tx, application.hostId);
+      return updated.routeVersion;
+    });
+    await host.route(application.id, version, step.signal);
+    const { port } = await app.db.application.findUniqueOrThrow({
+      where: { id: application.id },
+      select: { port: true },
+    });
+    await step.log(`Serving on http://127.0.0.1:${port}`);
+    return {};
+  });
+}
+
+/** The lowest port of the range that no application of the host has. A race is decided by the unique index: the step fails. */
+async function freeAddress(tx: Transaction, context: Context, application: Application): Promise<number> {
+  const { from, to } = context.app.use(DeploymentSettings).addressPorts;
+  await tx.db.$queryRaw`select 1 from host where id = ${application.hostId}::uuid for update`;
+  const taken = new Set(
+    (
+      await tx.db.application.findMany({
+        where: { hostId: application.hostId, port: { gte: from, lte: to } },
+        select: { port: true },
+      })
+    ).map(({ port }) => port),
+  );
+  for (let port = from; port <= to; port++) if (!taken.has(port)) return port;
+  throw new Unhealthy(`All addresses from ${from} to ${to} are taken.`);
+}
+
+/** Ends the candidate and makes sure that what served before still does. */
+async function rollBack(
+  context: Context,
+  application: Application,
+  reason: string,
+): Promise<{ phase: string; reason: string }> {
+  const { app, run, input } = context;
+  const { driver } = app.use(DeploymentHost);
+  const { activeReleaseId } = await app.db.application.findUniqueOrThrow({ where: { id: application.id } });
+  if (!activeReleaseId) return { phase: 'FAILED', reason };
+  await context.moveTo('ROLLING_BACK', reason);
+  const outcome = await context.step('rollback', { timeoutS: timeouts.rollbackS, uncancelable: true }, async (step) => {
+    const where = input.kind === 'RESTORE' ? { id: input.releaseId } : { deploymentId: run.id };
+    const candidate = await app.db.release.findFirst({ where: { ...where, status: 'CANDIDATE' } });
+    if (candidate?.pid && candidate.startTime) {
+      await driver.stop({ pid: candidate.pid, startTime: candidate.startTime }, 2000);
+      await step.log('Ended the instance that failed.');
+    }
+    if (candidate) {
+      await context.write((tx) =>
+        tx.db.release.update({
+          where: { id: candidate.id },
+          data: { status: 'RETIRED', retiredAt: new Date(), pid: null, startTime: null, instancePort: null },
+        }),
+      );
+    }
+    const deadline = Date.now() + application.healthTimeoutS * 1000;
+    for (;;) {
+      step.signal.throwIfAborted();
+      // Read again each time: the host's agent starts it anew when it has died.
+      const serving = await app.db.release.findUnique({ where: { id: activeReleaseId } });
+      const probe = serving?.instancePort
+        ? await driver.probe({
+            port: serving.instancePort,
+            path: application.healthCheckPath,
+            timeoutMs: probeTimeoutMs,
+            signal: step.signal,
+            userSlot: application.userSlot,
+          })
+        : null;
+      if (probe?.ok) {
+        await step.log(`The release of commit ${serving?.commitSha} serves on, and is healthy.`);
+        return { restored: true };
+      }
+      if (Date.now() > deadline) {
+        await step.log('The release that served before is not healthy either.');
+        return { restored: false };
+      }
+      await new Promise((resolve) => setTimeout(resolve, 250));
+    }
+  });
+  return outcome.restored ? { phase: 'ROLLED_BACK', reason } : { phase: 'ROLLBACK_FAILED', reason };
+}
+
+async function followOutput(lines: AsyncIterable<string>, step: StepContext): Promise<void> {
+  for await (const line of lines) await step.log(line, 'STDOUT');
+}
+
+/** Writes what a callback delivers, one after the other; `done` waits for all and tells of a failure. */
+function inOrder<T>(write: (value: T) => Promise<void>): { push: (value: T) => void; done: () => Promise<void> } {
+  let tail: Promise<void> = Promise.resolve();
+  return {
+    push(value) {
+      tail = tail.then(() => write(value));
+      tail.catch(() => undefined); // told by `done`
+    },
+    done: () => tail,
+  };
+}
