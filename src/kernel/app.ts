@@ -54,9 +54,8 @@ export function required<T extends object>(name: string): Service<T> {
 
 export type { Actor };
 
-/** Makes `use`: services are made at their first use; `provided` ones are taken as they are. */
-export function services(provided: ReadonlyMap<Service<unknown>, unknown>): (app: App) => App['use'] {
-  const made = new Map<Service<unknown>, unknown>(provided);
+/** Makes `use`: services are made at their first use, and kept in `made`; what is there already is taken as it is. */
+export function services(made: Map<Service<unknown>, unknown>): (app: App) => App['use'] {
   return (app) => (service) => {
     if (!made.has(service)) made.set(service, service.make(app));
     return made.get(service) as never;

@@ -66,6 +66,8 @@ export async function resolveStateDirs(options: {
   stateDir: string;
   sharedDir?: string | undefined;
 }): Promise<{ stateDir: string; sharedDir: string }> {
+  // Only the folder itself is private: others must be able to pass through those above it to the shared one.
+  await mkdir(path.dirname(path.resolve(options.stateDir)), { recursive: true });
   await mkdir(options.stateDir, { recursive: true, mode: 0o700 });
   const stateDir = await realpath(options.stateDir);
   await chmod(stateDir, 0o700);
