@@ -1,5 +1,6 @@
 import './kernel/auth/schema.ts';
 import './kernel/live/schema.ts';
+import './kernel/storage/schema.ts';
 import './kernel/runs/schema.ts';
 import './domains.ts';
 import { builder } from './kernel/graphql/builder.ts';

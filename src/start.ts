@@ -25,6 +25,7 @@ import { createStorageUrls } from './kernel/storage/signed-urls.ts';
 import { createMetrics } from './kernel/telemetry/metrics.ts';
 import { currentTraceparent, startTelemetry } from './kernel/telemetry/trace.ts';
 import { hostIdOf } from './kernel/runs/host.ts';
+import './kernel/maintenance.ts';
 import { schema } from './schema.ts';
 
 /** A server that runs in this process. */
@@ -120,7 +121,7 @@ async function begin(
     baseUrl: () => http?.url ?? config.http.publicUrl ?? '',
   });
 
-  const provided = new Map<Service<unknown>, unknown>([[SessionTokens as Service<unknown>, sessions]]);
+  const provided = new Map<Service<unknown>, unknown>([[SessionTokens, sessions]]);
   const app: App = {
     log,
     database,

@@ -46,7 +46,10 @@ export async function demoRepository(dir: string, sample: string): Promise<DemoR
     },
     async commitBroken(version) {
       const source = await readFile(server, 'utf8');
-      const broken = source.replace("writeHead(200, { 'content-type': 'text/plain' }).end('ok\\n')", "writeHead(500).end('database is missing\\n')");
+      const broken = source.replace(
+        "writeHead(200, { 'content-type': 'text/plain' }).end('ok\\n')",
+        "writeHead(500).end('database is missing\\n')",
+      );
       if (broken === source) throw new Error('The sample application has no health check that could be broken');
       await writeFile(server, broken);
       return commit(version, `Release ${version}, which cannot reach its database`);

@@ -138,7 +138,9 @@ async function deploy(client: Api, applicationId: string, say: (text: string) =>
 }
 
 async function tellEvents(client: Api, id: string, say: (text: string) => void): Promise<void> {
-  type Item = { runEvents: { __typename: string; seq?: string; type?: string; to?: string | null; data?: { step?: string } } };
+  type Item = {
+    runEvents: { __typename: string; seq?: string; type?: string; to?: string | null; data?: { step?: string } };
+  };
   const stream = client.subscribe<Item>(
     `subscription ($id: ID!) { runEvents(id: $id) { __typename ... on Event { seq type to data } } }`,
     { id },
@@ -173,6 +175,9 @@ async function addressOf(client: Api, id: string): Promise<string> {
 async function answerOf(address: string, version: string): Promise<string> {
   const response = await fetch(`${address}/`);
   const body = await response.text();
-  expect(response.status === 200 && body.includes(`"version":"${version}"`), `${address} answered ${response.status} ${body}`);
+  expect(
+    response.status === 200 && body.includes(`"version":"${version}"`),
+    `${address} answered ${response.status} ${body}`,
+  );
   return `${response.status} ${body.trim()}`;
 }

@@ -54,9 +54,6 @@ export class Unauthenticated extends DomainError {
 /** The thing was changed, or exists, since the caller looked. */
 export class Conflict extends DomainError {
   readonly code = 'CONFLICT';
-  constructor(message: string) {
-    super(message);
-  }
 }
 
 /** The thing's state does not allow the change. */

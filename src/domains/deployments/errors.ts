@@ -11,15 +11,9 @@ export class NoHost extends DomainError {
 /** There is no release that could be brought back. */
 export class NothingToRestore extends DomainError {
   readonly code = 'NOTHING_TO_RESTORE';
-  constructor(why: string) {
-    super(why);
-  }
 }
 
 /** A new instance did not become healthy. */
 export class Unhealthy extends DomainError {
   readonly code = 'UNHEALTHY';
-  constructor(message: string) {
-    super(message);
-  }
 }

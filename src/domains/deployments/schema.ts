@@ -82,6 +82,22 @@ const ReleaseRef = builder.prismaObject('Release', {
   }),
 });
 
+/** A host without a sign of life for this long is lost, seconds. */
+const lostAfterS = 30;
+
+const HostRef = builder.prismaObject('Host', {
+  description: 'A machine that runs applications.',
+  authScopes: guardedPart('Host').authScopes,
+  fields: (t) => ({
+    name: t.exposeString('name'),
+    lastSeenAt: t.expose('lastSeenAt', { type: 'DateTime', description: 'Last sign of life of one of its workers.' }),
+    isLost: t.boolean({
+      description: `True when it showed no sign of life for ${lostAfterS} seconds: its deployments wait until it is back.`,
+      resolve: ({ lastSeenAt }) => Date.now() - lastSeenAt.getTime() > lostAfterS * 1000,
+    }),
+  }),
+});
+
 export const ApplicationRef = builder.prismaNode('Application', {
   id: { field: 'id' },
   description: 'Something that is deployed from a Git repository.',
@@ -110,6 +126,11 @@ export const ApplicationRef = builder.prismaNode('Application', {
     }),
     createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was created.' }),
     workspace: t.relation('workspace', { description: 'The workspace that it belongs to.' }),
+    host: t.relation('host', {
+      type: HostRef,
+      nullable: true,
+      description: 'The machine that it lives on; null before its first deployment.',
+    }),
     activeRelease: t.relation('activeRelease', { nullable: true, description: 'The release that serves; null: none.' }),
     releases: t.relatedConnection('releases', {
       cursor: 'id',
@@ -136,7 +157,7 @@ export const DeploymentRef = builder.prismaNode('Run', {
     application: t.field({
       type: ApplicationRef,
       description: 'What is deployed.',
-      select: (_args, _context, nested) => ({ deployment: { select: { application: nested() as never } } }),
+      select: (_args, _context, nested) => ({ deployment: { select: { application: nested() } } }),
       resolve: (run) => (run as unknown as { deployment: { application: never } }).deployment.application,
     }),
     ref: t.string({
@@ -167,14 +188,14 @@ export const DeploymentRef = builder.prismaNode('Run', {
       type: ReleaseRef,
       nullable: true,
       description: 'The release that it made; null for a rollback and before there is one.',
-      select: (_args, _context, nested) => ({ deployment: { select: { release: nested() as never } } }),
+      select: (_args, _context, nested) => ({ deployment: { select: { release: nested() } } }),
       resolve: (run) => (run as unknown as { deployment: { release: never } | null }).deployment?.release ?? null,
     }),
     restores: t.field({
       type: ReleaseRef,
       nullable: true,
       description: 'The release that it brings back; null for an ordinary deployment.',
-      select: (_args, _context, nested) => ({ deployment: { select: { restores: nested() as never } } }),
+      select: (_args, _context, nested) => ({ deployment: { select: { restores: nested() } } }),
       resolve: (run) => (run as unknown as { deployment: { restores: never } | null }).deployment?.restores ?? null,
     }),
   }),

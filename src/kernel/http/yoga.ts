@@ -110,7 +110,9 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
             exposedHeaders: ['X-Request-Id'],
             maxAge: 600,
           },
-    graphiql: options.graphiql ? { ...options.graphiql, title: 'Switchyard', subscriptionsProtocol: 'WS' } : false,
+    graphiql: options.graphiql
+      ? () => ({ ...options.graphiql, title: 'Switchyard', subscriptionsProtocol: 'WS' })
+      : false,
     renderGraphiQL,
     maskedErrors: {
       maskError: (error) => maskError(error, 'unknown', app.log),

@@ -1,6 +1,5 @@
 import { PgBoss, fromPrisma, type Job } from 'pg-boss';
 import type { Run } from '#prisma';
-import { Prisma } from '#prisma';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { authorizeRow } from '../auth/policy.ts';
@@ -209,7 +208,7 @@ export class Jobs {
         id: job.id,
         workspaceId,
         job: name,
-        payload: job.data.payload as Prisma.InputJsonValue,
+        payload: job.data.payload,
         error: (dead.sourceOutput?.message ?? 'The worker was lost.').slice(0, 4000),
         attempts: type?.attempts ?? 0,
       },

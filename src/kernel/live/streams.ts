@@ -275,8 +275,10 @@ export async function runEvents(
 
 function endsRun(event: LoggedEvent): boolean {
   if (event.to === null || !knowsRunKind(event.subjectType)) return false;
-  const phase = runKind(event.subjectType).phases[event.to];
-  return phase !== undefined && isTerminal(phase.status);
+  const kind = runKind(event.subjectType);
+  const phase = kind.phases[event.to];
+  // A step that FAILED is not a run that did: the type tells which of the two it is.
+  return phase !== undefined && kind.events.get(event.to)?.name === event.type && isTerminal(phase.status);
 }
 
 /** A run's output from its first line (or after the cursor); ends when the run has and everything was told. */

@@ -4,6 +4,7 @@ import { system } from '../auth/actor.ts';
 import type { Transaction } from '../db/transact.ts';
 import type { ProcessIdentity } from '../processes/children.ts';
 import { createRedactor, type Redactor } from '../redact.ts';
+import { currentTraceparent, withTrace } from '../telemetry/trace.ts';
 import { Fenced, StepTimedOut } from './errors.ts';
 import { runKind } from './kinds.ts';
 import { LogWriter } from './log-writer.ts';
@@ -146,11 +147,13 @@ export class RunContext<I = unknown> {
     const signal = AbortSignal.any([outer, timeout.signal]);
     try {
       await this.fence();
-      const output = await fn({
-        signal,
-        log: (text, stream = 'SYSTEM') => this.log(text, name, stream),
-        record: (child) => this.#record(child),
-      });
+      const output = await withTrace(currentTraceparent(), `step ${name}`, () =>
+        fn({
+          signal,
+          log: (text, stream = 'SYSTEM') => this.log(text, name, stream),
+          record: (child) => this.#record(child),
+        }),
+      );
       await this.flush();
       await this.write(async (tx) => {
         await commit?.(tx, output);

@@ -8,6 +8,7 @@ import { endProcess } from '../processes/children.ts';
 import { RunContext } from './context.ts';
 import { DeadlineExceeded, Fenced, RunCanceled, WorkerStopping } from './errors.ts';
 import { runKind } from './kinds.ts';
+import { withTrace } from '../telemetry/trace.ts';
 import { Runs, type Hold } from './runs.ts';
 
 interface Execution {
@@ -117,7 +118,9 @@ export class Executor {
     try {
       await this.#endChildren(run, run.attempt - 1, log);
       if (run.status === 'CANCELING') soft.abort(new RunCanceled());
-      const end = await kind.execute(context as RunContext<never>);
+      const end = await withTrace(run.traceparent ?? undefined, `run ${kind.name}`, () =>
+        kind.execute(context as RunContext<never>),
+      );
       await context.flush();
       await app.transact(system, (tx) => runs.finish(tx, hold, end));
       log.info({ phase: end.phase }, 'run ended');

@@ -6,6 +6,8 @@ export const runPolicy = definePolicy('runs', {
   rows: {
     Run: inWorkspace('VIEWER'),
     RunStep: withParent,
+    // The machines of this server belong to no workspace: seen through what lives on them.
+    Host: withParent,
     Artifact: inWorkspace('VIEWER'),
     DeadLetter: inWorkspace('ADMIN'),
   },

@@ -11,6 +11,7 @@ import { isId, newId } from '../ids.ts';
 import { Fenced } from './errors.ts';
 import { phaseOf, runKind, type RegisteredKind } from './kinds.ts';
 import { isTerminal, terminal, type Json } from './model.ts';
+import { currentTraceparent } from '../telemetry/trace.ts';
 import { runPolicy } from './policy.ts';
 
 /** Workers that a run may lose before it is given up. */
@@ -25,7 +26,6 @@ export interface NewRun {
   readonly hostId?: string | null;
   readonly trigger: RunTrigger;
   readonly retryOfId?: string;
-  readonly traceparent?: string;
 }
 
 /** A worker's hold on a run: who, and which execution. Every write of the execution is conditional on it. */
@@ -57,9 +57,9 @@ export const Runs = service('runs', (app) => ({
         retryOfId: fresh.retryOfId ?? null,
         lockKey: fresh.lockKey ?? null,
         hostId: fresh.hostId ?? null,
-        input: input as Prisma.InputJsonValue,
+        input: input,
         inputVersion: Math.max(...kind.versions),
-        traceparent: fresh.traceparent ?? null,
+        traceparent: currentTraceparent() ?? null,
         deadlineAt: new Date(Date.now() + kind.deadlineS * 1000),
         steps: { create: kind.steps(input).map((name, position) => ({ name, position })) },
       },
@@ -174,7 +174,7 @@ export const Runs = service('runs', (app) => ({
           this.create(tx, {
             kind,
             workspaceId: run.workspaceId,
-            input: (await kind.retryInput(tx, run)) as Json,
+            input: await kind.retryInput(tx, run),
             ...(run.lockKey ? { lockKey: run.lockKey } : {}),
             hostId: run.hostId,
             trigger: 'RETRY',

@@ -280,19 +280,6 @@ function loadUser(context: Context, id: string | null): Promise<User | null> | n
   return loader.load(id);
 }
 
-export const ArtifactRef = builder.prismaNode('Artifact', {
-  id: { field: 'id' },
-  description: 'Bytes that belong to a workspace: an upload, or what a run produced.',
-  ...guarded('Artifact'),
-  fields: (t) => ({
-    name: t.exposeString('name'),
-    contentType: t.exposeString('contentType'),
-    sizeBytes: t.expose('sizeBytes', { type: 'BigInt', description: 'Size, bytes.' }),
-    sha256: t.exposeString('sha256'),
-    createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was announced.' }),
-  }),
-});
-
 const DeadLetterRef = builder.prismaNode('DeadLetter', {
   id: { field: 'id' },
   description: 'Background work that failed as often as it may. It can be put back into its queue.',

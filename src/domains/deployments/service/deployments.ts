@@ -6,7 +6,6 @@ import { NotFound } from '#kernel/errors.ts';
 import { isId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { Runs } from '#kernel/runs/runs.ts';
-import { currentTraceparent } from '#kernel/telemetry/trace.ts';
 import { validateRef } from '../../../integrations/git/index.ts';
 import { NoHost, NothingToRestore } from '../errors.ts';
 import { NewDeployment, NewRollback, type DeploymentInput } from '../model.ts';
@@ -42,7 +41,6 @@ export const Deployments = service('deployments', (app) => {
           const runInput = await inputOf(tx, application);
           const hostId = application.hostId ?? (await place(tx, id));
           await supersede(tx, id);
-          const traceparent = currentTraceparent();
           return app.use(Runs).create(tx, {
             kind: deploymentKind,
             workspaceId,
@@ -50,7 +48,6 @@ export const Deployments = service('deployments', (app) => {
             lockKey: `application:${id}`,
             hostId,
             trigger: runInput.kind === 'RESTORE' ? 'ROLLBACK' : 'API',
-            ...(traceparent ? { traceparent } : {}),
           });
         });
       return { ...started, workspaceId };

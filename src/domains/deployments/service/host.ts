@@ -66,7 +66,7 @@ export async function startDeployments(
     gitProtocols: options.outbound.gitProtocols,
     addressPorts: options.driver.addressPorts,
   };
-  provided.set(DeploymentSettings as Service<unknown>, settings);
+  provided.set(DeploymentSettings, settings);
   if (!options.worker || !options.driver.process) {
     if (options.worker) app.log.warn('the process driver is off: this worker runs no deployments');
     return { hostId: options.hostId, stop: async () => undefined };
@@ -103,7 +103,7 @@ export async function startDeployments(
     driver,
     route: (applicationId, version, signal) => agent.route(applicationId, version, signal),
   };
-  provided.set(DeploymentHost as Service<unknown>, host);
+  provided.set(DeploymentHost, host);
   return { hostId: options.hostId, stop: (how) => agent.stop(how) };
 }
 

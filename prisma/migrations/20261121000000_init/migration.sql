@@ -1,6 +1,3 @@
--- CreateSchema
-CREATE SCHEMA IF NOT EXISTS "public";
-
 -- CreateEnum
 CREATE TYPE "release_status" AS ENUM ('CANDIDATE', 'ACTIVE', 'RETIRED');
 
@@ -398,6 +395,9 @@ CREATE INDEX "artifact_run_id_idx" ON "artifact"("run_id");
 
 -- AddForeignKey
 ALTER TABLE "application" ADD CONSTRAINT "application_workspace_id_fkey" FOREIGN KEY ("workspace_id") REFERENCES "workspace"("id") ON DELETE CASCADE ON UPDATE CASCADE;
+
+-- AddForeignKey
+ALTER TABLE "application" ADD CONSTRAINT "application_host_id_fkey" FOREIGN KEY ("host_id") REFERENCES "host"("id") ON DELETE SET NULL ON UPDATE CASCADE;
 
 -- AddForeignKey
 ALTER TABLE "application" ADD CONSTRAINT "application_active_release_id_fkey" FOREIGN KEY ("active_release_id") REFERENCES "release"("id") ON DELETE SET NULL ON UPDATE CASCADE;

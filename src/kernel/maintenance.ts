@@ -1,0 +1,61 @@
+import { z } from 'zod';
+import type { App } from './app.ts';
+import { defineJob } from './jobs/define.ts';
+
+const nothing = z.object({});
+
+/** Most events that one statement removes: a long retention that is shortened must not hold locks for minutes. */
+const batch = 5000;
+
+/** Removes events beyond retention. Cursors before them meet a StreamGap, because the head remembers what went. */
+export async function pruneEvents(app: App, keepDays: number): Promise<number> {
+  const { rows } = await app.database.pool.query<{ workspace_id: string; seq: string }>(
+    `select e.workspace_id, max(e.seq) seq from event e
+     where e.at < now() - make_interval(days => $1) group by e.workspace_id`,
+    [keepDays],
+  );
+  let removed = 0;
+  for (const { workspace_id: workspaceId, seq } of rows) {
+    // The mark first: a reader that finds the rows gone must find the mark.
+    await app.database.pool.query(
+      `update event_head set pruned_seq = greatest(pruned_seq, $2) where workspace_id = $1`,
+      [workspaceId, seq],
+    );
+    for (;;) {
+      const { rowCount } = await app.database.pool.query(
+        `delete from event where workspace_id = $1 and seq in (select seq from event where workspace_id = $1 and seq <= $2 order by seq limit ${batch})`,
+        [workspaceId, seq],
+      );
+      removed += rowCount ?? 0;
+      if ((rowCount ?? 0) < batch) break;
+    }
+  }
+  return removed;
+}
+
+/** Removes what nobody needs any more, once an hour. */
+export const cleanUp = defineJob({
+  name: 'kernel.cleanUp',
+  payload: nothing,
+  attempts: 3,
+  retryDelayS: 60,
+  timeoutS: 1800,
+  cron: '17 * * * *',
+  async handle(_payload, { app }) {
+    const events = await pruneEvents(app, app.limits.eventRetentionDays);
+    const { count: keys } = await app.db.idempotencyKey.deleteMany({
+      where: { createdAt: { lt: new Date(Date.now() - 24 * 3600 * 1000) } },
+    });
+    const abandoned = await app.db.artifact.findMany({
+      where: { status: 'PENDING', createdAt: { lt: new Date(Date.now() - 24 * 3600 * 1000) } },
+      select: { id: true },
+      take: 1000,
+    });
+    for (const { id } of abandoned) {
+      // The blob first: a row without bytes is found again, bytes without a row are not.
+      await app.blobs.remove(id);
+      await app.db.artifact.deleteMany({ where: { id, status: 'PENDING' } });
+    }
+    app.log.info({ events, keys, artifacts: abandoned.length }, 'cleaned up');
+  },
+});
