@@ -23,7 +23,11 @@ const NewUpload = (maxBytes: number) =>
     workspaceId: z.string(),
     name: z.string().min(1).max(255),
     contentType: z.string().refine(isContentType, 'is not a media type'),
-    sizeBytes: z.bigint().min(1n).max(BigInt(maxBytes), `must be at most ${maxBytes}`),
+    // The scalar gives a number where a number can hold it.
+    sizeBytes: z
+      .union([z.bigint(), z.int()])
+      .transform(BigInt)
+      .refine((size) => size >= 1n && size <= BigInt(maxBytes), `must be from 1 to ${maxBytes}`),
     sha256: z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 lower-case hexadecimal digits'),
   });
 

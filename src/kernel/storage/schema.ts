@@ -8,6 +8,10 @@ import type { SignedUrl } from './signed-urls.ts';
 const ArtifactStatusEnum = builder.enumType(ArtifactStatus, {
   name: 'ArtifactStatus',
   description: 'Whether the bytes of an artifact are there.',
+  values: {
+    PENDING: { description: 'Announced; its bytes have not all arrived.' },
+    READY: { description: 'Complete; size and SHA-256 were verified.' },
+  },
 });
 
 const SignedUrlRef = builder.objectRef<SignedUrl>('SignedUrl').implement({
@@ -25,7 +29,7 @@ export const ArtifactRef = builder.prismaNode('Artifact', {
   ...guarded('Artifact'),
   fields: (t) => ({
     name: t.exposeString('name'),
-    contentType: t.exposeString('contentType'),
+    contentType: t.exposeString('contentType', { description: 'Media type that was announced.' }),
     status: t.expose('status', { type: ArtifactStatusEnum, description: 'Whether its bytes are there.' }),
     sizeBytes: t.expose('sizeBytes', { type: 'BigInt', description: 'Size, bytes.' }),
     sha256: t.exposeString('sha256'),
