@@ -94,6 +94,7 @@ async function begin(
 
   const database = createDatabase({ url, directUrl, poolMax: config.database.poolMax, applicationName: 'switchyard' });
   undo.push(() => database.close());
+  await database.check();
   const wakeUps: WakeUps = config.wakeUps.redisUrl
     ? new RedisWakeUps({ url: config.wakeUps.redisUrl.reveal(), log })
     : new PostgresWakeUps({ pool: database.pool, directUrl, log });
@@ -107,6 +108,7 @@ async function begin(
     pool: database.pool,
     wakeUps,
     log,
+    metrics,
     ...(options.hubPollMs ? { pollMs: options.hubPollMs } : {}),
   });
   const jobs = new Jobs({ directUrl, worker: config.roles.worker, log, name: config.roles.worker ? 'worker' : 'api' });
@@ -171,7 +173,7 @@ async function begin(
 
   let executor: Executor | null = null;
   if (config.roles.worker) {
-    executor = new Executor(app, host.hostId);
+    executor = new Executor(app, { hostId: host.hostId, slots: config.worker.concurrency });
     const running = executor;
     running.start();
     await jobs.work(app, {
@@ -179,7 +181,10 @@ async function begin(
       slots: config.worker.concurrency,
       executeRun: (runId) => running.execute(runId),
     });
-    undo.push(() => running.stop(config.worker.stopGraceS * 1000));
+    undo.push(async () => {
+      await jobs.pauseRuns();
+      await running.stop(config.worker.stopGraceS * 1000);
+    });
     log.info({ workerId: running.workerId, hostId: host.hostId }, 'worker ready');
   }
 

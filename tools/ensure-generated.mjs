@@ -1,6 +1,8 @@
 // @ts-check
 // Runs `prisma generate` if what it reads has changed since the last time. For the start of npm scripts: plain
 // JavaScript, since the first `node` may be an old one, and without any work when all is up to date.
+//   --optional   after an install, to spare the first start the time: a failure is told and is none, because the start
+//                does it again, and an install without development packages cannot do it at all
 import { spawnSync } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
 import { linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -103,4 +105,12 @@ async function main() {
   }
 }
 
-process.exitCode = await main();
+if (process.argv.includes('--optional')) {
+  try {
+    await main();
+  } catch (error) {
+    console.warn(`Not generated now: ${error instanceof Error ? error.message : String(error)}`);
+  }
+} else {
+  process.exitCode = await main();
+}

@@ -31,16 +31,28 @@ export const ApplicationName = z
     'must be 1 to 63 lower-case letters, digits and dashes, no dash at the ends',
   );
 
-const Command = z.string().trim().min(1, 'must not be empty').max(4000);
+const Command = z
+  .string()
+  .trim()
+  .min(1, 'must not be empty')
+  .max(4000)
+  .refine((command) => !command.includes('\0'), 'must not contain NUL');
 
-/** Names after POSIX, values as text; the size that an execve can carry is far above. */
+/** All of an environment together, characters: an execve carries a few times as much. */
+const maxEnvironment = 262_144;
+
+/** Names after POSIX, values as text. */
 export const Environment = z
   .record(
     z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,199}$/, 'is no name of an environment variable'),
     z.string().max(32_768),
   )
   .refine((environment) => Object.keys(environment).length <= 200, 'must have at most 200 variables')
-  .refine((environment) => Object.values(environment).every((value) => !value.includes('\0')), 'must not contain NUL');
+  .refine((environment) => Object.values(environment).every((value) => !value.includes('\0')), 'must not contain NUL')
+  .refine(
+    (environment) => Object.entries(environment).flat().join('').length <= maxEnvironment,
+    `must have at most ${maxEnvironment} characters in all`,
+  );
 
 export const HealthPath = z
   .string()

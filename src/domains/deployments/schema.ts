@@ -54,6 +54,11 @@ const DeploymentPhaseEnum = builder.enumType('DeploymentPhase', {
 const ReleaseStatusEnum = builder.enumType(ReleaseStatus, {
   name: 'ReleaseStatus',
   description: 'Whether a release serves.',
+  values: {
+    CANDIDATE: { description: 'Built, not serving yet.' },
+    ACTIVE: { description: "Serves the application's address." },
+    RETIRED: { description: 'Served, or never did; kept so that it can be restored, until it is pruned.' },
+  },
 });
 
 const ReleaseRef = builder.prismaObject('Release', {
@@ -62,7 +67,7 @@ const ReleaseRef = builder.prismaObject('Release', {
   fields: (t) => ({
     id: t.id({ description: 'Id for `rollbackDeployment`.', resolve: ({ id }) => id }),
     status: t.expose('status', { type: ReleaseStatusEnum, description: 'Whether it serves.' }),
-    commitSha: t.exposeString('commitSha'),
+    commitSha: t.exposeString('commitSha', { description: 'The commit that it was built of.' }),
     activatedAt: t.expose('activatedAt', {
       type: 'DateTime',
       nullable: true,
@@ -322,7 +327,7 @@ builder.mutationFields((t) => ({
   }),
   createDeployment: t.fieldWithInput({
     type: deploymentSuccess('CreateDeploymentSuccess', 'The deployment is queued.'),
-    errors: failing(IdempotencyConflict, NoHost),
+    errors: failing(IdempotencyConflict, NoHost, Conflict),
     description: 'Deploys a branch or commit. Deployments of the application that have not begun are superseded.',
     input: {
       applicationId: t.input.id({ description: 'Global id of the application.' }),
@@ -337,7 +342,7 @@ builder.mutationFields((t) => ({
   }),
   rollbackDeployment: t.fieldWithInput({
     type: deploymentSuccess('RollbackDeploymentSuccess', 'A deployment that brings the release back is queued.'),
-    errors: failing(IdempotencyConflict, NoHost, NothingToRestore),
+    errors: failing(IdempotencyConflict, NoHost, NothingToRestore, Conflict),
     description: 'Brings back a former release, exactly as it was built.',
     input: {
       applicationId: t.input.id({ description: 'Global id of the application.' }),

@@ -93,11 +93,16 @@ builder.mutationFields((t) => ({
       return session;
     },
   }),
-  signOut: t.boolean({
-    description: 'Clears the session cookie of this browser. Always true.',
+  signOut: t.field({
+    type: builder.objectRef<object>('SignOutSuccess').implement({
+      description: 'The session cookie of this browser was cleared.',
+      fields: (f) => ({ ok: f.boolean({ description: 'Always true.', resolve: () => true }) }),
+    }),
+    errors: failing(),
+    description: 'Clears the session cookie of this browser. The session itself goes on: see `signOutEverywhere`.',
     resolve: (_, __, { setSession }) => {
       setSession?.(null);
-      return true;
+      return {};
     },
   }),
   signOutEverywhere: t.field({

@@ -154,6 +154,14 @@ export const Identity = service('identity', (app) => {
         mayGive(actor, membership.workspaceId, membership.role);
         if (membership.role === 'OWNER') await keepAnOwner(tx, membership);
         await tx.db.membership.delete({ where: { id: membership.id } });
+        // Revoked, not only out of use: their keys must not come back to life when the person does.
+        const keys = await tx.db.apiKey.updateManyAndReturn({
+          where: { workspaceId: membership.workspaceId, createdById: membership.userId, revokedAt: null },
+          data: { revokedAt: new Date() },
+          select: { id: true },
+        });
+        for (const key of keys)
+          tx.append({ type: apiKeyRevoked, workspaceId: membership.workspaceId, subjectId: key.id });
         const event = tx.append({
           type: memberRemoved,
           workspaceId: membership.workspaceId,

@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
 import {
   access,
   chmod,
@@ -9,6 +8,7 @@ import {
   lstat,
   mkdir,
   open,
+  readdir,
   rename,
   rm,
   rmdir,
@@ -111,6 +111,8 @@ export interface ProbeResult {
 export interface StartedInstance extends ProcessIdentity {
   /** On 127.0.0.1. */
   readonly port: number;
+  /** Where its output begins in the release's log, bytes. */
+  readonly logFrom: number;
 }
 
 export interface ProcessDriver {
@@ -135,7 +137,8 @@ export interface ProcessDriver {
     userSlot: number;
     signal: AbortSignal;
     timeoutMs: number;
-    onOutput: (stream: OutputStream, line: string) => void;
+    /** The command waits while this does. */
+    onOutput: (stream: OutputStream, line: string) => void | Promise<void>;
     record: RecordChild;
   }): Promise<void>;
   /**
@@ -163,12 +166,14 @@ export interface ProcessDriver {
   }): Promise<ProbeResult>;
   /** Last lines that the release's instances wrote. */
   tail(path: string, lines: number): Promise<string[]>;
-  /** What they wrote and write, line by line, until `signal` ends it. */
-  follow(path: string, signal: AbortSignal): AsyncGenerator<string, void, undefined>;
+  /** What they wrote from `fromByte` on (default 0) and write, line by line, until `signal` ends it. */
+  follow(path: string, signal: AbortSignal, fromByte?: number): AsyncGenerator<string, void, undefined>;
   /** Ends an instance, or anything else that was recorded, with all that it started. */
   stop(identity: ProcessIdentity, graceMs: number): Promise<EndResult>;
   /** Removes a release with its log. Fine when it is gone. */
   remove(path: string): Promise<void>;
+  /** Every release folder of this host, whether a row knows it or not. */
+  listReleases(): Promise<{ readonly path: string; readonly name: string }[]>;
   /** The processes of all applications of this host, recorded or not; without isolation they cannot be told: none. */
   listProcesses(): Promise<(ListedProcess & { readonly userOffset: number })[]>;
   /** Cuts the logs that are too long (10 MiB); the address proxy does it every 10 s. */
@@ -286,6 +291,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
         // A build leaves nothing running, and the pipes close only when nobody holds them.
         await (ending ?? endProcess(identity, { graceMs: buildGraceMs }));
         await Promise.all(reading);
+        if (ending) await ending;
         signal.throwIfAborted();
         if (failed !== undefined) throw failed;
         if (late.aborted) throw new BuildFailed(exitCode, endedBy, true);
@@ -299,6 +305,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
       checkPath(path);
       const port = await findPort();
       await using output = await open(`${path}.log`, 'a', 0o600);
+      const { size: logFrom } = await output.stat();
       const user = userOf(userSlot);
       // Its own, so that it can open /dev/stdout; the folder is not, so it cannot put another file in its place.
       if (user) await output.chown(user.uid, user.gid);
@@ -311,7 +318,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
         record,
       });
       child.unref();
-      return { ...identity, port };
+      return { ...identity, port, logFrom };
     },
 
     async probe({ port, path, timeoutMs, signal, userSlot }) {
@@ -336,8 +343,8 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
       return await tailLog(`${checkPath(path)}.log`, lines);
     },
 
-    follow(path, signal) {
-      return followLog(`${checkPath(path)}.log`, signal);
+    follow(path, signal, fromByte = 0) {
+      return followLog(`${checkPath(path)}.log`, signal, fromByte);
     },
 
     async stop(identity, graceMs) {
@@ -349,6 +356,16 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
       await removeTree(path);
       await removeTree(`${path}.home`);
       await Promise.all([`${path}.log`, `${path}.log.1`].map((file) => rm(file, { force: true })));
+    },
+
+    async listReleases() {
+      const found: { path: string; name: string }[] = [];
+      for (const applicationId of await readdir(applications)) {
+        if (!applicationName.test(applicationId)) continue;
+        for (const name of await readdir(join(applications, applicationId)))
+          if (releaseName.test(name)) found.push({ path: join(applications, applicationId, name), name });
+      }
+      return found;
     },
 
     async listProcesses() {
@@ -560,22 +577,32 @@ async function findProgram(name: string, dirs: readonly string[]): Promise<strin
 async function readLines(
   { child }: RecordedChild,
   name: OutputStream,
-  onOutput: (stream: OutputStream, line: string) => void,
+  onOutput: (stream: OutputStream, line: string) => void | Promise<void>,
   fail: (error: unknown) => void,
 ): Promise<void> {
   const stream = name === 'STDOUT' ? child.stdout : child.stderr;
   if (!stream) return;
-  const splitter = lineSplitter((line) => onOutput(name, line));
-  const guarded = (work: () => void): void => {
-    try {
-      work();
-    } catch (error) {
-      fail(error);
+  const ready: string[] = [];
+  const splitter = lineSplitter((line) => ready.push(line));
+  let failed = false;
+  const deliver = async (): Promise<void> => {
+    for (const line of ready.splice(0)) {
+      if (failed) return;
+      try {
+        await onOutput(name, line);
+      } catch (error) {
+        failed = true; // the rest is read and dropped, so that the process can end
+        fail(error);
+      }
     }
   };
-  stream.setEncoding('utf8').on('data', (chunk: string) => guarded(() => splitter.push(chunk)));
-  await once(stream, 'close');
-  guarded(() => splitter.end());
+  // What is not read stays in the pipe and holds the process back.
+  for await (const chunk of stream.setEncoding('utf8') as AsyncIterable<string>) {
+    splitter.push(chunk);
+    await deliver();
+  }
+  splitter.end();
+  await deliver();
 }
 
 function get(port: number, path: string, signal: AbortSignal): Promise<{ status: number; bodyStart: string }> {

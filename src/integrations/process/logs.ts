@@ -22,18 +22,25 @@ export async function tailLog(file: string, lines: number): Promise<string[]> {
   return found.slice(-lines);
 }
 
-/** The lines of a log file from its start on, then those that come, until `signal` ends it (without an error). */
-export async function* followLog(file: string, signal: AbortSignal): AsyncGenerator<string, void, undefined> {
+/** The lines of a log file from a byte on, then those that come, until `signal` ends it (without an error). */
+export async function* followLog(
+  file: string,
+  signal: AbortSignal,
+  fromByte = 0,
+): AsyncGenerator<string, void, undefined> {
   const ready: string[] = [];
   const splitter = lineSplitter((line) => ready.push(line));
   const decoder = new TextDecoder();
-  let position = 0;
-  while (!signal.aborted) {
+  let position = fromByte;
+  for (;;) {
+    // Read once more after the end: the last words count.
+    const last = signal.aborted;
     const chunk = await readFrom(file, position);
     if (chunk.rotated) position = 0;
     position += chunk.bytes.length;
     splitter.push(decoder.decode(chunk.bytes, { stream: true }));
     yield* ready.splice(0);
+    if (last) break;
     if (chunk.bytes.length > 0 || chunk.rotated) continue;
     try {
       await delay(followIntervalMs, undefined, { signal });

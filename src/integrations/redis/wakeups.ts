@@ -1,6 +1,7 @@
+import { randomUUID } from 'node:crypto';
 import { Redis } from 'ioredis';
 import type { Logger } from '#kernel/log.ts';
-import { Coalescer, type WakeUps } from '#kernel/live/wakeups.ts';
+import { Coalescer, packKeys, unpackKeys, type WakeUps, type WakeUpSource } from '#kernel/live/wakeups.ts';
 
 const channel = 'switchyard';
 
@@ -10,7 +11,8 @@ export class RedisWakeUps implements WakeUps {
   readonly #subscriber: Redis;
   readonly #log: Logger;
   readonly #coalescer: Coalescer;
-  #onKey: (key: string) => void = () => undefined;
+  readonly #id = randomUUID();
+  #onKey: (key: string, source: WakeUpSource) => void = () => undefined;
   #closed = false;
 
   constructor(options: { url: string; log: Logger }) {
@@ -21,6 +23,8 @@ export class RedisWakeUps implements WakeUps {
       lazyConnect: true,
       enableOfflineQueue: false,
       maxRetriesPerRequest: 1,
+      // A server that hangs must not hold back the wake-ups that come after.
+      commandTimeout: 3000,
       retryStrategy,
     });
     this.#subscriber = new Redis(options.url, {
@@ -36,18 +40,23 @@ export class RedisWakeUps implements WakeUps {
   }
 
   publish(key: string): void {
-    this.#onKey(key);
+    this.#onKey(key, 'local');
     if (!this.#closed) this.#coalescer.add(key);
   }
 
   /** @throws when Redis cannot be reached at start */
-  async start(onKey: (key: string) => void, onReset: () => void): Promise<void> {
+  async start(onKey: (key: string, source: WakeUpSource) => void, onReset: () => void): Promise<void> {
     this.#onKey = onKey;
     this.#subscriber.on('message', (_channel, message) => {
-      for (const key of message.split(',')) this.#onKey(key);
+      for (const key of unpackKeys(this.#id, message)) this.#onKey(key, 'redis');
     });
-    await Promise.all([this.#publisher.connect(), this.#subscriber.connect()]);
-    await this.#subscriber.subscribe(channel);
+    try {
+      await Promise.all([this.#publisher.connect(), this.#subscriber.connect()]);
+      await this.#subscriber.subscribe(channel);
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
     this.#subscriber.on('ready', onReset);
     onReset();
   }
@@ -61,7 +70,7 @@ export class RedisWakeUps implements WakeUps {
 
   async #send(keys: string[]): Promise<void> {
     try {
-      await this.#publisher.publish(channel, keys.join(','));
+      await this.#publisher.publish(channel, packKeys(this.#id, keys));
     } catch (error) {
       this.#log.warn({ err: error }, 'wake-up not sent; readers find the change by polling');
     }

@@ -14,6 +14,7 @@ export type RowRule =
   /** A to-many relation of the row has a row that passes. */
   | { readonly by: 'some'; readonly relation: string; readonly rule: RowRule }
   | { readonly by: 'any'; readonly rules: readonly RowRule[] }
+  | { readonly by: 'all'; readonly rules: readonly RowRule[] }
   /** Seen only inside its parent, which has a rule: no node, no list of its own. */
   | { readonly by: 'parent' };
 
@@ -25,6 +26,7 @@ export const inWorkspace = (least: Role = 'VIEWER', column = 'workspaceId'): Row
 export const self = (column: string): RowRule => ({ by: 'self', column });
 export const some = (relation: string, rule: RowRule): RowRule => ({ by: 'some', relation, rule });
 export const anyOf = (...rules: RowRule[]): RowRule => ({ by: 'any', rules });
+export const allOf = (...rules: RowRule[]): RowRule => ({ by: 'all', rules });
 export const withParent: RowRule = { by: 'parent' };
 
 /** A verb and the least role that may use it. `public` and `user` verbs belong to no workspace. */
@@ -87,6 +89,8 @@ function whereOf(rule: RowRule, actor: Actor): Where {
       return { [rule.relation]: { some: whereOf(rule.rule, actor) } };
     case 'any':
       return { OR: rule.rules.map((one) => whereOf(one, actor)) };
+    case 'all':
+      return { AND: rule.rules.map((one) => whereOf(one, actor)) };
     case 'parent':
       return {};
     default:
@@ -109,6 +113,11 @@ export function decidedByRow(rule: RowRule, actor: Actor, row: Record<string, un
       const answers = rule.rules.map((one) => decidedByRow(one, actor, row));
       if (answers.includes(true)) return true;
       return answers.includes(undefined) ? undefined : false;
+    }
+    case 'all': {
+      const answers = rule.rules.map((one) => decidedByRow(one, actor, row));
+      if (answers.includes(false)) return false;
+      return answers.includes(undefined) ? undefined : true;
     }
     case 'parent':
       return true;

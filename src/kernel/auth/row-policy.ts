@@ -1,4 +1,4 @@
-import { anyOf, definePolicy, inWorkspace, self, some } from './policy.ts';
+import { allOf, anyOf, definePolicy, inWorkspace, self, some } from './policy.ts';
 
 /** Who may see people, workspaces and keys. The verbs are those of the domain `identity`. */
 export const authPolicy = definePolicy('auth', {
@@ -8,6 +8,7 @@ export const authPolicy = definePolicy('auth', {
     Membership: inWorkspace('VIEWER'),
     // Oneself, and everybody with whom one shares a workspace.
     User: anyOf(self('id'), some('memberships', inWorkspace('VIEWER'))),
-    ApiKey: anyOf(inWorkspace('ADMIN'), self('createdById')),
+    // Its maker, but only in a workspace that the credential reaches: a key of one workspace tells nothing of another.
+    ApiKey: anyOf(inWorkspace('ADMIN'), allOf(self('createdById'), inWorkspace('VIEWER'))),
   },
 });

@@ -6,6 +6,12 @@ import './row-policy.ts';
 export const RoleEnum = builder.enumType(Role, {
   name: 'Role',
   description: 'What a member may do: OWNER > ADMIN > MEMBER > VIEWER. Each includes those below it.',
+  values: {
+    OWNER: { description: 'May do everything, deleting the workspace included.' },
+    ADMIN: { description: 'May manage members, keys and settings.' },
+    MEMBER: { description: 'May start and change operations.' },
+    VIEWER: { description: 'May look.' },
+  },
 });
 
 export const UserRef = builder.prismaNode('User', {

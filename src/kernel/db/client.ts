@@ -26,6 +26,8 @@ export interface Database {
   readonly directUrl: string;
   /** True when `url` goes through a pooler, where session settings and named statements do not hold. */
   readonly pooled: boolean;
+  /** @throws when `url` cannot be used, with what to do where that is known */
+  check(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -66,11 +68,24 @@ export function createDatabase(options: DatabaseOptions): Database {
     db.$on('query', (event) => onQuery(event.query));
   }
   return {
-    db: db as unknown as Db,
+    db,
     pool,
     url: options.url,
     directUrl: options.directUrl,
     pooled,
+    async check() {
+      try {
+        await pool.query('select 1');
+      } catch (error) {
+        if (!pooled && error instanceof Error && error.message.includes('unsupported startup parameter')) {
+          throw new Error(
+            'DATABASE_URL reaches a pooler: set DATABASE_DIRECT_URL to the address of PostgreSQL itself.',
+            { cause: error },
+          );
+        }
+        throw error;
+      }
+    },
     close: () => db.$disconnect(),
   };
 }

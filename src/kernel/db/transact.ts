@@ -51,21 +51,31 @@ export function createTransact(options: TransactOptions): Transact {
 async function once<T>(options: TransactOptions, actor: Actor, fn: (tx: Transaction) => Promise<T>): Promise<T> {
   const pending: { event: NewEvent; at: Appended }[] = [];
   const hooks: (() => void)[] = [];
+  let open = true;
+  const mustBeOpen = () => {
+    // A promise that `fn` did not wait for: its event would be lost.
+    if (!open) throw new Error('The transaction is over');
+  };
   const result = await options.database.db.$transaction(async (db) => {
     if (options.database.pooled) {
-      for (const [name, value] of Object.entries(sessionLimits))
-        await db.$executeRawUnsafe(`set local ${name} = '${value}'`);
+      const { lock_timeout: lock, idle_in_transaction_session_timeout: idle } = sessionLimits;
+      await db.$queryRaw`select set_config('lock_timeout', ${lock}, true), set_config('idle_in_transaction_session_timeout', ${idle}, true)`;
     }
     const value = await fn({
       db,
       actor,
       append(event) {
+        mustBeOpen();
         const at: Appended = { seq: null, epoch: 0 };
         pending.push({ event, at });
         return at;
       },
-      afterCommit: (hook) => void hooks.push(hook),
+      afterCommit(hook) {
+        mustBeOpen();
+        hooks.push(hook);
+      },
     });
+    open = false;
     await flush(db, actor, pending, options.traceparent());
     return value;
   });

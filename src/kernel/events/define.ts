@@ -8,7 +8,10 @@ export interface EventType<D extends object = object> {
   /** GraphQL type of the thing that it happened to. */
   readonly subject: string;
   readonly description: string;
-  /** True when it changes what somebody may see: open streams look at their rights again before they go on. */
+  /**
+   * True when it changes what somebody may see: open streams look at their rights again before they go on. If its data
+   * has a `userId`, it concerns the credentials of that person only.
+   */
   readonly rights: boolean;
   readonly __data?: D;
 }
@@ -16,7 +19,7 @@ export interface EventType<D extends object = object> {
 const types = new Map<string, EventType>();
 
 /** Declares an event type. `D` is the shape of its data: ids and enumerations only, no personal data. */
-export function defineEvent<D extends object = Record<never, never>>(
+export function defineEvent<D extends object = Record<string, never>>(
   name: string,
   options: { subject: string; description: string; version?: number; rights?: boolean },
 ): EventType<D> {

@@ -7,12 +7,17 @@ import RelayPlugin from '@pothos/plugin-relay';
 import ScopeAuthPlugin from '@pothos/plugin-scope-auth';
 import SimpleObjectsPlugin from '@pothos/plugin-simple-objects';
 import WithInputPlugin from '@pothos/plugin-with-input';
-import { GraphQLError } from 'graphql';
+import { getNamedType, getNullableType, GraphQLError, isListType, type GraphQLOutputType } from 'graphql';
 import { BigIntResolver, DateTimeResolver, JSONResolver, NonNegativeIntResolver, URLResolver } from 'graphql-scalars';
 import type PrismaTypes from '../../generated/pothos.ts';
 import { getDatamodel } from '../../generated/pothos.ts';
+import { ValidationError } from '../errors.ts';
+import { isId } from '../ids.ts';
 import type { Context } from './context.ts';
+import { describe } from './describe.ts';
+import { decodeNodeId } from './global-id.ts';
 import { mayRead } from './guard.ts';
+import { loadNodes } from './nodes.ts';
 
 export interface SchemaTypes {
   Context: Context;
@@ -35,8 +40,41 @@ export interface SchemaTypes {
 
 const capital = (name: string): string => name.charAt(0).toUpperCase() + name.slice(1);
 
-/** Cost that one field, and one item of a list, is taken for. */
+/** Items that a list of unknown length is taken for. */
 const defaultListMultiplier = 10;
+/** Items of a connection's page: at most, and when none are asked for. */
+const maxPageSize = 100;
+const defaultPageSize = 20;
+/** Ids that `nodes` takes at once. */
+const maxNodeIds = 100;
+
+/**
+ * What lies in a page costs as often as the page has items; `edges` and `nodes` do not count them again. The cost is
+ * reckoned before anything is executed, so this is also where a page that cannot be is refused.
+ */
+function pageCost(args: Record<string, unknown>): { field: number; multiplier: number } {
+  for (const name of ['first', 'last']) {
+    if (Number(args[name] ?? 0) < 0) throw badPage(name, 'must not be negative');
+  }
+  for (const name of ['after', 'before']) {
+    const cursor = args[name];
+    if (typeof cursor === 'string' && !isPageCursor(cursor)) throw badPage(name, 'is not a cursor of this list');
+  }
+  const size = args['first'] ?? args['last'] ?? defaultPageSize;
+  return { field: 1, multiplier: Math.min(Number(size), maxPageSize) };
+}
+
+const badPage = (name: string, problem: string) =>
+  new GraphQLError(`${name}: ${problem}`, { extensions: { code: 'BAD_USER_INPUT' } });
+
+/** A cursor as the Prisma plugin writes it, of a row whose id is a UUID. */
+const isPageCursor = (cursor: string): boolean => {
+  const [, id] = /^GPC:S:(.*)$/.exec(cursor.length > 200 ? '' : Buffer.from(cursor, 'base64').toString()) ?? [];
+  return id !== undefined && isId(id);
+};
+
+const isList = (type: GraphQLOutputType): boolean => isListType(getNullableType(type));
+const perPage = { field: 1, multiplier: 1 } as const;
 
 export const builder = new SchemaBuilder<SchemaTypes>({
   // Errors first: it wraps what all others throw.
@@ -49,6 +87,8 @@ export const builder = new SchemaBuilder<SchemaTypes>({
     RelayPlugin,
     DataloaderPlugin,
     PrismaPlugin,
+    // Last, so that it sees what the others added.
+    describe,
   ],
   defaultFieldNullability: false,
   defaultInputFieldRequiredness: true,
@@ -68,10 +108,46 @@ export const builder = new SchemaBuilder<SchemaTypes>({
     exposeDescriptions: true,
     filterConnectionTotalCount: true,
     onUnusedQuery: null,
-    maxConnectionSize: 100,
-    defaultConnectionSize: 20,
+    maxConnectionSize: maxPageSize,
+    defaultConnectionSize: defaultPageSize,
   },
-  relay: { clientMutationId: 'omit', cursorType: 'String', nodesOnConnection: true },
+  relay: {
+    clientMutationId: 'omit',
+    cursorType: 'String',
+    decodeGlobalID: decodeNodeId,
+    nodesOnConnection: { description: 'The items alone, without cursors.', complexity: perPage },
+    edgesFieldOptions: { description: 'The items with their cursors.', complexity: perPage },
+    nodeFieldOptions: { description: 'The item.' },
+    cursorFieldOptions: { description: '`after` of the next page, or `before` of the previous one.' },
+    pageInfoFieldOptions: { description: 'Whether there is more, and where to go on.' },
+    pageInfoTypeOptions: { description: 'Where a page lies in its list.' },
+    hasNextPageFieldOptions: { description: 'True when there are more after this page.' },
+    hasPreviousPageFieldOptions: { description: 'True when there are more before this page.' },
+    startCursorFieldOptions: { description: 'Cursor of the first item; null on an empty page.' },
+    endCursorFieldOptions: { description: 'Cursor of the last item; null on an empty page.' },
+    firstArgOptions: { description: `How many from the start, at most ${maxPageSize}; default ${defaultPageSize}.` },
+    lastArgOptions: { description: `How many from the end, at most ${maxPageSize}.` },
+    afterArgOptions: { description: 'Only items after this cursor.' },
+    beforeArgOptions: { description: 'Only items before this cursor.' },
+    nodeTypeOptions: { description: 'Something with a global id, which `node` finds again.' },
+    idFieldOptions: { description: 'Global id.' },
+    nodeQueryOptions: {
+      description: 'The thing with this global id; null when there is none that you reach.',
+      args: { id: { description: 'Global id.' } },
+      resolve: async (_, { id }, context, info) => (await loadNodes(context, info, [id]))[0],
+    },
+    nodesQueryOptions: {
+      description:
+        'The things with these global ids, in their order; null for each that does not exist or that you do not reach.',
+      args: { ids: { description: `Global ids, at most ${maxNodeIds}.` } },
+      complexity: ({ ids }) => ({ field: 1, multiplier: ids.length }),
+      resolve: (_, { ids }, context, info) => {
+        if (ids.length > maxNodeIds)
+          throw new ValidationError([{ path: 'ids', message: `must be at most ${maxNodeIds}` }]);
+        return loadNodes(context, info, ids);
+      },
+    },
+  },
   scopeAuth: {
     authorizeOnSubscribe: false,
     runScopesOnType: true,
@@ -81,7 +157,14 @@ export const builder = new SchemaBuilder<SchemaTypes>({
     unauthorizedError: () => new GraphQLError('There is no such thing.', { extensions: { code: 'NOT_FOUND' } }),
   },
   // The limits are enforced before execution (see http/limits.ts); here are the weights.
-  complexity: { defaultComplexity: 1, defaultListMultiplier },
+  complexity: {
+    defaultComplexity: 1,
+    defaultListMultiplier,
+    fieldComplexity: (args, _, field) => {
+      if (getNamedType(field.type).name.endsWith('Connection')) return pageCost(args);
+      return isList(field.type) ? { field: 1, multiplier: defaultListMultiplier } : 1;
+    },
+  },
 });
 
 builder.queryType({ description: 'Everything that can be read.' });

@@ -24,6 +24,9 @@ export function anyRowId(id: string): string {
   return decoded.id;
 }
 
+/** For `node` and `nodes`: what is no id of ours names a type and a row that do not exist. */
+export const decodeNodeId = (id: string): { typename: string; id: string } => decode(id) ?? { typename: '', id: '' };
+
 function decode(id: string): { typename: string; id: string } | null {
   if (id.length > 200) return null;
   try {

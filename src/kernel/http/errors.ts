@@ -1,3 +1,4 @@
+import { PothosValidationError } from '@pothos/core';
 import { GraphQLError } from 'graphql';
 import { DomainError, RateLimited, Unauthenticated, ValidationError } from '../errors.ts';
 import type { Logger } from '../log.ts';
@@ -28,14 +29,40 @@ export function maskError(error: unknown, requestId: string, log: Logger): Graph
       },
     });
   }
-  if (error instanceof GraphQLError && (original === error || original instanceof GraphQLError)) return error;
+  const code = codeOfClientError(error, original);
+  if (error instanceof GraphQLError && code) return error.extensions['code'] === code ? error : withCode(error, code);
   log.error({ err: original, requestId }, 'internal error');
   return new GraphQLError('Something went wrong on the server. The request id identifies it in the log.', {
     ...(error instanceof GraphQLError && error.nodes ? { nodes: error.nodes } : {}),
     ...(error instanceof GraphQLError && error.path ? { path: error.path } : {}),
-    extensions: { code: 'INTERNAL', requestId },
+    // Without a path there is no answer at all.
+    extensions: { code: 'INTERNAL', requestId, ...(isPlaced(error) ? {} : { http: { status: 500 } }) },
   });
 }
+
+/**
+ * The code of an error that the client caused and can mend; null for faults of the server. The GraphQL library reports
+ * both as GraphQLError, and gives neither a code.
+ */
+function codeOfClientError(error: unknown, original: unknown): string | null {
+  if (!(error instanceof GraphQLError)) return null;
+  const { code } = error.extensions;
+  if (typeof code === 'string' && original instanceof GraphQLError) return code;
+  if (original instanceof PothosValidationError) return 'BAD_USER_INPUT';
+  // Without a path nothing was executed yet: it is about the document or its variables.
+  if (!error.path && (error.nodes || !error.originalError))
+    return error.message.startsWith('Variable "') ? 'BAD_USER_INPUT' : 'GRAPHQL_VALIDATION_FAILED';
+  return original === error && error.message.startsWith('Argument "') ? 'BAD_USER_INPUT' : null;
+}
+
+const isPlaced = (error: unknown): boolean => error instanceof GraphQLError && error.path !== undefined;
+
+const withCode = (error: GraphQLError, code: string): GraphQLError =>
+  new GraphQLError(error.message, {
+    ...(error.nodes ? { nodes: error.nodes } : { source: error.source, positions: error.positions }),
+    ...(error.path ? { path: error.path } : {}),
+    extensions: { ...error.extensions, code },
+  });
 
 function rootOf(error: unknown): unknown {
   let root = error;

@@ -8,7 +8,7 @@ import { withTrace } from '../telemetry/trace.ts';
 import type { OriginRules } from './credentials.ts';
 import { health, type Check } from './health.ts';
 import { attachWebSocket } from './websocket.ts';
-import { createGraphQL, requestIdHeader, requestIdOf, type GraphQLOptions } from './yoga.ts';
+import { createGraphQL, requestIdHeader, requestIdOf, underRequestId, type GraphQLOptions } from './yoga.ts';
 
 export interface HttpOptions {
   readonly app: App;
@@ -22,6 +22,10 @@ export interface HttpOptions {
   /** Number of proxies in front whose `X-Forwarded-For` entry is believed. */
   readonly trustProxy: number;
   readonly maxBodyBytes: number;
+  /** How long the body of a GraphQL request may take to arrive; default 20 s. */
+  readonly bodyTimeoutMs?: number;
+  /** How long a WebSocket may take to say who it is; default 5 s. */
+  readonly initTimeoutMs?: number;
   readonly secureCookies: boolean;
   readonly graphql: Pick<GraphQLOptions, 'introspection' | 'graphiql' | 'persisted'>;
   readonly limits: GraphQLOptions['limits'] & {
@@ -45,14 +49,17 @@ export interface HttpServer {
 /** The API's HTTP server: GraphQL with its WebSocket, files, health and metrics on one port. */
 export async function startHttpServer(options: HttpOptions): Promise<HttpServer> {
   const { app } = options;
-  const server = createServer({ requestTimeout: 60_000, headersTimeout: 10_000, maxHeaderSize: 16_384 });
+  // A whole upload may take an hour; the body of a GraphQL request has a limit of its own.
+  const server = createServer({ requestTimeout: 3_600_000, headersTimeout: 10_000, maxHeaderSize: 16_384 });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(options.port, options.host, resolve);
   });
   const { port } = server.address() as AddressInfo;
   const url = options.publicUrl ?? `http://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`;
-  const origins: OriginRules = { allowed: new Set([new URL(url).origin, ...options.corsOrigins]) };
+  const origins: OriginRules = {
+    allowed: new Set([new URL(url).origin, ...loopbackNames(options, port), ...options.corsOrigins]),
+  };
   const clientAddress = (req: IncomingMessage) => addressOf(req, options.trustProxy);
   const yoga = createGraphQL({
     app,
@@ -71,14 +78,25 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     persisted: options.graphql.persisted,
     limits: { ...options.limits, messageBytes: options.maxBodyBytes },
     clientAddress,
+    initTimeoutMs: options.initTimeoutMs,
   });
   let stopping = false;
 
   const route = async (req: IncomingMessage, res: ServerResponse): Promise<string> => {
-    const address = new URL(req.url ?? '/', 'http://localhost');
+    const address = addressed(req);
+    if (!address) {
+      answer(res, 400, { code: 'BAD_REQUEST', message: 'The address is malformed.' });
+      return 'none';
+    }
     switch (address.pathname) {
       case '/graphql':
-        if (await readBody(req, res, options.maxBodyBytes)) await yoga.handle(req, res);
+        // For GraphiQL, the only page that there is: it brings all it needs with it.
+        res.setHeader('content-security-policy', pagePolicy);
+        if (!jsonParameters(address)) {
+          refuse(res, 400, 'BAD_REQUEST', '`variables` and `extensions` must be JSON.');
+        } else if (await readBody(req, res, options.maxBodyBytes, options.bodyTimeoutMs ?? 20_000)) {
+          await underRequestId(String(res.getHeader(requestIdHeader)), () => yoga.handle(req, res));
+        }
         return '/graphql';
       case '/health/live':
         answer(res, 200, { status: 'ok' });
@@ -105,6 +123,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     res.setHeader('x-content-type-options', 'nosniff');
     res.setHeader('referrer-policy', 'no-referrer');
     res.setHeader('x-frame-options', 'DENY');
+    if (stopping) res.setHeader('connection', 'close');
     const traceparent = req.headers['traceparent'];
     withTrace(typeof traceparent === 'string' ? traceparent : undefined, 'http request', () => route(req, res))
       .then((name) => {
@@ -129,9 +148,9 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     async close(graceMs) {
       stopping = true;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      await sockets.close();
       server.closeIdleConnections();
       const timer = setTimeout(() => server.closeAllConnections(), graceMs);
+      await sockets.close(graceMs);
       await closed;
       clearTimeout(timer);
       await yoga.dispose();
@@ -140,46 +159,130 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
 }
 
 function answer(res: ServerResponse, status: number, body: object): void {
+  // The rest of a body that nobody reads is not taken for the next request.
+  if (!res.req.complete) res.setHeader('connection', 'close');
   res.writeHead(status, { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' });
   res.end(JSON.stringify(body));
 }
 
+const refuse = (res: ServerResponse, status: number, code: string, message: string, extensions: object = {}): false => {
+  answer(res, status, { errors: [{ message, extensions: { code, ...extensions } }] });
+  return false;
+};
+
+/** @see https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Content-Security-Policy */
+const pagePolicy = [
+  "default-src 'none'",
+  "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+  "style-src 'self' 'unsafe-inline' data:",
+  "img-src 'self' data:",
+  "font-src 'self' data:",
+  "connect-src 'self' ws: wss:",
+  'worker-src blob: data:',
+  "frame-ancestors 'none'",
+  "base-uri 'none'",
+  "form-action 'none'",
+].join('; ');
+
+/** Whether the parameters of a GET that are JSON can be read as such. */
+function jsonParameters(address: URL): boolean {
+  return ['variables', 'extensions'].every((name) => {
+    const text = address.searchParams.get(name);
+    if (!text) return true;
+    try {
+      JSON.parse(text);
+      return true;
+    } catch (error) {
+      if (error instanceof SyntaxError) return false;
+      throw error;
+    }
+  });
+}
+
 /**
- * Reads a GraphQL request's body, so that its size is bounded whatever its headers say.
- * @returns false when it answered itself: 413 too large, 415 not JSON
+ * Reads a GraphQL request's body, so that its size and time are bounded whatever its headers say.
+ * @returns false when it answered itself, or nobody is there any more: 408 too slow, 413 too large, 415 not JSON, 400
+ * not UTF-8
  */
-async function readBody(req: IncomingMessage, res: ServerResponse, maxBytes: number): Promise<boolean> {
+async function readBody(
+  req: IncomingMessage,
+  res: ServerResponse,
+  maxBytes: number,
+  timeoutMs: number,
+): Promise<boolean> {
   if (req.method !== 'POST') return true;
-  const type = req.headers['content-type']?.split(';')[0]?.trim().toLowerCase();
-  if (type !== 'application/json') {
-    req.resume();
-    answer(res, 415, {
-      errors: [{ message: 'The body must be application/json.', extensions: { code: 'UNSUPPORTED_MEDIA_TYPE' } }],
-    });
-    return false;
+  const [type, ...parameters] = (req.headers['content-type'] ?? '').split(';').map((part) => part.trim().toLowerCase());
+  const charset = parameters
+    .find((parameter) => parameter.startsWith('charset='))
+    ?.replace(/^charset="?([^"]*)"?$/, '$1');
+  if (type !== 'application/json' || (charset !== undefined && charset !== 'utf-8' && charset !== 'utf8')) {
+    return refuse(res, 415, 'UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json in UTF-8.');
   }
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of req as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes <= maxBytes) chunks.push(chunk);
-    else if (bytes > maxBytes * 2) break; // enough was read for a polite client to hear the answer
+  const body = await collect(req, maxBytes, timeoutMs);
+  if (body === 'gone') return false;
+  if (body === 'slow') return refuse(res, 408, 'BODY_TOO_SLOW', `The body took more than ${timeoutMs} ms to arrive.`);
+  if (body === 'large') {
+    return refuse(res, 413, 'BODY_TOO_LARGE', `The body has more than ${maxBytes} bytes.`, { limit: maxBytes });
   }
-  if (bytes > maxBytes) {
-    res.setHeader('connection', 'close');
-    answer(res, 413, {
-      errors: [
-        {
-          message: `The body has more than ${maxBytes} bytes.`,
-          extensions: { code: 'BODY_TOO_LARGE', limit: maxBytes },
-        },
-      ],
-    });
-    return false;
-  }
-  // The fetch adapter below Yoga takes a body that was read already from here.
-  (req as IncomingMessage & { body?: string }).body = Buffer.concat(chunks).toString('utf8') || ' ';
+  const text = decoded(body);
+  if (text === null) return refuse(res, 400, 'BAD_REQUEST', 'The body is not UTF-8.');
+  // The fetch adapter below Yoga takes a body that was read already from here; an empty one it would wait for.
+  (req as IncomingMessage & { body?: string }).body = text || ' ';
   return true;
+}
+
+/** This much of a body that is too long is read and thrown away, so that the client gets to read the answer. */
+const drainBytes = 1_048_576;
+
+function collect(
+  req: IncomingMessage,
+  maxBytes: number,
+  timeoutMs: number,
+): Promise<Buffer | 'large' | 'slow' | 'gone'> {
+  return new Promise((resolve) => {
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    const data = (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes <= maxBytes) chunks.push(chunk);
+      else if (bytes > maxBytes + drainBytes) done('large');
+    };
+    const end = () => done(bytes > maxBytes ? 'large' : Buffer.concat(chunks));
+    const gone = () => done('gone');
+    const timer = setTimeout(() => done('slow'), timeoutMs);
+    const done = (result: Buffer | 'large' | 'slow' | 'gone') => {
+      clearTimeout(timer);
+      req.off('data', data).off('end', end).off('close', gone);
+      if (typeof result === 'string') req.resume();
+      resolve(result);
+    };
+    if (Number(req.headers['content-length'] ?? 0) > maxBytes + drainBytes) return done('large');
+    req.on('data', data).on('end', end).on('close', gone);
+    // It ends with `close`; without a listener it would end the process.
+    req.on('error', () => undefined);
+  });
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+
+function decoded(body: Buffer): string | null {
+  try {
+    return utf8.decode(body);
+  } catch (error) {
+    if (error instanceof TypeError) return null;
+    throw error;
+  }
+}
+
+/** The address that a request names; null when it is none, which is for the client to mend. */
+function addressed(req: IncomingMessage): URL | null {
+  return URL.parse(req.url ?? '/', 'http://localhost');
+}
+
+/** A server on this machine only is opened by any of its names. */
+function loopbackNames(options: HttpOptions, port: number): string[] {
+  if (options.publicUrl !== undefined || !['127.0.0.1', '::1', 'localhost'].includes(options.host)) return [];
+  return ['127.0.0.1', '[::1]', 'localhost'].map((name) => `http://${name}:${port}`);
 }
 
 async function metrics(

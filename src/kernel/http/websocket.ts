@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { GraphQLError, type ExecutionArgs } from 'graphql';
@@ -5,27 +6,29 @@ import { useServer, type Extra } from 'graphql-ws/use/ws';
 import { WebSocketServer, type WebSocket } from 'ws';
 import type { App } from '../app.ts';
 import { anonymous, type Actor } from '../auth/actor.ts';
-import type { Credentials } from '../auth/actors.ts';
+import { sessionCookie, type Credentials } from '../auth/actors.ts';
 import { Unauthenticated } from '../errors.ts';
 import { cookieOf, sameSite, type OriginRules } from './credentials.ts';
-import { persistedId, type ServerContext, type Yoga } from './yoga.ts';
-import { sessionCookie } from '../auth/actors.ts';
+import { maskError } from './errors.ts';
+import { documentOf, underRequestId, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
 
 export interface WebSocketOptions {
   readonly app: App;
   readonly yoga: Yoga;
   readonly origins: OriginRules;
-  readonly persisted: { readonly documents: ReadonlyMap<string, string>; readonly only: boolean } | null;
+  readonly persisted: Persisted | null;
   readonly limits: {
     readonly socketsPerActor: number;
     readonly subscriptionsPerSocket: number;
     readonly messageBytes: number;
   };
   readonly clientAddress: (req: IncomingMessage) => string;
+  /** How long a client may take to say `connection_init`; default 5 s. */
+  readonly initTimeoutMs?: number | undefined;
 }
 
-/** Close codes: 4xxx of the graphql-transport-ws protocol, 1012 "service restart", which clients retry. */
-const closeCode = { forbidden: 4403, tooMany: 4429, restart: 1012 } as const;
+/** Close codes: 4xxx of the graphql-transport-ws protocol; 1012 "service restart" and 1013 "try again later" are retried. */
+const closeCode = { forbidden: 4403, tooMany: 4429, restart: 1012, later: 1013 } as const;
 
 interface Connection extends Record<PropertyKey, unknown> {
   actor: Actor;
@@ -41,7 +44,7 @@ interface Connection extends Record<PropertyKey, unknown> {
 export function attachWebSocket(
   server: Server,
   options: WebSocketOptions,
-): { close(): Promise<void>; readonly open: number } {
+): { close(graceMs: number): Promise<void>; readonly open: number } {
   const { app, yoga, limits } = options;
   const sockets = new WebSocketServer({
     noServer: true,
@@ -55,18 +58,26 @@ export function attachWebSocket(
     const refuse = (status: string) =>
       socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
     socket.on('error', () => socket.destroy());
-    if (new URL(req.url ?? '/', 'http://localhost').pathname !== '/graphql') return refuse('404 Not Found');
+    if (URL.parse(req.url ?? '/', 'http://localhost')?.pathname !== '/graphql') return refuse('404 Not Found');
     // A browser names the page that asks; programs name none.
     if (req.headers.origin !== undefined && !sameSite(req.headers, options.origins)) return refuse('403 Forbidden');
-    return sockets.handleUpgrade(req, socket, head, (ws) => sockets.emit('connection', ws, req));
+    return sockets.handleUpgrade(req, socket, head, (ws) => {
+      // A client's broken frame closes its socket and is no event of ours; without a listener it would end the process.
+      ws.on('error', (error) => app.log.debug({ err: error }, 'websocket broken'));
+      sockets.emit('connection', ws, req);
+    });
   };
   server.on('upgrade', upgrade);
 
   const protocol = useServer<Record<string, unknown>, Connection>(
     {
-      connectionInitWaitTimeout: 5000,
-      execute: (args) => (args.rootValue as Root).execute(args),
-      subscribe: (args) => (args.rootValue as Root).subscribe(args),
+      // What closes a socket unexpectedly is not told to the client.
+      isProd: true,
+      connectionInitWaitTimeout: options.initTimeoutMs ?? 5000,
+      execute: (args) => within(args, ({ execute }) => execute(args)),
+      subscribe: (args) => within(args, ({ subscribe }) => subscribe(args)),
+      onError: (_context, _id, _payload, errors) =>
+        errors.map((error) => maskError(error, randomUUID(), app.log).toJSON()),
       async onConnect(context) {
         const { socket, request } = context.extra;
         const credentials = connectionCredentials(context.connectionParams, request);
@@ -75,8 +86,12 @@ export function attachWebSocket(
           actor = await app.actors.authenticate(credentials);
         } catch (error) {
           if (error instanceof Unauthenticated) return false; // closes with 4403
-          throw error;
+          app.log.error({ err: error }, 'a connection could not be authenticated');
+          socket.close(closeCode.later, 'Try again later');
+          return false;
         }
+        // It went away meanwhile, and its end was told already: nothing would count it down again.
+        if (socket.readyState !== socket.OPEN) return false;
         const key = actor.userId ?? options.clientAddress(request);
         const open = (perActor.get(key) ?? 0) + 1;
         if (open > limits.socketsPerActor) {
@@ -114,37 +129,36 @@ export function attachWebSocket(
         const document = documentOf(payload, options.persisted);
         if (document instanceof GraphQLError) return [document];
         const extra = context.extra as Extra & Connection;
+        const requestId = randomUUID();
         const serverContext: ServerContext = {
           connection: {
+            requestId,
             actor: () => currentActor(app, extra),
             clientAddress: options.clientAddress(extra.request),
             endStreams: (reason) => endStreams(extra.socket, reason),
           },
         };
-        const { schema, execute, subscribe, contextFactory, parse, validate } = yoga.getEnveloped({
-          ...serverContext,
-          params: { ...payload, query: document },
-        });
         try {
+          const { schema, execute, subscribe, contextFactory, parse, validate } = yoga.getEnveloped({
+            ...serverContext,
+            params: { ...payload, query: document },
+          });
           const parsed = parse(document);
           const errors = validate(schema, parsed);
-          if (errors.length > 0) return errors;
+          if (errors.length > 0) return errors.map((error: GraphQLError) => maskError(error, requestId, app.log));
           const args: ExecutionArgs = {
             schema,
             document: parsed,
             contextValue: await contextFactory(),
-            rootValue: { execute, subscribe } satisfies Root,
+            rootValue: { execute, subscribe, requestId } satisfies Root,
             ...(payload.operationName ? { operationName: payload.operationName } : {}),
             ...(payload.variables ? { variableValues: payload.variables } : {}),
           };
           return args;
         } catch (error) {
-          if (error instanceof GraphQLError) return [error];
-          if (error instanceof Unauthenticated) {
-            endStreams(extra.socket, error.message);
-            return [refusal(error.message, error.code)];
-          }
-          throw error;
+          const masked = maskError(error, requestId, app.log);
+          if (masked.extensions['code'] === 'UNAUTHENTICATED') endStreams(extra.socket, masked.message);
+          return [masked];
         }
       },
     },
@@ -156,17 +170,25 @@ export function attachWebSocket(
     get open() {
       return sockets.clients.size;
     },
-    async close() {
+    async close(graceMs) {
       server.off('upgrade', upgrade);
+      server.on('upgrade', (_req, socket) => socket.destroy());
       for (const socket of sockets.clients) socket.close(closeCode.restart, 'The server restarts');
+      // A client that does not answer the close is not waited for any longer.
+      const timer = setTimeout(() => sockets.clients.forEach((socket) => socket.terminate()), graceMs);
       await protocol.dispose();
-      sockets.close();
+      clearTimeout(timer);
     },
   };
 }
 
 /** Yoga's own execution of this operation, with its plugins. */
-type Root = Pick<ReturnType<Yoga['getEnveloped']>, 'execute' | 'subscribe'>;
+type Root = Pick<ReturnType<Yoga['getEnveloped']>, 'execute' | 'subscribe'> & { readonly requestId: string };
+
+function within<T>(args: ExecutionArgs, run: (root: Root) => T): T {
+  const root = args.rootValue as Root;
+  return underRequestId(root.requestId, () => run(root));
+}
 
 const refusal = (message: string, code: string) => new GraphQLError(message, { extensions: { code } });
 
@@ -195,15 +217,4 @@ async function currentActor(app: App, extra: Connection): Promise<Actor> {
 /** Closes a moment later, so that what was sent before arrives. */
 function endStreams(socket: WebSocket, reason: string): void {
   setImmediate(() => socket.close(closeCode.forbidden, reason.slice(0, 120)));
-}
-
-function documentOf(
-  payload: { query?: string | null | undefined; extensions?: unknown },
-  persisted: WebSocketOptions['persisted'],
-): string | GraphQLError {
-  const id = persisted ? persistedId(payload) : null;
-  if (id !== null)
-    return persisted?.documents.get(id) ?? refusal('There is no such persisted document.', 'PERSISTED_QUERY_NOT_FOUND');
-  if (persisted?.only) return refusal('Only persisted documents are executed here.', 'PERSISTED_QUERY_ONLY');
-  return payload.query ?? refusal('The message has no document.', 'BAD_REQUEST');
 }

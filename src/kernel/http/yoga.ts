@@ -1,12 +1,20 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { usePersistedOperations } from '@graphql-yoga/plugin-persisted-operations';
 import { renderGraphiQL } from '@graphql-yoga/render-graphiql';
-import { getOperationAST, NoSchemaIntrospectionCustomRule, type ExecutionResult, type GraphQLSchema } from 'graphql';
+import {
+  getOperationAST,
+  GraphQLError,
+  NoSchemaIntrospectionCustomRule,
+  type DocumentNode,
+  type ExecutionResult,
+  type GraphQLSchema,
+} from 'graphql';
 import { createYoga, isAsyncIterable, type Plugin, type YogaServerInstance } from 'graphql-yoga';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import type { Context } from '../graphql/context.ts';
+import { subscribeFresh } from '../live/subscribe.ts';
 import { currentTraceparent } from '../telemetry/trace.ts';
 import { credentialsOf, sessionCookieHeader, type OriginRules } from './credentials.ts';
 import { maskError } from './errors.ts';
@@ -19,8 +27,7 @@ export interface GraphQLOptions {
   readonly introspection: boolean;
   /** Shown to people who open the endpoint in a browser; null: not served. */
   readonly graphiql: { readonly defaultQuery?: string; readonly headers?: string } | null;
-  /** Documents by id; with `only`, no others are executed. */
-  readonly persisted: { readonly documents: ReadonlyMap<string, string>; readonly only: boolean } | null;
+  readonly persisted: Persisted | null;
   readonly origins: OriginRules;
   readonly corsOrigins: readonly string[];
   readonly secureCookies: boolean;
@@ -33,6 +40,7 @@ export interface ServerContext {
   readonly res?: ServerResponse;
   /** Set on a WebSocket, where the connection was authenticated. */
   readonly connection?: {
+    readonly requestId: string;
     readonly actor: () => Promise<Actor>;
     readonly clientAddress: string;
     readonly endStreams: (reason: string) => void;
@@ -48,6 +56,12 @@ export function requestIdOf(req: IncomingMessage): string {
   const given = req.headers[requestIdHeader];
   return typeof given === 'string' && /^[\w.-]{8,64}$/.test(given) ? given : randomUUID();
 }
+
+/** Id of what is being handled: errors outside of an operation have no context that tells it. */
+const handled = new AsyncLocalStorage<string>();
+
+/** Handles a request or message; the errors that come of it carry this id. */
+export const underRequestId = <T>(requestId: string, fn: () => T): T => handled.run(requestId, fn);
 
 /** GraphQL over HTTP (queries and mutations) and SSE (subscriptions), and the pipeline that the WebSocket uses too. */
 export function createGraphQL(options: GraphQLOptions): Yoga {
@@ -66,12 +80,11 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
   return createYoga<ServerContext, Context>({
     schema: options.schema,
     context: async ({ req, res, connection }): Promise<Context> => {
-      const requestId = (req && (res?.getHeader(requestIdHeader) as string | undefined)) || randomUUID();
       if (connection) {
         return {
           app,
           actor: await connection.actor(),
-          requestId,
+          requestId: connection.requestId,
           clientAddress: connection.clientAddress,
           setSession: null,
           endStreams: connection.endStreams,
@@ -81,7 +94,7 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
       return {
         app,
         actor: await actorOf(req),
-        requestId,
+        requestId: String(res.getHeader(requestIdHeader)),
         clientAddress: options.clientAddress(req),
         setSession: (session) => res.appendHeader('set-cookie', sessionCookieHeader(session, options.secureCookies)),
         endStreams: null,
@@ -115,16 +128,50 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
       : false,
     renderGraphiQL,
     maskedErrors: {
-      maskError: (error) => maskError(error, 'unknown', app.log),
+      maskError: (error) => maskError(error, handled.getStore() ?? 'unknown', app.log),
     },
+    // Documents are kept once parsed, and bounded in length; what is no document is not kept.
+    parserAndValidationCache: { documentCache: documentCache(), errorCache: noCache },
     plugins: [
+      // First, so that it sees what the others refuse.
+      observed(app),
       operationLimits(options.limits),
+      freshContexts,
       ...(options.introspection ? [] : [withoutIntrospection]),
       ...(options.persisted ? [persistedDocuments(options.persisted)] : []),
-      observed(app),
     ],
   });
 }
+
+const freshContexts: Plugin<Context> = {
+  onSubscribe({ setSubscribeFn }) {
+    setSubscribeFn(subscribeFresh);
+  },
+};
+
+const maxDocuments = 500;
+
+/** The documents that were used last. */
+function documentCache() {
+  const documents = new Map<string, DocumentNode>();
+  return {
+    get(source: string): DocumentNode | undefined {
+      const document = documents.get(source);
+      if (document) {
+        documents.delete(source);
+        documents.set(source, document);
+      }
+      return document;
+    },
+    set(source: string, document: DocumentNode): void {
+      documents.set(source, document);
+      const [oldest] = documents.keys();
+      if (documents.size > maxDocuments && oldest !== undefined) documents.delete(oldest);
+    },
+  };
+}
+
+const noCache = { get: () => undefined, set: () => undefined };
 
 const withoutIntrospection: Plugin<Context> = {
   onValidate({ addValidationRule }) {
@@ -140,13 +187,40 @@ export function persistedId(params: { extensions?: unknown; documentId?: unknown
   return typeof id === 'string' ? id : null;
 }
 
-function persistedDocuments(persisted: { documents: ReadonlyMap<string, string>; only: boolean }): Plugin {
-  return usePersistedOperations({
-    getPersistedOperation: (id) => persisted.documents.get(id) ?? null,
-    allowArbitraryOperations: !persisted.only,
-    extractPersistedOperationId: (params) => persistedId(params),
-  });
+/** Documents by id; with `only`, no others are executed. */
+export interface Persisted {
+  readonly documents: ReadonlyMap<string, string>;
+  readonly only: boolean;
 }
+
+/** The document that a request is about, on every transport: an id goes before a text. */
+export function documentOf(
+  params: { query?: string | null | undefined; extensions?: unknown; documentId?: unknown },
+  persisted: Persisted | null,
+): string | GraphQLError {
+  const id = persisted ? persistedId(params) : null;
+  if (id !== null)
+    return persisted?.documents.get(id) ?? refusal('There is no such persisted document.', 'PERSISTED_QUERY_NOT_FOUND');
+  if (persisted?.only) return refusal('Only persisted documents are executed here.', 'PERSISTED_QUERY_ONLY');
+  return params.query ?? refusal('The request has no document.', 'BAD_REQUEST');
+}
+
+const refusal = (message: string, code: string) =>
+  new GraphQLError(message, { extensions: { code, http: { status: 400, spec: true } } });
+
+function persistedDocuments(persisted: Persisted): Plugin {
+  return {
+    onParams({ params, setParams }) {
+      const document = documentOf(params, persisted);
+      if (document instanceof GraphQLError) throw document;
+      const { operationName, variables, extensions } = params;
+      setParams({ query: document, ...withoutUndefined({ operationName, variables, extensions }) });
+    },
+  };
+}
+
+const withoutUndefined = <T extends object>(of: T): T =>
+  Object.fromEntries(Object.entries(of).filter(([, value]) => value !== undefined)) as T;
 
 /** One log line and one measurement an operation; errors masked with the request's id. */
 function observed(app: App): Plugin<Context> {

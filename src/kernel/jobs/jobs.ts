@@ -41,6 +41,7 @@ export class Jobs {
   readonly #boss: PgBoss;
   readonly #log: Logger;
   readonly #hostQueues = new Set<string>();
+  readonly #runQueues: string[] = [];
 
   constructor(options: { directUrl: string; worker: boolean; log: Logger; name: string }) {
     this.#log = options.log;
@@ -53,6 +54,7 @@ export class Jobs {
       schedule: options.worker,
       superviseIntervalSeconds: 5,
       monitorIntervalSeconds: 5,
+      cronMonitorIntervalSeconds: 10,
       useListenNotify: options.worker,
       migrate: true,
     });
@@ -88,13 +90,19 @@ export class Jobs {
   ): Promise<void> {
     await this.#boss.createQueue(hostQueue(options.hostId), wakeUp);
     for (const queue of [anyHost, hostQueue(options.hostId)]) {
+      this.#runQueues.push(queue);
       await this.#slots<{ runId: string }>(queue, options.slots, (job) => options.executeRun(job.data.runId));
     }
     for (const type of jobTypes().values()) {
       await this.#slots<Envelope>(jobQueue(type.name), 2, (job) => this.#handle(app, type, job));
       if (type.cron) await this.#boss.schedule(jobQueue(type.name), type.cron, { payload: {} }, { tz: 'UTC' });
     }
-    await this.#slots<Envelope>(deadQueue, 1, (job) => this.#bury(app, job));
+    await this.#slots<Envelope>(deadQueue, 1, (job) => this.#bury(app, job), { includeMetadata: true });
+  }
+
+  /** Stops taking wake-ups for runs; those that were taken go on. */
+  async pauseRuns(): Promise<void> {
+    for (const queue of this.#runQueues) await this.#boss.offWork(queue, { wait: false });
   }
 
   /** Stops taking jobs. Those in progress end by their own means before. */
@@ -162,12 +170,23 @@ export class Jobs {
   }
 
   /** One worker a slot, told to look again after each job: else a queue of short jobs drains at the polling interval. */
-  async #slots<T extends object>(queue: string, slots: number, handle: (job: Job<T>) => Promise<void>): Promise<void> {
+  async #slots<T extends object>(
+    queue: string,
+    slots: number,
+    handle: (job: Job<T>) => Promise<void>,
+    more: { includeMetadata?: boolean } = {},
+  ): Promise<void> {
     for (let slot = 0; slot < slots; slot++) {
       const worker: { id: string | null } = { id: null };
       worker.id = await this.#boss.work<T>(
         queue,
-        { batchSize: 1, pollingIntervalSeconds: 2, notifyPollingIntervalSeconds: 2, heartbeatRefreshSeconds: 2 },
+        {
+          batchSize: 1,
+          pollingIntervalSeconds: 2,
+          notifyPollingIntervalSeconds: 2,
+          heartbeatRefreshSeconds: 2,
+          ...more,
+        },
         async ([job]) => {
           if (!job) return;
           try {

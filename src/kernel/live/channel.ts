@@ -7,12 +7,19 @@ export interface LogHead {
   readonly epoch: number;
 }
 
+/** Entries read in one statement, with the history that they are of. */
+export interface LogPage<T> {
+  /** Null when there are no entries. */
+  readonly epoch: number | null;
+  readonly entries: readonly T[];
+}
+
 /** A dense log in the database. */
 export interface LogSource<T> {
   /** Null when the log is gone. */
   head(): Promise<LogHead | null>;
   /** Entries after `seq`, ascending. */
-  page(after: bigint, limit: number): Promise<T[]>;
+  page(after: bigint, limit: number): Promise<LogPage<T>>;
 }
 
 export type GapReason = 'PRUNED' | 'EPOCH_CHANGED' | 'AHEAD' | 'GONE';
@@ -24,8 +31,21 @@ export type Followed<T> =
   /** What the reader asked for is not to be had. The last thing that a follower yields. */
   | { readonly kind: 'gap'; readonly reason: GapReason; readonly head: LogHead | null };
 
-const ringSize = 1024;
-const pageSize = 500;
+/** How much of a log is held at once, in entries. */
+export interface ChannelSize {
+  /** Kept for all followers. */
+  readonly ring: number;
+  /** Read in one statement, and handed to a follower at once. */
+  readonly page: number;
+}
+
+export interface ChannelOptions<T> {
+  readonly size: ChannelSize;
+  /** A read in the background failed; it is tried again at the next wake-up or poll. */
+  readonly onError: (error: unknown) => void;
+  /** New entries, once each. */
+  readonly onFresh?: (entries: readonly T[]) => void;
+}
 
 /**
  * One log as this process knows it: read once from the database into a bounded ring, whatever the number of
@@ -34,21 +54,28 @@ const pageSize = 500;
  */
 export class Channel<T extends { readonly seq: bigint }> {
   readonly #source: LogSource<T>;
+  readonly #options: ChannelOptions<T>;
   #ring: T[] = [];
   /** Seq of the newest entry seen; the ring ends here. */
   #last: bigint;
   #head: LogHead;
   #gone = false;
+  /** Rises when the ring is dropped: a read that began before is void. */
+  #generation = 0;
   #fetching = false;
   #again = false;
   readonly #waiting = new Set<() => void>();
-  readonly #onError: (error: unknown) => void;
 
-  constructor(source: LogSource<T>, head: LogHead, onError: (error: unknown) => void) {
+  constructor(source: LogSource<T>, head: LogHead, options: ChannelOptions<T>) {
     this.#source = source;
     this.#head = head;
     this.#last = head.seq;
-    this.#onError = onError;
+    this.#options = options;
+  }
+
+  /** Most entries that a follower is handed at once. */
+  get pageSize(): number {
+    return this.#options.size.page;
   }
 
   get last(): bigint {
@@ -62,21 +89,33 @@ export class Channel<T extends { readonly seq: bigint }> {
   /**
    * What the database says of the head.
    * @param before `last` as it was before the database was asked: a head below it is another history
+   * @returns true when there is more to read
    */
-  observe(head: LogHead | null, before: bigint): void {
-    if (head === null || head.epoch !== this.#head.epoch || head.seq < before) {
-      // Another history: what the ring holds is not of it.
-      this.#gone = head === null;
-      this.#ring = [];
-      if (head) {
-        this.#head = head;
-        this.#last = head.seq;
-      }
-      this.#wakeFollowers();
-      return;
+  observe(head: LogHead | null, before: bigint): boolean {
+    if (head === null) {
+      if (!this.#gone) this.#drop(null);
+      return false;
+    }
+    if (this.#gone || head.epoch !== this.#head.epoch || head.seq < before) {
+      this.#drop(head);
+      return false;
     }
     this.#head = head;
-    if (head.seq > this.#last) this.wake();
+    if (head.seq <= this.#last) return false;
+    this.wake();
+    return true;
+  }
+
+  /** Forgets the ring, which is not of the log as it is now, and goes on at `head`. */
+  #drop(head: LogHead | null): void {
+    this.#generation++;
+    this.#gone = head === null;
+    this.#ring = [];
+    if (head) {
+      this.#head = head;
+      this.#last = head.seq;
+    }
+    this.#wakeFollowers();
   }
 
   async #check(): Promise<LogHead | null> {
@@ -94,7 +133,7 @@ export class Channel<T extends { readonly seq: bigint }> {
     }
     this.#fetching = true;
     this.#fetch()
-      .catch(this.#onError) // the poll comes back to it
+      .catch(this.#options.onError) // the poll comes back to it
       .finally(() => {
         this.#fetching = false;
         if (this.#again) {
@@ -105,21 +144,26 @@ export class Channel<T extends { readonly seq: bigint }> {
   }
 
   async #fetch(): Promise<void> {
+    const { size, onFresh } = this.#options;
     for (;;) {
       const from = this.#last;
-      const entries = await this.#source.page(from, pageSize);
-      // An epoch may have changed meanwhile; then this page is of the old history.
-      if (this.#last !== from) return;
+      const generation = this.#generation;
+      const { entries, epoch } = await this.#source.page(from, size.page);
+      if (generation !== this.#generation) return;
       if (entries.length === 0) return;
-      if (entries[0]?.seq !== from + 1n) {
-        await this.#check();
+      if (epoch !== this.#head.epoch || entries[0]?.seq !== from + 1n) {
+        const head = await this.#check();
+        // Not another history, so there is a hole (rows were pruned before they were read here): followers meet it in
+        // the table and are told.
+        if (generation === this.#generation && head) this.#drop(head);
         return;
       }
       this.#ring.push(...entries);
-      if (this.#ring.length > ringSize) this.#ring = this.#ring.slice(-ringSize / 2);
+      if (this.#ring.length > size.ring) this.#ring = this.#ring.slice(-size.ring / 2);
       this.#last = entries.at(-1)?.seq ?? from;
+      onFresh?.(entries);
       this.#wakeFollowers();
-      if (entries.length < pageSize) return;
+      if (entries.length < size.page) return;
     }
   }
 
@@ -130,6 +174,7 @@ export class Channel<T extends { readonly seq: bigint }> {
   /**
    * Everything after `after`, then what comes, until `signal` aborts. Yields `idle` after `idleMs` without entries.
    * @param epoch the history that `after` was made for
+   * @throws when the log has a hole, or cannot be read
    */
   async *follow(
     after: bigint,
@@ -142,9 +187,9 @@ export class Channel<T extends { readonly seq: bigint }> {
     if (epoch === this.#head.epoch && position > this.#last) {
       // The cursor may be newer than this process' reading: ask before calling it impossible.
       const head = await this.#check();
-      while (head?.epoch === epoch && !signal.aborted && this.#last < head.seq && this.#last < position) {
-        await this.#change(idleMs, signal);
-      }
+      const generation = this.#generation;
+      const behind = () => this.#generation === generation && this.#last < (head?.seq ?? 0n) && this.#last < position;
+      while (behind() && !signal.aborted) await this.#change(idleMs, signal);
     }
     for (;;) {
       if (this.#gone) return yield gap('GONE');
@@ -159,33 +204,32 @@ export class Channel<T extends { readonly seq: bigint }> {
         }
         continue;
       }
-      const entries = await this.#after(position);
-      const [first] = entries;
-      if (!first) continue; // the ring was dropped meanwhile: look again
-      if (first.seq !== position + 1n) {
+      // Not beyond what the channel has read: whoever stands ahead of it is told so.
+      const limit = Math.min(this.#options.size.page, Number(this.#last - position));
+      const page = this.#fromRing(position) ?? (await this.#source.page(position, limit));
+      if (page.epoch !== epoch || page.entries[0]?.seq !== position + 1n) {
+        // Pruned, or another history. What else would explain it is told as an error, never by silence.
         const head = await this.#check();
-        if (head && head.epoch === epoch && position >= head.prunedSeq) {
+        if (head?.epoch === epoch && position >= head.prunedSeq && position < head.seq) {
           throw new Error(`The log has a hole after ${position}: a bug, or somebody removed rows by hand`);
         }
         continue;
       }
-      position = entries.at(-1)?.seq ?? position;
-      yield { kind: 'entries', entries, last: position };
+      position = page.entries.at(-1)?.seq ?? position;
+      yield { kind: 'entries', entries: page.entries, last: position };
     }
   }
 
   /** A page of entries after a place, from the table. */
-  read(after: bigint): Promise<readonly T[]> {
-    return this.#source.page(after, pageSize);
+  async read(after: bigint): Promise<readonly T[]> {
+    return (await this.#source.page(after, this.#options.size.page)).entries;
   }
 
-  async #after(position: bigint): Promise<readonly T[]> {
+  #fromRing(position: bigint): LogPage<T> | null {
     const first = this.#ring[0]?.seq;
-    if (first !== undefined && position + 1n >= first) {
-      const from = Number(position + 1n - first);
-      return this.#ring.slice(from, from + pageSize);
-    }
-    return this.read(position);
+    if (first === undefined || position + 1n < first) return null;
+    const from = Number(position + 1n - first);
+    return { epoch: this.#head.epoch, entries: this.#ring.slice(from, from + this.#options.size.page) };
   }
 
   /** True at the next change, false after `idleMs` or on abort. */

@@ -10,7 +10,18 @@ export interface Cursor {
   readonly seq: bigint;
 }
 
-const shape = z.tuple([z.uuid(), z.number().int().nonnegative(), z.string().regex(/^\d{1,19}$/)]);
+/** Largest value of a PostgreSQL bigint. */
+const maxSeq = 2n ** 63n - 1n;
+
+const shape = z.tuple([
+  z.uuid(),
+  z.number().int().nonnegative(),
+  z
+    .string()
+    .regex(/^\d{1,19}$/)
+    .transform(BigInt)
+    .refine((seq) => seq <= maxSeq),
+]);
 
 export const encodeCursor = (cursor: Cursor): string =>
   Buffer.from(JSON.stringify([cursor.stream, cursor.epoch, cursor.seq.toString()])).toString('base64url');
@@ -23,7 +34,7 @@ export function decodeCursor(text: string, stream: string): Cursor {
   if (!parsed.success) throw new ValidationError([{ path: 'after', message: 'is not a cursor of this API' }]);
   const [of, epoch, seq] = parsed.data;
   if (of !== stream) throw new ValidationError([{ path: 'after', message: 'is a cursor of another stream' }]);
-  return { stream, epoch, seq: BigInt(seq) };
+  return { stream, epoch, seq };
 }
 
 function fromJson(text: string): unknown {

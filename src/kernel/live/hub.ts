@@ -1,8 +1,9 @@
 import type pg from 'pg';
 import type { LoggedEvent } from '../events/define.ts';
 import type { Logger } from '../log.ts';
-import { Channel, type LogHead } from './channel.ts';
-import type { WakeUps } from './wakeups.ts';
+import type { Metrics } from '../telemetry/metrics.ts';
+import { Channel, type ChannelSize, type LogHead, type LogPage } from './channel.ts';
+import type { WakeUps, WakeUpSource } from './wakeups.ts';
 
 /** One line of a run's output. */
 export interface LoggedLine {
@@ -19,6 +20,18 @@ interface Watched<T extends { readonly seq: bigint }> {
   users: number;
 }
 
+/** One kind of log: how it is read, and those of it that are followed. */
+interface Logs<T extends { readonly seq: bigint }> {
+  readonly watched: Map<string, Promise<Watched<T> | null>>;
+  /** Takes a list of ids. */
+  readonly heads: string;
+  /** Takes an id, a seq and a limit. */
+  readonly page: string;
+  readonly size: ChannelSize;
+  readonly toEntry: (row: never) => T;
+  readonly onFresh?: (entries: readonly T[]) => void;
+}
+
 type HeadRow = { id: string; seq: string; pruned_seq: string; epoch: number };
 
 const toHead = (row: HeadRow | undefined): LogHead | null =>
@@ -27,9 +40,17 @@ const toHead = (row: HeadRow | undefined): LogHead | null =>
 const eventHeads = `select workspace_id id, seq, pruned_seq, epoch from event_head where workspace_id = any($1::uuid[])`;
 const lineHeads = `select r.id, r.log_seq seq, 0 pruned_seq, h.epoch
   from run r join event_head h using (workspace_id) where r.id = any($1::uuid[])`;
-const eventPage = `select workspace_id, seq, type, version, from_state, to_state, subject_type, subject_id, run_id, run_kind,
-  actor_id, actor_kind, data, at, traceparent from event where workspace_id = $1 and seq > $2 order by seq limit $3`;
-const linePage = `select run_id, seq, at, stream, step, text from log_line where run_id = $1 and seq > $2 order by seq limit $3`;
+// The epoch is read with the entries, in one statement: a page of another history must not pass for the next one of this.
+const eventPage = `select workspace_id, e.seq, type, version, from_state, to_state, subject_type, subject_id, run_id, run_kind,
+  actor_id, actor_kind, data, at, traceparent, h.epoch from event e join event_head h using (workspace_id)
+  where workspace_id = $1 and e.seq > $2 order by e.seq limit $3`;
+const linePage = `select l.run_id, l.seq, l.at, l.stream, l.step, l.text, h.epoch
+  from log_line l join run r on r.id = l.run_id join event_head h on h.workspace_id = r.workspace_id
+  where l.run_id = $1 and l.seq > $2 order by l.seq limit $3`;
+
+const eventSize: ChannelSize = { ring: 1024, page: 500 };
+/** Smaller, because a line may have 16 kB. */
+const lineSize: ChannelSize = { ring: 256, page: 128 };
 
 export type EventRow = {
   workspace_id: string;
@@ -101,24 +122,43 @@ export class Hub {
   readonly #wakeUps: WakeUps;
   readonly #log: Logger;
   readonly #pollMs: number;
-  readonly #events = new Map<string, Promise<Watched<LoggedEvent> | null>>();
-  readonly #lines = new Map<string, Promise<Watched<LoggedLine> | null>>();
+  readonly #metrics: Pick<Metrics, 'wakeUps' | 'liveLagSeconds'> | null;
+  readonly #events: Logs<LoggedEvent>;
+  readonly #lines: Logs<LoggedLine>;
   readonly #onCancel = new Set<(runId: string) => void>();
   readonly #onHost = new Map<string, () => void>();
   #timer: NodeJS.Timeout | null = null;
   #polling = false;
   #polledAt = performance.now();
 
-  constructor(options: { pool: pg.Pool; wakeUps: WakeUps; log: Logger; pollMs?: number }) {
+  constructor(options: {
+    pool: pg.Pool;
+    wakeUps: WakeUps;
+    log: Logger;
+    pollMs?: number;
+    metrics?: Pick<Metrics, 'wakeUps' | 'liveLagSeconds'>;
+  }) {
     this.#pool = options.pool;
     this.#wakeUps = options.wakeUps;
     this.#log = options.log;
     this.#pollMs = options.pollMs ?? 1000;
+    this.#metrics = options.metrics ?? null;
+    this.#events = {
+      watched: new Map(),
+      heads: eventHeads,
+      page: eventPage,
+      size: eventSize,
+      toEntry: toEvent,
+      onFresh: ([oldest]) => {
+        if (oldest) this.#metrics?.liveLagSeconds.observe(Math.max(Date.now() - oldest.at.getTime(), 0) / 1000);
+      },
+    };
+    this.#lines = { watched: new Map(), heads: lineHeads, page: linePage, size: lineSize, toEntry: toLine };
   }
 
   async start(): Promise<void> {
     await this.#wakeUps.start(
-      (key) => this.#hear(key),
+      (key, source) => this.#hear(key, source),
       () => this.#poll(),
     );
     this.#timer = setInterval(() => this.#poll(), this.#pollMs);
@@ -135,23 +175,17 @@ export class Hub {
 
   /** How many logs are followed, for metrics. */
   get watched(): number {
-    return this.#events.size + this.#lines.size;
+    return this.#events.watched.size + this.#lines.watched.size;
   }
 
   /** Null when there is no such workspace. */
   watchEvents(workspaceId: string): Promise<Subscription<LoggedEvent> | null> {
-    return this.#watch(this.#events, workspaceId, eventHeads, (after, limit) =>
-      this.#pool
-        .query<EventRow>(eventPage, [workspaceId, after.toString(), limit])
-        .then(({ rows }) => rows.map(toEvent)),
-    );
+    return this.#watch(this.#events, workspaceId);
   }
 
   /** Null when there is no such run. */
   watchLines(runId: string): Promise<Subscription<LoggedLine> | null> {
-    return this.#watch(this.#lines, runId, lineHeads, (after, limit) =>
-      this.#pool.query<LineRow>(linePage, [runId, after.toString(), limit]).then(({ rows }) => rows.map(toLine)),
-    );
+    return this.#watch(this.#lines, runId);
   }
 
   /** Hears of runs that were told to stop. Returns the way to stop hearing. */
@@ -165,51 +199,61 @@ export class Hub {
     this.#onHost.set(hostId, fn);
   }
 
-  async #watch<T extends { readonly seq: bigint }>(
-    all: Map<string, Promise<Watched<T> | null>>,
-    id: string,
-    heads: string,
-    page: (after: bigint, limit: number) => Promise<T[]>,
-  ): Promise<Subscription<T> | null> {
-    const head = () => this.#pool.query<HeadRow>(heads, [[id]]).then(({ rows }) => toHead(rows[0]));
-    let made = all.get(id);
-    if (!made) {
-      made = head().then((at) => {
-        if (!at) return null;
-        const onError = (error: unknown) => this.#log.warn({ err: error, id }, 'log not read; the poll tries again');
-        return { channel: new Channel<T>({ head, page }, at, onError), users: 0 };
-      });
-      all.set(id, made);
-    }
-    let watched: Watched<T> | null;
-    try {
-      watched = await made;
-    } catch (error) {
-      all.delete(id);
-      throw error;
-    }
-    if (!watched) {
-      all.delete(id);
-      return null;
-    }
-    // Somebody may have been the last to leave while this caller waited.
-    all.set(id, made);
-    watched.users++;
-    let released = false;
-    return {
-      channel: watched.channel,
-      release: () => {
+  async #watch<T extends { readonly seq: bigint }>(logs: Logs<T>, id: string): Promise<Subscription<T> | null> {
+    const all = logs.watched;
+    for (;;) {
+      let made = all.get(id);
+      if (!made) all.set(id, (made = this.#open(logs, id)));
+      const forget = () => {
+        if (all.get(id) === made) all.delete(id);
+      };
+      let watched: Watched<T> | null;
+      try {
+        watched = await made;
+      } catch (error) {
+        forget();
+        throw error;
+      }
+      if (!watched) {
+        forget();
+        return null;
+      }
+      const { channel } = watched;
+      // Its last user may have left while this caller waited: nobody wakes that channel any more.
+      if (all.get(id) !== made) continue;
+      watched.users++;
+      let released = false;
+      const release = () => {
         if (released) return;
         released = true;
-        if (--watched.users === 0) all.delete(id);
-      },
+        if (--watched.users === 0) forget();
+      };
+      return { channel, release };
+    }
+  }
+
+  /** @returns null when there is no such log */
+  async #open<T extends { readonly seq: bigint }>(logs: Logs<T>, id: string): Promise<Watched<T> | null> {
+    const head = () => this.#pool.query<HeadRow>(logs.heads, [[id]]).then(({ rows }) => toHead(rows[0]));
+    const page = async (after: bigint, limit: number): Promise<LogPage<T>> => {
+      const { rows } = await this.#pool.query<{ epoch: number }>(logs.page, [id, after.toString(), limit]);
+      return { epoch: rows[0]?.epoch ?? null, entries: rows.map((row) => logs.toEntry(row as never)) };
+    };
+    const at = await head();
+    if (!at) return null;
+    const onError = (error: unknown) => this.#log.warn({ err: error, id }, 'log not read; the poll tries again');
+    const { size, onFresh } = logs;
+    return {
+      channel: new Channel<T>({ head, page }, at, { size, onError, ...(onFresh ? { onFresh } : {}) }),
+      users: 0,
     };
   }
 
-  #hear(key: string): void {
+  #hear(key: string, source: WakeUpSource): void {
+    this.#metrics?.wakeUps.inc({ source });
     const id = key.slice(2);
-    if (key.startsWith('w:')) this.#wake(this.#events.get(id));
-    else if (key.startsWith('l:')) this.#wake(this.#lines.get(id));
+    if (key.startsWith('w:')) this.#wake(this.#events.watched.get(id));
+    else if (key.startsWith('l:')) this.#wake(this.#lines.watched.get(id));
     else if (key.startsWith('h:')) this.#onHost.get(id)?.();
     else if (key.startsWith('c:')) for (const fn of this.#onCancel) fn(id);
   }
@@ -225,7 +269,7 @@ export class Hub {
   #poll(): void {
     if (this.#polling) return;
     this.#polling = true;
-    Promise.all([this.#pollHeads(this.#events, eventHeads), this.#pollHeads(this.#lines, lineHeads)])
+    Promise.all([this.#pollHeads(this.#events), this.#pollHeads(this.#lines)])
       .then(() => {
         this.#polledAt = performance.now();
       })
@@ -235,18 +279,17 @@ export class Hub {
       });
   }
 
-  async #pollHeads<T extends { readonly seq: bigint }>(
-    all: Map<string, Promise<Watched<T> | null>>,
-    sql: string,
-  ): Promise<void> {
-    if (all.size === 0) return;
+  async #pollHeads<T extends { readonly seq: bigint }>(logs: Logs<T>): Promise<void> {
     const watched = new Map<string, { channel: Channel<T>; before: bigint }>();
-    for (const [id, made] of all) {
+    for (const [id, made] of logs.watched) {
       const found = await made.catch(() => null); // told to whoever asked for it
       if (found) watched.set(id, { channel: found.channel, before: found.channel.last });
     }
-    const { rows } = await this.#pool.query<HeadRow>(sql, [[...watched.keys()]]);
+    if (watched.size === 0) return;
+    const { rows } = await this.#pool.query<HeadRow>(logs.heads, [[...watched.keys()]]);
     const heads = new Map(rows.map((row) => [row.id, row]));
-    for (const [id, { channel, before }] of watched) channel.observe(toHead(heads.get(id)), before);
+    for (const [id, { channel, before }] of watched) {
+      if (channel.observe(toHead(heads.get(id)), before)) this.#metrics?.wakeUps.inc({ source: 'poll' });
+    }
   }
 }

@@ -145,10 +145,8 @@ const EventFilterInput = builder.inputType('EventFilter', {
   }),
 });
 
-const after = {
-  required: false,
-  description: 'Cursor to resume after: what came since is told first. Without it the stream begins now.',
-} as const;
+const after = (otherwise: string) =>
+  ({ required: false, description: `Cursor to resume after: what came since is told first. ${otherwise}` }) as const;
 
 builder.subscriptionFields((t) => ({
   workspaceEvents: t.field({
@@ -156,7 +154,7 @@ builder.subscriptionFields((t) => ({
     description: "A workspace's events in order of commit, none left out, none twice.",
     args: {
       workspaceId: t.arg.id({ description: 'Global id of the workspace.' }),
-      after: t.arg.string(after),
+      after: t.arg.string(after('Without it the stream begins now, and a StreamCheckpoint tells where that is.')),
       filter: t.arg({ type: EventFilterInput, required: false, description: 'Which events to send; all without it.' }),
     },
     subscribe: (_, args, context) =>
@@ -170,14 +168,20 @@ builder.subscriptionFields((t) => ({
   runEvents: t.field({
     type: EventStreamItem,
     description: "A run's events from its first (or after the cursor), until the run is over.",
-    args: { id: t.arg.id({ description: 'Global id of the run.' }), after: t.arg.string(after) },
+    args: {
+      id: t.arg.id({ description: 'Global id of the run.' }),
+      after: t.arg.string(after('Without it, from the first.')),
+    },
     subscribe: (_, args, context) => runEvents(context, rowId('Run', args.id), args.after),
     resolve: (item) => item as never,
   }),
   runLogs: t.field({
     type: LogStreamItem,
     description: "A run's output from its first line (or after the cursor), until the run is over.",
-    args: { id: t.arg.id({ description: 'Global id of the run.' }), after: t.arg.string(after) },
+    args: {
+      id: t.arg.id({ description: 'Global id of the run.' }),
+      after: t.arg.string(after('Without it, from the first.')),
+    },
     subscribe: (_, args, context) => runLogs(context, rowId('Run', args.id), args.after),
     resolve: (item) => item as never,
   }),

@@ -1,5 +1,5 @@
 import { GraphQLError } from 'graphql';
-import { atLeast } from '../auth/actor.ts';
+import { atLeast, type Actor } from '../auth/actor.ts';
 import { rowRule } from '../auth/policy.ts';
 import { NotFound, Unauthenticated } from '../errors.ts';
 import { eventTypes, type LoggedEvent } from '../events/define.ts';
@@ -7,8 +7,8 @@ import type { Context } from '../graphql/context.ts';
 import { isId } from '../ids.ts';
 import { knowsRunKind, runKind } from '../runs/kinds.ts';
 import { isTerminal } from '../runs/model.ts';
-import type { Channel, Followed, GapReason, LogHead } from './channel.ts';
-import { decodeCursor, encodeCursor } from './cursor.ts';
+import type { Channel, Followed, GapReason } from './channel.ts';
+import { decodeCursor, encodeCursor, type Cursor } from './cursor.ts';
 import type { LoggedLine } from './hub.ts';
 
 /** Where a quiet stream stands. */
@@ -27,8 +27,10 @@ export interface Gap {
 
 export type StreamItem<T> = { readonly kind: 'entry'; readonly entry: T; readonly cursor: string } | Checkpoint | Gap;
 
-/** A stream says something at least this often. */
-const checkpointMs = 15_000;
+/** How often a quiet follower looks at the clock. */
+const tickMs = 5_000;
+/** A stream that was silent for this long says where it stands; with the tick, at least every 15 seconds. */
+const checkpointMs = 10_000;
 
 const rightsEnded = () =>
   new GraphQLError('Your right to this stream ended. Sign in again and resume after your last cursor.', {
@@ -64,18 +66,25 @@ export function abortable<T>(
     clearTimeout(timer);
     context.app.metrics.liveSubscribers.dec();
   };
+  const ended = () => {
+    context.endStreams?.('The credential expired.');
+    return rightsEnded();
+  };
   return {
     [Symbol.asyncIterator]() {
       return this;
     },
     async next() {
+      // A transport may go on pulling after an error.
+      if (over) return { done: true, value: undefined };
       try {
         const result = await generator.next();
-        if (result.done) end();
-        if (result.done && expired) {
-          context.endStreams?.('The credential expired.');
-          throw rightsEnded();
+        // Also for what was read before the end and not told yet.
+        if (expired) {
+          await generator.return();
+          throw ended();
         }
+        if (result.done) end();
         return result;
       } catch (error) {
         end();
@@ -96,18 +105,29 @@ export function abortable<T>(
   };
 }
 
-/** Looks at the rights again. @throws when the actor may no longer read the workspace */
+/**
+ * Looks at the rights again; what is resolved from now on has those of now.
+ * @throws when the actor may no longer read the workspace
+ */
 async function recheck(context: Context, workspaceId: string): Promise<void> {
   const now = await context.app.actors.refresh(context.actor);
   const role = now?.roles.get(workspaceId);
   const rule = rowRule('Run');
   const least = rule.by === 'workspace' ? rule.least : 'OWNER';
-  if (role !== undefined && atLeast(role, least)) return;
+  if (now && role !== undefined && atLeast(role, least)) {
+    context.actor = now;
+    return;
+  }
   context.endStreams?.('The right to a stream ended.');
   throw rightsEnded();
 }
 
-const changesRights = (event: LoggedEvent): boolean => eventTypes().get(event.type)?.rights ?? false;
+/** True for an event after which the actor may have other rights. */
+function changesRights(event: LoggedEvent, actor: Actor): boolean {
+  if (!eventTypes().get(event.type)?.rights) return false;
+  const { userId } = event.data;
+  return typeof userId !== 'string' || userId === actor.userId;
+}
 
 /** @throws {Unauthenticated} {NotFound} */
 function requireMember(
@@ -151,20 +171,27 @@ async function* follow<T extends { readonly seq: bigint }>(
 ): AsyncGenerator<StreamItem<T>, void, void> {
   const { stream, channel, after, signal, until } = options;
   const cursorAt = (seq: bigint) => encodeCursor({ stream, epoch: after.epoch, seq });
-  if (until !== undefined && after.epoch === channel.head.epoch && after.seq >= until && until <= channel.last) return;
-  for await (const found of channel.follow(after.seq, after.epoch, checkpointMs, signal)) {
+  let spokeAt = performance.now();
+  for await (const found of channel.follow(after.seq, after.epoch, tickMs, signal)) {
     if (found.kind === 'gap') return yield gapOf(stream, found);
-    if (found.kind === 'idle') {
-      yield { kind: 'checkpoint', cursor: cursorAt(found.last) };
-    } else {
-      let skipped = false;
+    let skippedAll = false;
+    if (found.kind === 'entries') {
+      skippedAll = true;
       for (const entry of found.entries) {
         if (options.before) await options.before(entry);
-        skipped = !options.wanted(entry);
-        if (!skipped) yield { kind: 'entry', entry, cursor: cursorAt(entry.seq) };
+        if (options.wanted(entry)) {
+          skippedAll = false;
+          yield { kind: 'entry', entry, cursor: cursorAt(entry.seq) };
+          spokeAt = performance.now();
+        }
         if (options.last?.(entry)) return;
       }
-      if (skipped) yield { kind: 'checkpoint', cursor: cursorAt(found.last) };
+      // A page that is not full is the log as it grows: a message for each would be as many as there are events.
+      skippedAll &&= found.entries.length >= channel.pageSize;
+    }
+    if (skippedAll || performance.now() - spokeAt >= checkpointMs) {
+      yield { kind: 'checkpoint', cursor: cursorAt(found.last) };
+      spokeAt = performance.now();
     }
     if (until !== undefined && found.last >= until) return;
   }
@@ -187,9 +214,9 @@ const matches = (filter: EventFilter | null | undefined) => {
     (!filter?.runId || event.runId === filter.runId);
 };
 
-/** Where a stream begins: after the cursor, or at the head as it is now. */
-const startAt = (stream: string, head: LogHead, after: string | null | undefined) =>
-  after ? decodeCursor(after, stream) : { seq: head.seq, epoch: head.epoch };
+/** The cursor that a client gave. @throws {ValidationError} when it is none, or one of another stream */
+const given = (after: string | null | undefined, stream: string): Cursor | null =>
+  after == null ? null : decodeCursor(after, stream);
 
 /** The workspace's log: what came after the cursor, then what comes. */
 export function workspaceEvents(
@@ -199,14 +226,18 @@ export function workspaceEvents(
   filter: EventFilter | null | undefined,
 ): AsyncIterableIterator<StreamItem<LoggedEvent>> {
   requireMember(context, isId(workspaceId) ? workspaceId : undefined, 'Workspace', workspaceId);
-  return abortable(context, (signal) => followEvents(context, { workspaceId, after, signal, wanted: matches(filter) }));
+  const cursor = given(after, workspaceId);
+  return abortable(context, (signal) =>
+    followEvents(context, { workspaceId, after: cursor, signal, wanted: matches(filter) }),
+  );
 }
 
 async function* followEvents(
   context: Context,
   options: {
     workspaceId: string;
-    after: string | null | undefined;
+    /** Null: from now, and says where that is. */
+    after: Cursor | null;
     signal: AbortSignal;
     wanted: (event: LoggedEvent) => boolean;
     last?: (event: LoggedEvent) => boolean;
@@ -217,14 +248,19 @@ async function* followEvents(
   const subscription = await context.app.hub.watchEvents(workspaceId);
   if (!subscription) throw new NotFound('Workspace', workspaceId);
   try {
-    const after = startAt(workspaceId, subscription.channel.head, options.after);
+    const { channel } = subscription;
+    const after = options.after ?? { stream: workspaceId, epoch: channel.head.epoch, seq: channel.head.seq };
+    // Rights that changed after the actor was read and before this place have no event in the stream.
+    await recheck(context, workspaceId);
+    // Who is cut off before the first event can resume from here.
+    if (!options.after) yield { kind: 'checkpoint', cursor: encodeCursor(after) };
     yield* follow<LoggedEvent>({
       stream: workspaceId,
-      channel: subscription.channel,
+      channel,
       after,
       signal,
       wanted,
-      before: (event) => (changesRights(event) ? recheck(context, workspaceId) : undefined),
+      before: (event) => (changesRights(event, context.actor) ? recheck(context, workspaceId) : undefined),
       ...(last ? { last } : {}),
       until,
     });
@@ -233,15 +269,19 @@ async function* followEvents(
   }
 }
 
-async function findRun(context: Context, id: string) {
-  const run = isId(id) ? await context.app.db.run.findUnique({ where: { id }, select: { workspaceId: true } }) : null;
-  requireMember(context, run?.workspaceId, 'Run', id);
-  return run as { workspaceId: string };
+async function findRun(context: Context, id: string): Promise<{ workspaceId: string; kind: string }> {
+  const run = isId(id)
+    ? await context.app.db.run.findUnique({ where: { id }, select: { workspaceId: true, kind: true } })
+    : null;
+  const workspaceId = run?.workspaceId;
+  requireMember(context, workspaceId, 'Run', id);
+  return { workspaceId, kind: run?.kind ?? '' };
 }
 
-const isOver = async (context: Context, id: string): Promise<boolean> => {
+const stateOf = async (context: Context, id: string): Promise<'OPEN' | 'OVER' | 'GONE'> => {
   const run = await context.app.db.run.findUnique({ where: { id }, select: { status: true } });
-  return run === null || isTerminal(run.status);
+  if (!run) return 'GONE';
+  return isTerminal(run.status) ? 'OVER' : 'OPEN';
 };
 
 /** A run's events from its first (or after the cursor); ends after the one that ends the run. */
@@ -250,27 +290,40 @@ export async function runEvents(
   id: string,
   after: string | null | undefined,
 ): Promise<AsyncIterableIterator<StreamItem<LoggedEvent>>> {
-  const { workspaceId } = await findRun(context, id);
-  const over = await isOver(context, id);
-  const { rows } = await context.app.database.pool.query<{ first: string | null; last: string | null; epoch: number }>(
-    `select min(e.seq) first, max(e.seq) last, h.epoch from event_head h left join event e on e.workspace_id = h.workspace_id and e.run_id = $1
-     where h.workspace_id = $2 group by h.epoch`,
-    [id, workspaceId],
+  const { workspaceId, kind } = await findRun(context, id);
+  const cursor = given(after, workspaceId);
+  // Before the log is read: a run that is over has written its last event.
+  const over = (await stateOf(context, id)) !== 'OPEN';
+  const { rows } = await context.app.database.pool.query<{
+    first: string | null;
+    last: string | null;
+    head: string;
+    epoch: number;
+  }>(
+    `select min(e.seq) filter (where e.type = $3) first, max(e.seq) last, h.seq head, h.epoch
+     from event_head h left join event e on e.workspace_id = h.workspace_id and e.run_id = $1
+     where h.workspace_id = $2 group by h.seq, h.epoch`,
+    [id, workspaceId, runKind(kind).queued.name],
   );
   const [row] = rows;
-  const first = row?.first
-    ? encodeCursor({ stream: workspaceId, epoch: row.epoch, seq: BigInt(row.first) - 1n })
-    : null;
-  return abortable(context, (signal) =>
-    followEvents(context, {
+  if (!row) throw new NotFound('Run', id);
+  const { epoch } = row;
+  const head = BigInt(row.head);
+  // Without its first event, which retention has removed, the stream begins before what is left: with a gap.
+  const begin = cursor ?? { stream: workspaceId, epoch, seq: row.first ? BigInt(row.first) - 1n : 0n };
+  const until = over ? BigInt(row.last ?? row.head) : undefined;
+  const told = until !== undefined && begin.epoch === epoch && begin.seq >= until && begin.seq <= head;
+  return abortable(context, async function* (signal) {
+    if (told) return;
+    yield* followEvents(context, {
       workspaceId,
-      after: after ?? first,
+      after: begin,
       signal,
       wanted: (event) => event.runId === id,
       last: (event) => event.runId === id && endsRun(event),
-      until: over && row?.last ? BigInt(row.last) : undefined,
-    }),
-  );
+      until,
+    });
+  });
 }
 
 function endsRun(event: LoggedEvent): boolean {
@@ -288,6 +341,7 @@ export async function runLogs(
   after: string | null | undefined,
 ): Promise<AsyncIterableIterator<StreamItem<LoggedLine>>> {
   const { workspaceId } = await findRun(context, id);
+  const cursor = given(after, id);
   return abortable(context, async function* (outer) {
     const subscription = await context.app.hub.watchLines(id);
     if (!subscription) throw new NotFound('Run', id);
@@ -301,7 +355,7 @@ export async function runLogs(
       })
       .finally(() => stop.abort());
     try {
-      const begin = after ? decodeCursor(after, id) : { seq: 0n, epoch: channel.head.epoch };
+      const begin = cursor ?? { seq: 0n, epoch: channel.head.epoch };
       let position = begin.seq;
       for await (const item of follow<LoggedLine>({ stream: id, channel, after: begin, signal, wanted: () => true })) {
         if (lost) throw lost;
@@ -335,14 +389,12 @@ async function watchRun(context: Context, workspaceId: string, runId: string, si
   try {
     while (!signal.aborted) {
       const { head } = channel;
-      if (await isOver(context, runId)) return;
-      for await (const found of channel.follow(head.seq, head.epoch, checkpointMs, signal)) {
-        if (found.kind === 'gap') {
-          await recheck(context, workspaceId);
-          break;
-        }
+      await recheck(context, workspaceId);
+      if ((await stateOf(context, runId)) !== 'OPEN') return;
+      for await (const found of channel.follow(head.seq, head.epoch, tickMs, signal)) {
+        if (found.kind === 'gap') break; // another history: look at the run again
         if (found.kind === 'idle') continue;
-        for (const event of found.entries) if (changesRights(event)) await recheck(context, workspaceId);
+        for (const event of found.entries) if (changesRights(event, context.actor)) await recheck(context, workspaceId);
         if (found.entries.some((event) => event.runId === runId && endsRun(event))) return;
       }
     }
@@ -360,27 +412,32 @@ export async function runSnapshots(
   return abortable(context, async function* (signal) {
     const subscription = await context.app.hub.watchEvents(workspaceId);
     if (!subscription) throw new NotFound('Run', id);
+    const { channel, release } = subscription;
     try {
-      for (;;) {
+      while (!signal.aborted) {
         // The head is read before the snapshot: what commits between the two is told again, never lost.
-        const { head } = subscription.channel;
+        const { head } = channel;
         const cursorAt = (seq: bigint) => encodeCursor({ stream: workspaceId, epoch: head.epoch, seq });
-        const over = await isOver(context, id);
+        await recheck(context, workspaceId);
+        const state = await stateOf(context, id);
+        if (state === 'GONE') return;
         yield { id, cursor: cursorAt(head.seq) };
-        if (over) return;
-        for await (const found of subscription.channel.follow(head.seq, head.epoch, checkpointMs, signal)) {
+        if (state === 'OVER') return;
+        for await (const found of channel.follow(head.seq, head.epoch, tickMs, signal)) {
           if (found.kind === 'gap') break; // another history: begin again with a snapshot
           if (found.kind === 'idle') continue;
-          for (const event of found.entries) if (changesRights(event)) await recheck(context, workspaceId);
+          for (const event of found.entries) {
+            if (changesRights(event, context.actor)) await recheck(context, workspaceId);
+          }
           if (!found.entries.some((event) => event.runId === id)) continue;
-          const done = await isOver(context, id);
+          const now = await stateOf(context, id);
+          if (now === 'GONE') return;
           yield { id, cursor: cursorAt(found.last) };
-          if (done) return;
+          if (now === 'OVER') return;
         }
-        if (signal.aborted) return;
       }
     } finally {
-      subscription.release();
+      release();
     }
   });
 }

@@ -1,5 +1,9 @@
+import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import type { Logger } from '../log.ts';
+
+/** How a process learned that there is something to read. `poll`: no wake-up told of it. */
+export type WakeUpSource = 'local' | 'notify' | 'redis' | 'poll';
 
 /**
  * Tells other processes that there is something to read. Carries keys only, never data; may lose, repeat or merge
@@ -9,19 +13,26 @@ import type { Logger } from '../log.ts';
 export interface WakeUps {
   /** Tells everybody, this process included. Call it after the commit. Never throws. */
   publish(key: string): void;
-  /** Hears of keys; `onReset` after every (re)connection, when some may have been missed. */
-  start(onKey: (key: string) => void, onReset: () => void): Promise<void>;
+  /**
+   * Hears of keys; `onReset` after every (re)connection, when some may have been missed.
+   * @throws when it does not work at start; it is closed then
+   */
+  start(onKey: (key: string, source: WakeUpSource) => void, onReset: () => void): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Collects keys for a moment and sends each once: a burst of commits costs one message. */
+/**
+ * Collects keys for a moment and sends each once: a burst of commits costs one message. One message is on its way at a
+ * time; what comes meanwhile is merged into the next.
+ */
 export class Coalescer {
   readonly #keys = new Set<string>();
   readonly #send: (keys: string[]) => Promise<void>;
   readonly #waitMs: number;
   #timer: NodeJS.Timeout | null = null;
-  #sending: Promise<void> = Promise.resolve();
+  #sending: Promise<void> | null = null;
 
+  /** @param send must not reject */
   constructor(send: (keys: string[]) => Promise<void>, waitMs = 5) {
     this.#send = send;
     this.#waitMs = waitMs;
@@ -29,17 +40,35 @@ export class Coalescer {
 
   add(key: string): void {
     this.#keys.add(key);
-    this.#timer ??= setTimeout(() => void this.flush(), this.#waitMs);
+    if (!this.#sending) this.#timer ??= setTimeout(() => void this.flush(), this.#waitMs);
   }
 
+  /** Resolves when everything that was added is sent. */
   flush(): Promise<void> {
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
-    const keys = [...this.#keys];
-    this.#keys.clear();
-    if (keys.length > 0) this.#sending = this.#sending.then(() => this.#send(keys));
+    this.#sending ??= this.#drain().finally(() => {
+      this.#sending = null;
+    });
     return this.#sending;
   }
+
+  async #drain(): Promise<void> {
+    while (this.#keys.size > 0) {
+      const keys = [...this.#keys];
+      this.#keys.clear();
+      await this.#send(keys);
+    }
+  }
+}
+
+/** A message of keys. It names its sender, who knows them already: its own reads need not be done twice. */
+export const packKeys = (sender: string, keys: readonly string[]): string => [sender, ...keys].join(',');
+
+/** The keys of a message; none of one's own. */
+export function unpackKeys(receiver: string, message: string): string[] {
+  const [sender, ...keys] = message.split(',');
+  return sender === receiver ? [] : keys;
 }
 
 const channel = 'switchyard';
@@ -52,13 +81,18 @@ export class PostgresWakeUps implements WakeUps {
   readonly #directUrl: string;
   readonly #log: Logger;
   readonly #coalescer: Coalescer;
-  #onKey: (key: string) => void = () => undefined;
+  readonly #id = randomUUID();
+  readonly #proofMs: number;
+  #onKey: (key: string, source: WakeUpSource) => void = () => undefined;
   #onReset: () => void = () => undefined;
+  #onProof: () => void = () => undefined;
   #client: pg.Client | null = null;
   #retry: NodeJS.Timeout | null = null;
   #closed = false;
 
-  constructor(options: { pool: pg.Pool; directUrl: string; log: Logger }) {
+  /** @param options.proofMs how long start waits to hear itself: both ends are one round trip away */
+  constructor(options: { pool: pg.Pool; directUrl: string; log: Logger; proofMs?: number }) {
+    this.#proofMs = options.proofMs ?? 5000;
     this.#pool = options.pool;
     this.#directUrl = options.directUrl;
     this.#log = options.log;
@@ -66,23 +100,30 @@ export class PostgresWakeUps implements WakeUps {
   }
 
   publish(key: string): void {
-    this.#onKey(key);
+    this.#onKey(key, 'local');
     if (!this.#closed) this.#coalescer.add(key);
   }
 
   /** @throws when LISTEN does not work there: a pooled address in `DATABASE_DIRECT_URL` */
-  async start(onKey: (key: string) => void, onReset: () => void): Promise<void> {
+  async start(onKey: (key: string, source: WakeUpSource) => void, onReset: () => void): Promise<void> {
     this.#onKey = onKey;
     this.#onReset = onReset;
-    await this.#connect();
-    await this.#prove();
+    try {
+      await this.#connect();
+      await this.#prove();
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
   }
 
   async close(): Promise<void> {
     await this.#coalescer.flush();
     this.#closed = true;
     if (this.#retry) clearTimeout(this.#retry);
-    await this.#client?.end();
+    const client = this.#client;
+    this.#client = null;
+    await client?.end();
   }
 
   async #notify(keys: string[]): Promise<void> {
@@ -90,7 +131,7 @@ export class PostgresWakeUps implements WakeUps {
       for (let from = 0; from < keys.length;) {
         let to = from;
         for (let bytes = 0; to < keys.length && bytes < payloadBytes; to++) bytes += (keys[to]?.length ?? 0) + 1;
-        await this.#pool.query('select pg_notify($1, $2)', [channel, keys.slice(from, to).join(',')]);
+        await this.#pool.query('select pg_notify($1, $2)', [channel, packKeys(this.#id, keys.slice(from, to))]);
         from = to;
       }
     } catch (error) {
@@ -98,6 +139,7 @@ export class PostgresWakeUps implements WakeUps {
     }
   }
 
+  /** @throws when there is no connection; then nothing is left of the attempt */
   async #connect(): Promise<void> {
     const client = new pg.Client({
       connectionString: this.#directUrl,
@@ -105,29 +147,42 @@ export class PostgresWakeUps implements WakeUps {
       application_name: 'switchyard-listen',
       connectionTimeoutMillis: 5000,
     });
-    let lost = false;
+    let state: 'connecting' | 'listening' | 'lost' = 'connecting';
     const onLost = () => {
-      if (lost || this.#closed) return;
-      lost = true;
-      this.#client = null;
-      void client.end().catch(() => undefined); // it is broken already
-      this.#reconnect();
+      // A connection that was never made is the business of whoever awaits it.
+      if (state === 'listening' && !this.#closed) {
+        this.#client = null;
+        client.end().catch(() => undefined); // it is broken already
+        this.#reconnect();
+      }
+      state = 'lost';
     };
     client.on('error', onLost);
     client.on('end', onLost);
     client.on('notification', (message) => {
-      for (const key of (message.payload ?? '').split(',')) this.#onKey(key);
+      const keys = message.payload ?? '';
+      if (keys === this.#id) this.#onProof();
+      else for (const key of unpackKeys(this.#id, keys)) this.#onKey(key, 'notify');
     });
-    await client.connect();
-    await client.query(`listen ${channel}`);
+    try {
+      await client.connect();
+      await client.query(`listen ${channel}`);
+      if (this.#closed) throw new Error('Closed while it connected');
+      // An end that came in between was heard by nobody.
+      if ((state as string) === 'lost') throw new Error('The LISTEN connection ended as soon as it was made');
+    } catch (error) {
+      client.end().catch(() => undefined); // it is broken, or nobody needs it
+      throw error;
+    }
+    state = 'listening';
     this.#client = client;
     this.#onReset();
   }
 
   #reconnect(waitMs = 200): void {
-    if (this.#closed) return;
     this.#retry = setTimeout(() => {
       this.#connect().catch((error: unknown) => {
+        if (this.#closed) return;
         this.#log.warn({ err: error }, 'LISTEN connection lost; retrying');
         this.#reconnect(Math.min(waitMs * 2, 3000));
       });
@@ -136,23 +191,17 @@ export class PostgresWakeUps implements WakeUps {
 
   /** A pooler in transaction mode accepts LISTEN and never delivers: find out now rather than by slow streams. */
   async #prove(): Promise<void> {
-    const key = `p:${crypto.randomUUID()}`;
-    const onKey = this.#onKey;
-    const heard = new Promise<boolean>((resolve) => {
-      const timer = setTimeout(() => resolve(false), 5000);
-      this.#onKey = (got) => {
-        if (got !== key) return onKey(got);
-        clearTimeout(timer);
-        resolve(true);
-      };
-    });
-    await this.#pool.query('select pg_notify($1, $2)', [channel, key]);
-    const ok = await heard;
-    this.#onKey = onKey;
-    if (!ok) {
-      throw new Error(
-        'LISTEN/NOTIFY does not work on DATABASE_DIRECT_URL. It must reach PostgreSQL itself, not a pooler in transaction mode.',
-      );
+    const heard = Promise.withResolvers<boolean>();
+    const timer = setTimeout(() => heard.resolve(false), this.#proofMs);
+    this.#onProof = () => heard.resolve(true);
+    try {
+      await this.#pool.query('select pg_notify($1, $2)', [channel, this.#id]);
+      if (await heard.promise) return;
+    } finally {
+      clearTimeout(timer);
     }
+    throw new Error(
+      'LISTEN/NOTIFY does not work on DATABASE_DIRECT_URL. It must reach PostgreSQL itself, not a pooler in transaction mode.',
+    );
   }
 }

@@ -2,10 +2,10 @@ import type { Prisma, Run } from '#prisma';
 import type { App } from '../app.ts';
 import { system } from '../auth/actor.ts';
 import type { Transaction } from '../db/transact.ts';
-import type { ProcessIdentity } from '../processes/children.ts';
+import { endProcess, type ProcessIdentity } from '../processes/children.ts';
 import { createRedactor, type Redactor } from '../redact.ts';
 import { currentTraceparent, withTrace } from '../telemetry/trace.ts';
-import { Fenced, StepTimedOut } from './errors.ts';
+import { Fenced, RunCanceled, StepTimedOut } from './errors.ts';
 import { runKind } from './kinds.ts';
 import { LogWriter } from './log-writer.ts';
 import type { Json } from './model.ts';
@@ -69,12 +69,14 @@ export class RunContext<I = unknown> {
     this.#redactor = createRedactor(this.#secrets);
   }
 
+  /** The text without the secrets. */
+  redact(text: string): string {
+    return this.#redactor.redact(text);
+  }
+
   /** A transaction that commits only if this execution still owns the run. @throws {Fenced} */
-  write<T>(fn: (tx: Transaction) => Promise<T>): Promise<T> {
-    return this.app.transact(system, async (tx) => {
-      await this.app.use(Runs).fence(tx, this.hold);
-      return fn(tx);
-    });
+  write<T>(fn: (tx: Transaction, run: Run) => Promise<T>): Promise<T> {
+    return this.app.transact(system, async (tx) => fn(tx, await this.app.use(Runs).fence(tx, this.hold)));
   }
 
   /** Call it before every effect outside the database. @throws {Fenced} when another worker may own the run */
@@ -93,6 +95,7 @@ export class RunContext<I = unknown> {
 
   /** @param part done, 0 to 1 */
   async progress(part: number): Promise<void> {
+    if (!(part >= 0 && part <= 1)) throw new RangeError(`${part} is no part of a whole`);
     await this.write((tx) => tx.db.run.update({ where: { id: this.run.id }, data: { progress: part } }));
   }
 
@@ -107,6 +110,7 @@ export class RunContext<I = unknown> {
 
   /**
    * Executes a step once in the life of the run: after a take-over a completed step gives its first output again.
+   * A step that does not complete leaves no process of its own behind.
    * @param commit writes that belong to its completion, in the same transaction
    * @throws {StepTimedOut} and whatever `fn` throws
    */
@@ -145,13 +149,17 @@ export class RunContext<I = unknown> {
     const timeout = new AbortController();
     const timer = setTimeout(() => timeout.abort(new StepTimedOut(name, options.timeoutS)), options.timeoutS * 1000);
     const signal = AbortSignal.any([outer, timeout.signal]);
+    const children: ProcessIdentity[] = [];
     try {
       await this.fence();
       const output = await withTrace(currentTraceparent(), `step ${name}`, () =>
         fn({
           signal,
           log: (text, stream = 'SYSTEM') => this.log(text, name, stream),
-          record: (child) => this.#record(child),
+          record: async (child) => {
+            await this.app.use(Runs).recordChild(this.hold, this.hostId, child);
+            children.push(child);
+          },
         }),
       );
       await this.flush();
@@ -162,7 +170,7 @@ export class RunContext<I = unknown> {
           data: { status: 'SUCCEEDED', output: output as Prisma.InputJsonValue, completedAt: new Date() },
         });
         // What the step started and left running is its output's now: a take-over must not end it.
-        await tx.db.runChild.deleteMany({ where: { runId: this.run.id } });
+        await tx.db.runChild.deleteMany({ where: { runId: this.run.id, attempt } });
         tx.append({ type: events.succeeded, ...subject, from: 'RUNNING', to: 'SUCCEEDED' });
       });
       observe('succeeded');
@@ -172,13 +180,16 @@ export class RunContext<I = unknown> {
       const error: unknown = signal.aborted ? signal.reason : thrown;
       observe('failed');
       if (!(error instanceof Fenced) && !this.hardSignal.aborted) {
+        for (const child of children) await endProcess(child, { graceMs: 0 });
         await this.flush();
+        const status = this.signal.aborted || error instanceof RunCanceled ? 'CANCELED' : 'FAILED';
         await this.write(async (tx) => {
+          await tx.db.runChild.deleteMany({ where: { runId: this.run.id, attempt } });
           const message = error instanceof Error ? error.message : String(error);
           await tx.db.runStep.update({
             where: key,
             data: {
-              status: this.signal.aborted ? 'CANCELED' : 'FAILED',
+              status,
               error: this.#redactor.redact(message).slice(0, 2000),
               completedAt: new Date(),
             },
@@ -187,7 +198,7 @@ export class RunContext<I = unknown> {
             type: events.failed,
             ...subject,
             from: 'RUNNING',
-            to: this.signal.aborted ? 'CANCELED' : 'FAILED',
+            to: status,
           });
         });
       }
@@ -195,19 +206,5 @@ export class RunContext<I = unknown> {
     } finally {
       clearTimeout(timer);
     }
-  }
-
-  async #record(child: ProcessIdentity): Promise<void> {
-    await this.write((tx) =>
-      tx.db.runChild.create({
-        data: {
-          runId: this.run.id,
-          attempt: this.hold.attempt,
-          hostId: this.hostId,
-          pid: child.pid,
-          startTime: child.startTime,
-        },
-      }),
-    );
   }
 }

@@ -2,12 +2,13 @@ import { randomUUID } from 'node:crypto';
 import type { Run } from '#prisma';
 import type { App } from '../app.ts';
 import { system } from '../auth/actor.ts';
+import { codeOf } from '../db/transact.ts';
 import { DomainError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { endProcess } from '../processes/children.ts';
 import { RunContext } from './context.ts';
 import { DeadlineExceeded, Fenced, RunCanceled, WorkerStopping } from './errors.ts';
-import { runKind } from './kinds.ts';
+import { phaseOf, runKind } from './kinds.ts';
 import { withTrace } from '../telemetry/trace.ts';
 import { Runs, type Hold } from './runs.ts';
 
@@ -20,29 +21,39 @@ interface Execution {
   renewedAt: number;
 }
 
-/** Executes runs in this process: takes them, keeps their leases, ends them. */
+/** Executes runs in this process, so many at once: takes them, keeps their leases, ends them. */
 export class Executor {
   readonly workerId = randomUUID();
   readonly hostId: string;
+  readonly #slots: number;
   readonly #app: App;
   readonly #log: Logger;
-  readonly #running = new Map<string, Execution>();
+  /** One that lost its run may still be ending while the same run is executed anew. */
+  readonly #running = new Set<Execution>();
   #renewTimer: NodeJS.Timeout | null = null;
   #reconcileTimer: NodeJS.Timeout | null = null;
   #reconciling = false;
   #renewing = false;
   #stopping = false;
   #offCancel: () => void = () => undefined;
+  /** Runs that came when it was stopping: others must hear of them. */
+  readonly #missed: string[] = [];
+  #busy = 0;
+  /** Those that wait for a slot. */
+  readonly #waiting: (() => void)[] = [];
 
-  constructor(app: App, hostId: string) {
+  constructor(app: App, options: { hostId: string; slots: number }) {
     this.#app = app;
-    this.hostId = hostId;
+    this.hostId = options.hostId;
+    this.#slots = options.slots;
     this.#log = app.log.child({ workerId: this.workerId });
   }
 
   start(): void {
     const leaseMs = this.#app.limits.runLeaseS * 1000;
-    this.#offCancel = this.#app.hub.onCancel((runId) => this.#running.get(runId)?.soft.abort(new RunCanceled()));
+    this.#offCancel = this.#app.hub.onCancel((runId) => {
+      for (const { hold, soft } of this.#running) if (hold.runId === runId) soft.abort(new RunCanceled());
+    });
     this.#renewTimer = setInterval(() => this.#renew(), leaseMs / 5);
     this.#reconcileTimer = setInterval(() => this.#reconcile(), 1000);
   }
@@ -53,7 +64,20 @@ export class Executor {
 
   /** Executes a run until its end or its next wait. Does nothing when it is not to be taken. Never throws. */
   async execute(runId: string): Promise<void> {
-    if (this.#stopping || this.#running.has(runId)) return;
+    // Several queues feed the same slots.
+    if (this.#busy >= this.#slots) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    else this.#busy++;
+    try {
+      if (this.#stopping) this.#missed.push(runId);
+      else await this.#execute(runId);
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#busy--;
+    }
+  }
+
+  async #execute(runId: string): Promise<void> {
     let run: Run | null;
     const takenAt = performance.now();
     try {
@@ -68,14 +92,14 @@ export class Executor {
     const hard = new AbortController();
     const finished = Promise.withResolvers<void>();
     const execution: Execution = { hold, soft, hard, done: finished.promise, renewedAt: takenAt };
-    this.#running.set(runId, execution);
+    this.#running.add(execution);
     try {
       await this.#work(run, execution);
     } catch (error) {
       // The lease runs out and another worker takes it over.
       this.#log.error({ err: error, runId, attempt: hold.attempt }, 'execution abandoned');
     } finally {
-      this.#running.delete(runId);
+      this.#running.delete(execution);
       finished.resolve();
     }
   }
@@ -85,14 +109,15 @@ export class Executor {
     this.#stopping = true;
     this.#offCancel();
     if (this.#reconcileTimer) clearInterval(this.#reconcileTimer);
-    const all = () => Promise.all([...this.#running.values()].map((execution) => execution.done));
+    const all = () => Promise.all([...this.#running].map((execution) => execution.done));
     let timer: NodeJS.Timeout | undefined;
     const grace = new Promise<void>((resolve) => (timer = setTimeout(resolve, graceMs)));
     await Promise.race([all(), grace]);
     clearTimeout(timer);
-    for (const execution of this.#running.values()) execution.hard.abort(new WorkerStopping());
+    for (const execution of this.#running) execution.hard.abort(new WorkerStopping());
     await all();
     if (this.#renewTimer) clearInterval(this.#renewTimer);
+    if (this.#missed.length > 0) await this.#app.use(Runs).wakeAgain(this.#missed);
   }
 
   async #work(run: Run, execution: Execution): Promise<void> {
@@ -118,33 +143,45 @@ export class Executor {
     try {
       await this.#endChildren(run, run.attempt - 1, log);
       if (run.status === 'CANCELING') soft.abort(new RunCanceled());
-      const end = await withTrace(run.traceparent ?? undefined, `run ${kind.name}`, () =>
-        kind.execute(context as RunContext<never>),
-      );
+      let end: { readonly phase: string; readonly reason?: string };
+      try {
+        end = await withTrace(run.traceparent ?? undefined, `run ${kind.name}`, () =>
+          kind.execute(context as RunContext<never>),
+        );
+      } catch (thrown) {
+        await this.#endAfter(signal.aborted ? signal.reason : thrown, context, log);
+        return;
+      }
+      // From here on it is decided: when the end cannot be written, the next execution finds every step complete.
       await context.flush();
-      await app.transact(system, (tx) => runs.finish(tx, hold, end));
+      const failed = phaseOf(kind, end.phase).status !== 'SUCCEEDED';
+      const timedOut = failed && soft.signal.reason instanceof DeadlineExceeded;
+      await app.transact(system, (tx) => runs.finish(tx, hold, { ...end, timedOut }));
       log.info({ phase: end.phase }, 'run ended');
-    } catch (thrown) {
-      const error: unknown = signal.aborted ? signal.reason : thrown;
-      if (error instanceof Fenced) {
-        log.warn('run is no longer ours; this execution stops');
-        return;
-      }
-      if (error instanceof WorkerStopping) {
-        await this.#endChildren(run, run.attempt, log);
-        await app.transact(system, (tx) => runs.handBack(tx, hold));
-        log.info('run handed back');
-        return;
-      }
-      if (!isVerdict(error)) {
-        log.error({ err: error }, 'run failed by a fault of the server');
-        if (await this.#databaseIsAway()) throw error;
-      }
-      await this.#endChildren(run, run.attempt, log);
-      await this.#endBy(error, context);
+    } catch (error) {
+      if (!(error instanceof Fenced)) throw error;
+      log.warn('run is no longer ours; this execution stops');
     } finally {
       clearTimeout(deadline);
     }
+  }
+
+  /** What becomes of a run whose execution threw. @throws {Fenced} and what keeps the outcome from being written */
+  async #endAfter(error: unknown, context: RunContext, log: Logger): Promise<void> {
+    const { run, hold } = context;
+    if (error instanceof Fenced) throw error;
+    if (!isVerdict(error) && !(error instanceof WorkerStopping)) {
+      log.error({ err: error }, 'run failed by a fault of the server');
+      // That is no verdict on the run: another execution goes on when the database is back.
+      if (isAway(error) || (await this.#databaseIsAway())) throw error;
+    }
+    await this.#endChildren(run, run.attempt, log);
+    if (error instanceof WorkerStopping) {
+      await this.#app.transact(system, (tx) => this.#app.use(Runs).handBack(tx, hold));
+      log.info('run handed back');
+      return;
+    }
+    await this.#endBy(error, context);
   }
 
   async #endBy(error: unknown, context: RunContext): Promise<void> {
@@ -161,7 +198,9 @@ export class Executor {
           ? { phase: kind.ends.canceled(phase), reason: error.message }
           : {
               phase: kind.ends.failed(phase),
-              reason: isVerdict(error) ? error.message : `An internal error, reference ${context.run.id}.`,
+              reason: isVerdict(error)
+                ? context.redact(error.message).slice(0, 2000)
+                : `An internal error, reference ${context.run.id}.`,
               timedOut: error instanceof DeadlineExceeded,
             },
       );
@@ -177,7 +216,17 @@ export class Executor {
       const result = await endProcess(child, { graceMs: 0 });
       if (result !== 'GONE')
         log.warn({ pid: child.pid, attempt: child.attempt }, 'ended a process that was left behind');
-      await this.#app.db.runChild.deleteMany({ where: { id: child.id } });
+      await this.#app.use(Runs).forgetChildren([child.id]);
+    }
+  }
+
+  /** Ends processes on this host that no execution answers for any more. */
+  async #endStrays(): Promise<void> {
+    const runs = this.#app.use(Runs);
+    for (const child of await runs.strayChildren(this.hostId)) {
+      const result = await endProcess(child, { graceMs: 0 });
+      if (result !== 'GONE') this.#log.warn({ runId: child.runId, pid: child.pid }, 'ended a process of no execution');
+      await runs.forgetChildren([child.id]);
     }
   }
 
@@ -193,22 +242,28 @@ export class Executor {
   #renew(): void {
     const now = performance.now();
     const limitMs = (this.#app.limits.runLeaseS * 1000) / 2;
-    for (const { renewedAt, hard, hold } of this.#running.values()) {
+    for (const { renewedAt, hard, hold } of this.#running) {
       if (now - renewedAt > limitMs) hard.abort(new Fenced(hold.runId));
     }
-    if (this.#renewing || this.#running.size === 0) return;
+    // Only those that are asked for: one that is taken in the meantime is not in the answer.
+    const asked = [...this.#running].filter(({ hard }) => !hard.signal.aborted);
+    if (this.#renewing || asked.length === 0) return;
     this.#renewing = true;
     this.#app
       .use(Runs)
-      .renew(this.workerId, [...this.#running.keys()])
+      .renew(
+        this.workerId,
+        asked.map(({ hold }) => hold.runId),
+      )
       .then((rows) => {
         const held = new Map(rows.map((row) => [row.id, row]));
-        for (const [runId, execution] of this.#running) {
+        for (const execution of asked) {
+          const { runId } = execution.hold;
           const row = held.get(runId);
           if (row?.attempt === execution.hold.attempt) {
             execution.renewedAt = now;
             if (row.status === 'CANCELING') execution.soft.abort(new RunCanceled());
-          } else if (execution.renewedAt < now) {
+          } else {
             execution.hard.abort(new Fenced(runId));
           }
         }
@@ -222,15 +277,18 @@ export class Executor {
   #reconcile(): void {
     if (this.#reconciling) return;
     this.#reconciling = true;
-    this.#app
-      .use(Runs)
-      .reconcile()
+    Promise.all([this.#app.use(Runs).reconcile(), this.#endStrays()])
       .catch((error: unknown) => this.#log.warn({ err: error }, 'runs not reconciled; trying again'))
       .finally(() => {
         this.#reconciling = false;
       });
   }
 }
+
+/** An error of the way to the database rather than of what was asked of it. @see https://www.postgresql.org/docs/current/errcodes-appendix.html */
+const isAway = (error: unknown): boolean =>
+  /^(?:08\w{3}|57P0[1-5]|P10\d\d|P2024|ECONN\w+|EPIPE|ETIMEDOUT)$/.test(codeOf(error)) ||
+  (error instanceof Error && /^Connection terminated|Client has encountered a connection error/.test(error.message));
 
 /** An error that is the run's outcome rather than a fault of the server. */
 const isVerdict = (error: unknown): error is Error => error instanceof DomainError || error instanceof RunCanceled;

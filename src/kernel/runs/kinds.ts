@@ -45,6 +45,7 @@ export interface RegisteredKind extends RunKind<never> {
   readonly events: ReadonlyMap<string, EventType>;
   readonly queued: EventType;
   readonly canceling: EventType;
+  readonly requeued: EventType;
   readonly resumed: EventType;
   readonly step: Readonly<Record<'started' | 'succeeded' | 'failed', EventType<StepData>>>;
 }
@@ -80,6 +81,7 @@ export function defineRunKind<I>(kind: RunKind<I>): RegisteredKind {
     ),
     queued: event('queued', 'It was created and waits for a worker.'),
     canceling: event('canceling', 'It was told to stop.'),
+    requeued: event('requeued', 'Its worker was lost or stopped: it waits for another one.'),
     resumed: event('resumed', 'A worker took it over from one that was lost or stopped.'),
     step: {
       started: event<StepData>('stepStarted', 'A step began.'),
@@ -100,6 +102,20 @@ export function runKind(name: string): RegisteredKind {
 export const knowsRunKind = (name: string): boolean => kinds.has(name);
 
 export const runKinds = (): readonly RegisteredKind[] => [...kinds.values()];
+
+/** Whether one phase comes before another in a kind's state machine. */
+export function leadsTo(kind: RegisteredKind, from: string, to: string): boolean {
+  const seen = new Set<string>();
+  const open = [from];
+  for (let phase = open.pop(); phase !== undefined; phase = open.pop()) {
+    for (const next of phaseOf(kind, phase).next) {
+      if (next === to) return true;
+      if (!seen.has(next)) open.push(next);
+      seen.add(next);
+    }
+  }
+  return false;
+}
 
 export function phaseOf(kind: RegisteredKind, name: string): Phase {
   const phase = kind.phases[name];

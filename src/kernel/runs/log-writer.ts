@@ -57,7 +57,8 @@ export class LogWriter {
 
   /** @throws {Fenced} when the run is no longer ours; a database error when lines could not be written */
   async flush(): Promise<void> {
-    if (this.#dropped > 0 && this.#lines.length === 0) {
+    await this.#drain();
+    if (this.#dropped > 0) {
       this.#lines.push({
         stream: 'SYSTEM',
         step: null,
@@ -65,8 +66,8 @@ export class LogWriter {
         text: `${this.#dropped} more lines were not kept.`,
       });
       this.#dropped = 0;
+      await this.#drain();
     }
-    await this.#drain();
     if (this.#failed) throw this.#failed;
   }
 

@@ -3,14 +3,15 @@ import { Prisma } from '#prisma';
 import type { App } from '../app.ts';
 import { service } from '../app.ts';
 import { system, type Actor } from '../auth/actor.ts';
+import type { ProcessIdentity } from '../processes/children.ts';
 import { authorizeRow } from '../auth/policy.ts';
 import { canonicalJson, sha256Hex } from '../crypto.ts';
 import type { Appended, Transaction } from '../db/transact.ts';
-import { IdempotencyConflict, IllegalTransition, NotFound } from '../errors.ts';
+import { IdempotencyConflict, IllegalTransition, NotFound, ValidationError } from '../errors.ts';
 import { isId, newId } from '../ids.ts';
 import { Fenced } from './errors.ts';
-import { phaseOf, runKind, type RegisteredKind } from './kinds.ts';
-import { isTerminal, terminal, type Json } from './model.ts';
+import { knowsRunKind, leadsTo, phaseOf, runKind, runKinds, type RegisteredKind } from './kinds.ts';
+import { isTerminal, statusMayBecome, statusTransitions, terminal, type Json } from './model.ts';
 import { currentTraceparent } from '../telemetry/trace.ts';
 import { runPolicy } from './policy.ts';
 
@@ -40,7 +41,10 @@ export interface Started {
   readonly event: Appended;
 }
 
-/** The only writer of run, run_step, run_lock and idempotency_key. */
+/** 1 to 200 characters that a log line and the database can hold. */
+const idempotencyKeys = /^[^\p{Cc}\p{Cs}]{1,200}$/u;
+
+/** The only writer of run, run_step, run_child, run_lock and idempotency_key. */
 export const Runs = service('runs', (app) => ({
   /** Adds a run, its steps and kind's rows, its `queued` event and its wake-up, in the caller's transaction. */
   async create(tx: Transaction, fresh: NewRun): Promise<Started> {
@@ -78,6 +82,7 @@ export const Runs = service('runs', (app) => ({
 
   /**
    * Runs `make` once for a key: a repeat within 24 h with the same input gets the first result's id.
+   * @throws {ValidationError} for a malformed key
    * @throws {IdempotencyConflict} for another input under the same key
    */
   async once(
@@ -85,8 +90,13 @@ export const Runs = service('runs', (app) => ({
     request: { workspaceId: string; mutation: string; key: string | null | undefined; input: unknown },
     make: () => Promise<Started>,
   ): Promise<{ id: string; event: Appended | null }> {
-    if (!request.key) return make();
     const { workspaceId, mutation, key } = request;
+    if (key == null) return make();
+    if (!idempotencyKeys.test(key)) {
+      throw new ValidationError([
+        { path: 'idempotencyKey', message: 'must have 1 to 200 characters and no control characters' },
+      ]);
+    }
     const actorId = tx.actor.userId;
     if (!actorId) throw new Error('Only a person or a key can use an idempotency key');
     const inputHash = sha256Hex(canonicalJson(request.input));
@@ -186,16 +196,24 @@ export const Runs = service('runs', (app) => ({
 
   /**
    * Takes a run for execution: raises its attempt, which fences every earlier execution. Null when it is not to be
-   * taken: another worker has it, its lock is held, it is over, or it is not for this host or program.
+   * taken: another worker has it, its lock is held or an older run waits for it, it is over, or it is not for this
+   * host or program.
    */
   async take(id: string, worker: { workerId: string; hostId: string }): Promise<Run | null> {
     return app.transact(system, async (tx) => {
+      const older = await lockOlder(tx, id);
       const run = await lockRow(tx, id);
-      if (!run || isTerminal(run.status) || run.status === 'WAITING') return null;
+      // A RUNNING one of a lost worker is first put back by the reconciler, which counts the loss.
+      if (!run || (run.status !== 'QUEUED' && !(run.status === 'CANCELING' && run.leaseUntil === null))) return null;
+      if (!knowsRunKind(run.kind)) return null;
       const kind = runKind(run.kind);
       if (!kind.versions.includes(run.inputVersion)) return null;
       if (run.hostId !== null && run.hostId !== worker.hostId) return null;
       if (run.lockKey) {
+        if (older && !(await tx.db.runLock.findUnique({ where: { runId: id } }))) {
+          await app.jobs.wakeRun(tx, older);
+          return null; // the older one wakes this one when it ends
+        }
         await tx.db
           .$executeRaw`insert into run_lock (key, run_id) values (${run.lockKey}, ${id}::uuid) on conflict do nothing`;
         const lock = await tx.db.runLock.findUnique({ where: { key: run.lockKey } });
@@ -203,12 +221,11 @@ export const Runs = service('runs', (app) => ({
       }
       const begin = run.phase === kind.initial && run.status === 'QUEUED' ? kind.begin(run.input as never) : run.phase;
       const [taken] = await tx.db.$queryRaw<{ id: string }[]>`
-        update run set attempt = attempt + 1, worker_id = ${worker.workerId}::uuid, host_id = coalesce(host_id, ${worker.hostId}::uuid),
+        update run set attempt = attempt + 1, worker_id = ${worker.workerId}::uuid,
           lease_until = clock_timestamp() + make_interval(secs => ${app.limits.runLeaseS}::float8),
           status = case when status = 'CANCELING' then status else 'RUNNING'::run_status end, phase = ${begin},
-          started_at = coalesce(started_at, clock_timestamp()), status_reason = null, updated_at = clock_timestamp()
-        where id = ${id}::uuid and (status = 'QUEUED' or lease_until is null or lease_until < clock_timestamp())
-        returning id`;
+          started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
+        where id = ${id}::uuid returning id`;
       if (!taken) return null;
       const first = run.phase !== begin;
       tx.append({
@@ -224,15 +241,21 @@ export const Runs = service('runs', (app) => ({
   },
 
   /**
-   * Moves a run that this worker holds to another phase that is not an end.
+   * Moves a run that this worker holds to another phase that is not an end. An execution that repeats an earlier one
+   * passes the phases again that the run has left behind: those moves do nothing.
    * @throws {Fenced} when the worker no longer holds it
+   * @throws {IllegalTransition}
    */
   async moveTo(tx: Transaction, hold: Hold, to: string, reason?: string): Promise<void> {
     const run = await fence(tx, hold);
     const kind = runKind(run.kind);
     if (run.phase === to) return;
     const from = phaseOf(kind, run.phase);
-    if (!from.next.includes(to)) throw new IllegalTransition(run.phase, to, from.next);
+    if (!from.next.includes(to)) {
+      if (hold.attempt > 1 && leadsTo(kind, to, run.phase)) return;
+      throw new IllegalTransition(run.phase, to, from.next);
+    }
+    if (isTerminal(phaseOf(kind, to).status)) throw new Error(`${to} is an end of ${kind.name}: finish the run`);
     await tx.db.run.update({
       where: { id: run.id },
       data: {
@@ -266,9 +289,11 @@ export const Runs = service('runs', (app) => ({
     const phase = phaseOf(kind, end.phase);
     if (!isTerminal(phase.status)) throw new Error(`${end.phase} is no end of ${kind.name}`);
     const from = phaseOf(kind, run.phase);
-    if (isTerminal(run.status)) throw new IllegalTransition(run.phase, end.phase, from.next);
     if (!from.next.includes(end.phase)) throw new IllegalTransition(run.phase, end.phase, from.next);
     const status = end.timedOut ? 'TIMED_OUT' : phase.status;
+    if (!statusMayBecome(run.status, status)) {
+      throw new IllegalTransition(run.status, status, statusTransitions[run.status]);
+    }
     await tx.db.run.update({
       where: { id: run.id },
       data: {
@@ -297,7 +322,6 @@ export const Runs = service('runs', (app) => ({
         data: { step: step.name, attempt: step.attempt },
       });
     }
-    await tx.db.runChild.deleteMany({ where: { runId: run.id } });
     await kind.onEnd?.(tx, run, end.phase);
     if (run.lockKey) {
       await tx.db.runLock.deleteMany({ where: { key: run.lockKey, runId: run.id } });
@@ -329,7 +353,43 @@ export const Runs = service('runs', (app) => ({
       where: { id: run.id },
       data: { leaseUntil: null, workerId: null, ...(run.status === 'RUNNING' ? { status: 'QUEUED' as const } : {}) },
     });
+    requeued(tx, run);
     await app.jobs.wakeRun(tx, run);
+  },
+
+  /** Wakes queued runs whose wake-up this process got and could not follow. */
+  async wakeAgain(ids: readonly string[]): Promise<void> {
+    const runs = await app.db.run.findMany({
+      where: { id: { in: [...ids] }, status: { in: ['QUEUED', 'CANCELING'] } },
+      select: { id: true, hostId: true },
+    });
+    await app.jobs.wakeRuns(runs);
+  },
+
+  /** Records a process that an execution is about to start. @throws {Fenced} */
+  async recordChild(hold: Hold, hostId: string, child: ProcessIdentity): Promise<void> {
+    await app.transact(system, async (tx) => {
+      await fence(tx, hold);
+      const { pid, startTime } = child;
+      await tx.db.runChild.create({
+        data: { runId: hold.runId, attempt: hold.attempt, hostId, pid, startTime },
+      });
+    });
+  },
+
+  /** Processes on a host that no execution answers for: their run is over, waits, or is at a later attempt. */
+  async strayChildren(hostId: string): Promise<(ProcessIdentity & { id: string; runId: string })[]> {
+    const { rows } = await app.database.pool.query<{ id: string; run_id: string; pid: number; start_time: string }>(
+      `select c.id, c.run_id, c.pid, c.start_time from run_child c left join run r on r.id = c.run_id
+       where c.host_id = $1 and (r.worker_id is null or c.attempt < r.attempt) limit 100`,
+      [hostId],
+    );
+    return rows.map((row) => ({ id: row.id, runId: row.run_id, pid: row.pid, startTime: row.start_time }));
+  },
+
+  /** Forgets processes that have ended. */
+  async forgetChildren(ids: readonly string[]): Promise<void> {
+    await app.db.runChild.deleteMany({ where: { id: { in: [...ids] } } });
   },
 
   /** Extends the leases of a worker's runs. Answers with those that it still holds and which of them must stop. */
@@ -348,24 +408,37 @@ export const Runs = service('runs', (app) => ({
    * enforced, and queued runs whose wake-up was lost are woken again. Any number of workers may do this at once.
    */
   async reconcile(): Promise<void> {
+    // What this program does not know is left to one that does.
+    const kinds = runKinds().map(({ name }) => name);
     const lost = await app.database.pool.query<{ id: string }>(
-      `select id from run where status in ('RUNNING', 'CANCELING') and lease_until < clock_timestamp() limit 100`,
+      `select id from run where status in ('RUNNING', 'CANCELING') and lease_until < clock_timestamp() and kind = any($1)
+       limit 100`,
+      [kinds],
     );
-    for (const { id } of lost.rows) await app.transact(system, (tx) => requeueLost(app, tx, id));
+    await eachOf(lost.rows, (id) => app.transact(system, (tx) => requeueLost(app, tx, id)));
     const late = await app.database.pool.query<{ id: string }>(
-      `select id from run where status in ('QUEUED', 'WAITING') and deadline_at < clock_timestamp() limit 100`,
+      `select id from run where (status in ('QUEUED', 'WAITING') or (status = 'CANCELING' and lease_until is null))
+         and deadline_at < clock_timestamp() and kind = any($1) limit 100`,
+      [kinds],
     );
-    for (const { id } of late.rows) {
-      await app.transact(system, async (tx) => {
-        const run = await lockRow(tx, id);
-        if (!run || (run.status !== 'QUEUED' && run.status !== 'WAITING') || run.deadlineAt > new Date()) return;
-        await this.end(tx, run, {
-          phase: runKind(run.kind).ends.failed(run.phase),
-          reason: 'The deadline passed while it waited.',
-          timedOut: true,
-        });
-      });
-    }
+    await eachOf(late.rows, (id) =>
+      app.transact(system, async (tx) => {
+        // Judged by the same clock that chose it.
+        const [still] = await tx.db.$queryRaw<{ id: string }[]>`
+          select id from run where id = ${id}::uuid and deadline_at < clock_timestamp()
+            and (status in ('QUEUED', 'WAITING') or (status = 'CANCELING' and lease_until is null)) for update`;
+        if (!still) return;
+        const run = await tx.db.run.findUniqueOrThrow({ where: { id } });
+        const { ends } = runKind(run.kind);
+        await this.end(
+          tx,
+          run,
+          run.status === 'CANCELING'
+            ? { phase: ends.canceled(run.phase), reason: 'It was canceled, and no worker came to clean up.' }
+            : { phase: ends.failed(run.phase), reason: 'The deadline passed while it waited.', timedOut: true },
+        );
+      }),
+    );
     const idle = await app.database.pool.query<{ id: string; host_id: string | null }>(
       `select r.id, r.host_id from run r left join run_lock l on l.key = r.lock_key and l.run_id <> r.id
        where (r.status = 'QUEUED' or (r.status = 'CANCELING' and r.lease_until is null))
@@ -382,6 +455,44 @@ function eventOf(kind: RegisteredKind, phase: string) {
   const type = kind.events.get(phase);
   if (!type) throw new Error(`${kind.name} has no event for ${phase}`);
   return type;
+}
+
+/** Tries them all; the first failure is thrown at the end, so that one run does not keep the others from being put right. */
+async function eachOf(rows: readonly { id: string }[], put: (id: string) => Promise<void>): Promise<void> {
+  const failures: unknown[] = [];
+  for (const { id } of rows) {
+    try {
+      await put(id);
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0) throw new AggregateError(failures, `${failures.length} runs could not be put right`);
+}
+
+function requeued(tx: Transaction, run: Run): void {
+  if (run.status !== 'RUNNING') return;
+  tx.append({
+    type: runKind(run.kind).requeued,
+    workspaceId: run.workspaceId,
+    subjectId: run.id,
+    run,
+    from: 'RUNNING',
+    to: 'QUEUED',
+  });
+}
+
+/**
+ * The oldest run that waits for the same lock and came before this one; null: none. Locked before the run itself, so
+ * that one that is just ending is seen to have ended, and in the order in which all lock runs of one key.
+ */
+async function lockOlder(tx: Transaction, id: string): Promise<Pick<Run, 'id' | 'hostId'> | null> {
+  const [older] = await tx.db.$queryRaw<{ id: string; hostId: string | null }[]>`
+    select o.id, o.host_id as "hostId" from run o, run r
+    where r.id = ${id}::uuid and o.lock_key = r.lock_key and o.status = 'QUEUED' and o.id <> r.id
+      and (o.created_at, o.id) < (r.created_at, r.id)
+    order by o.created_at, o.id limit 1 for update of o`;
+  return older ?? null;
 }
 
 async function lockRow(tx: Transaction, id: string): Promise<Run | null> {
@@ -402,7 +513,8 @@ async function requeueLost(app: App, tx: Transaction, id: string): Promise<void>
     for update skip locked`;
   if (!lost) return;
   const run = await tx.db.run.findUniqueOrThrow({ where: { id } });
-  if (run.lostWorkers >= maxLostWorkers) {
+  if (run.lostWorkers + 1 >= maxLostWorkers) {
+    await tx.db.run.update({ where: { id }, data: { lostWorkers: maxLostWorkers } });
     await app.use(Runs).end(tx, run, {
       phase: runKind(run.kind).ends.failed(run.phase),
       reason: `${maxLostWorkers} workers were lost while they executed it.`,
@@ -418,6 +530,7 @@ async function requeueLost(app: App, tx: Transaction, id: string): Promise<void>
       ...(run.status === 'RUNNING' ? { status: 'QUEUED' as const } : {}),
     },
   });
+  requeued(tx, run);
   await app.jobs.wakeRun(tx, run);
 }
 

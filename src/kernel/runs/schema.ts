@@ -22,11 +22,39 @@ import { isTerminal } from './model.ts';
 const RunStatusEnum = builder.enumType(RunStatus, {
   name: 'RunStatus',
   description: 'Status of a long operation of any kind. SUCCEEDED, FAILED, CANCELED and TIMED_OUT are final.',
+  values: {
+    QUEUED: { description: 'Waits for a worker, or for another run with the same lock.' },
+    RUNNING: { description: 'A worker is executing it.' },
+    WAITING: { description: 'Waits on a person or on a child run; holds no worker.' },
+    CANCELING: { description: 'Told to stop; the worker is ending it.' },
+    SUCCEEDED: { description: 'It did what it was asked to. Final.' },
+    FAILED: { description: 'It could not do it; `statusReason` tells why. Final.' },
+    CANCELED: { description: 'It was told to stop and has. Final.' },
+    TIMED_OUT: { description: 'Its deadline passed. Final.' },
+  },
 });
-const RunTriggerEnum = builder.enumType(RunTrigger, { name: 'RunTrigger', description: 'What started a run.' });
+const RunTriggerEnum = builder.enumType(RunTrigger, {
+  name: 'RunTrigger',
+  description: 'What started a run.',
+  values: {
+    API: { description: 'A person or program, by the API.' },
+    RETRY: { description: 'A retry of another run.' },
+    ROLLBACK: { description: 'A request to restore an earlier release.' },
+    SCHEDULE: { description: 'A schedule.' },
+    WEBHOOK: { description: 'An inbound webhook.' },
+  },
+});
 const StepStatusEnum = builder.enumType(StepStatus, {
   name: 'StepStatus',
   description: 'Status of one step of a run.',
+  values: {
+    PENDING: { description: 'Its turn has not come.' },
+    RUNNING: { description: 'A worker is executing it.' },
+    SUCCEEDED: { description: 'It is complete and is not executed again.' },
+    FAILED: { description: 'It failed, and its run with it.' },
+    CANCELED: { description: 'Its run was told to stop while it was executed.' },
+    SKIPPED: { description: 'Its run ended before its turn came.' },
+  },
 });
 
 const RunStepRef = builder.prismaObject('RunStep', {
@@ -288,7 +316,7 @@ const DeadLetterRef = builder.prismaNode('DeadLetter', {
     job: t.exposeString('job'),
     payload: t.expose('payload', { type: 'JSON', description: 'What it was asked to do.' }),
     error: t.exposeString('error'),
-    attempts: t.exposeInt('attempts'),
+    attempts: t.exposeInt('attempts', { description: 'How often it was tried.' }),
     replayedAt: t.expose('replayedAt', {
       type: 'DateTime',
       nullable: true,

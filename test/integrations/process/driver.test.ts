@@ -64,7 +64,7 @@ async function build(
     signal: AbortSignal.timeout(30_000),
     timeoutMs: 30_000,
   };
-  const done = driver.build({ ...base, onOutput: (stream, line) => lines.push(`${stream} ${line}`), ...more });
+  const done = driver.build({ ...base, onOutput: (stream, line) => void lines.push(`${stream} ${line}`), ...more });
   return { lines, done };
 }
 

@@ -17,6 +17,8 @@ export interface DeploymentSettings {
   readonly gitProtocols: readonly GitProtocol[];
   /** Stable addresses of applications that name no port. */
   readonly addressPorts: { readonly from: number; readonly to: number };
+  /** Ports of instances: no application can have one as its address. */
+  readonly instancePorts: { readonly from: number; readonly to: number };
 }
 export const DeploymentSettings = required<DeploymentSettings>('deployment settings');
 
@@ -32,7 +34,15 @@ export const Applications = service('applications', (app) => ({
   async create(actor: Actor, raw: unknown): Promise<Written> {
     const input = parse(NewApplication, raw);
     authorize(actor, can.createApplication, input.workspaceId);
+    const { instancePorts } = app.use(DeploymentSettings);
+    const port = input.port ?? 0;
     refuse([
+      [
+        'port',
+        port >= instancePorts.from && port <= instancePorts.to
+          ? `must not be from ${instancePorts.from} to ${instancePorts.to}: those are for instances`
+          : null,
+      ],
       ['repositoryUrl', validateRepositoryUrl(input.repositoryUrl, app.use(DeploymentSettings).gitProtocols)],
       ['branch', validateRef(input.branch)],
       ['environment', validateEnvironment(input.environment)],
@@ -108,5 +118,6 @@ export function refuse(complaints: readonly (readonly [path: string, message: st
   if (issues.length > 0) throw new ValidationError(issues);
 }
 
-const isTaken = (error: unknown): boolean =>
+/** Whether a unique index refused a row. */
+export const isTaken = (error: unknown): boolean =>
   error instanceof Prisma.PrismaClientKnownRequestError && error.code === 'P2002';

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Application, Prisma, Release } from '#prisma';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { newId } from '#kernel/ids.ts';
@@ -6,7 +7,7 @@ import { RunCanceled } from '#kernel/runs/errors.ts';
 import type { Json } from '#kernel/runs/model.ts';
 import type { ProbeResult } from '../../../integrations/process/index.ts';
 import { DomainError } from '#kernel/errors.ts';
-import { Unhealthy } from '../errors.ts';
+import { NothingToRestore, Unhealthy } from '../errors.ts';
 import { releaseActivated } from '../events.ts';
 import type { DeploymentInput } from '../model.ts';
 import { DeploymentSettings, lockApplication, notifyHost } from './applications.ts';
@@ -14,36 +15,61 @@ import { alive, DeploymentHost } from './host.ts';
 
 type Context = RunContext<DeploymentInput>;
 
-const timeouts = { fetchS: 300, buildS: 1800, startS: 60, activateS: 60, rollbackS: 120 } as const;
+const timeouts = { fetchS: 300, buildS: 1800, startS: 60, activateS: 90 } as const;
+/** How long an activation waits for the address proxy to follow, milliseconds. */
+const followMs = 20_000;
 
 type Built = { readonly path: string; readonly commitSha: string; readonly startCommand: string };
 /** The release that the run brings up. */
-type Candidate = { readonly releaseId: string };
+type Candidate = {
+  readonly releaseId: string;
+  /** Where in the release's log this instance begins, bytes; null: it served already. */
+  readonly logFrom: number | null;
+};
 
 /** Brings a commit, or a former release, to an application's address; what served before serves on until it is healthy. */
 export async function deploy(context: Context): Promise<{ phase: string; reason?: string }> {
-  const { app, input } = context;
+  const { app, input, run } = context;
   const application = await app.db.application.findUniqueOrThrow({ where: { id: input.applicationId } });
-  const environment = application.environment as Record<string, string>;
-  context.addSecrets(
-    Object.entries(environment)
-      .filter(([name]) => /SECRET|TOKEN|PASSWORD|CREDENTIAL|KEY/i.test(name))
-      .map(([, value]) => value),
-  );
+  context.addSecrets(secretsOf(application.environment as Record<string, string>));
+  // An earlier execution had decided that it failed.
+  if (run.phase === 'ROLLING_BACK') return rollBack(context, application, run.statusReason ?? 'It failed.');
 
   const built = input.kind === 'BUILD' ? await build(context, application) : null;
   await context.moveTo('DEPLOYING');
+  let healthy: Candidate | null = null;
   try {
     const candidate = await startCandidate(context, application, built);
     await context.moveTo('HEALTH_CHECKING');
     await checkHealth(context, application, candidate);
-    await activate(context, application, candidate);
-    return { phase: 'DEPLOYED' };
+    healthy = candidate;
+    const { problem } = await activate(context, application, candidate);
+    return { phase: 'DEPLOYED', ...(problem === null ? {} : { reason: problem }) };
   } catch (error) {
+    if (context.hardSignal.aborted) throw error;
+    // What was switched is deployed, whatever came after.
+    if (healthy && (await serves(context, application, healthy))) {
+      return { phase: 'DEPLOYED', reason: 'It serves, but its activation did not complete in time.' };
+    }
     const reason = context.signal.aborted ? (context.signal.reason as unknown) : error;
-    if (context.hardSignal.aborted || reason instanceof RunCanceled || !(reason instanceof DomainError)) throw error;
-    return rollBack(context, application, reason.message);
+    if (reason instanceof RunCanceled || !(reason instanceof DomainError)) throw error;
+    return rollBack(context, application, context.redact(reason.message));
   }
+}
+
+/** Values that are not for the log: by the name of their variable, and the passwords in URLs. */
+function secretsOf(environment: Record<string, string>): string[] {
+  return Object.entries(environment).flatMap(([name, value]) => {
+    const password = URL.parse(value)?.password;
+    return [
+      ...(/SECRET|TOKEN|PASS|CREDENTIAL|KEY|AUTH/i.test(name) ? [value] : []),
+      ...(password ? [password, decodeURIComponent(password)] : []),
+    ];
+  });
+}
+
+async function serves({ app }: Context, { id }: Application, { releaseId }: Candidate): Promise<boolean> {
+  return (await app.db.application.count({ where: { id, activeReleaseId: releaseId } })) > 0;
 }
 
 async function build(context: Context, application: Application): Promise<Built> {
@@ -105,7 +131,6 @@ async function build(context: Context, application: Application): Promise<Built>
     const startCommand = application.startCommand ?? detected?.startCommand ?? '';
     if (buildCommand) {
       await step.log(`$ ${buildCommand}`);
-      const lines = inOrder(([stream, text]: readonly ['STDOUT' | 'STDERR', string]) => step.log(text, stream));
       await driver.build({
         path,
         command: buildCommand,
@@ -113,10 +138,9 @@ async function build(context: Context, application: Application): Promise<Built>
         userSlot: application.userSlot,
         signal: step.signal,
         timeoutMs: timeouts.buildS * 1000,
-        onOutput: (stream, line) => lines.push([stream, line]),
+        onOutput: (stream, line) => step.log(line, stream),
         record: (child) => step.record(child),
       });
-      await lines.done();
     } else {
       await step.log('Nothing to build.');
     }
@@ -137,6 +161,10 @@ async function startCandidate(context: Context, application: Application, built:
     'start',
     { timeoutS: timeouts.startS },
     async (step) => {
+      if (restored && (await settled(context, restored.id, step)).status === 'ACTIVE') {
+        await step.log('This release serves already.');
+        return { releaseId, pid: 0, startTime: '', port: 0, logFrom: null };
+      }
       await step.log(`$ ${from.startCommand}`);
       const instance = await driver.start({
         path: from.path,
@@ -146,15 +174,18 @@ async function startCandidate(context: Context, application: Application, built:
         record: (child) => step.record(child),
       });
       await step.log(`Started as process ${instance.pid} on port ${instance.port}.`);
-      return { releaseId, pid: instance.pid, startTime: instance.startTime, port: instance.port };
+      const { pid, startTime, port, logFrom } = instance;
+      return { releaseId, pid, startTime, port, logFrom };
     },
     async (tx, instance) => {
+      if (instance.logFrom === null) return;
       const process = { pid: instance.pid, startTime: instance.startTime, instancePort: instance.port };
       if (restored) {
-        await tx.db.release.update({
-          where: { id: releaseId },
-          data: { ...process, status: 'CANDIDATE', retiredAt: null },
+        const { count } = await tx.db.release.updateMany({
+          where: { id: releaseId, status: 'RETIRED', pid: null, prunedAt: null },
+          data: { ...process, status: 'CANDIDATE' },
         });
+        if (count === 0) throw new NothingToRestore('This release cannot be restored any more.');
         return;
       }
       await tx.db.release.create({
@@ -170,7 +201,17 @@ async function startCandidate(context: Context, application: Application, built:
       });
     },
   );
-  return { releaseId: started.releaseId };
+  return { releaseId: started.releaseId, logFrom: started.logFrom };
+}
+
+/** The release to restore, once its former instance has ended: the host's agent lets requests in flight end first. */
+async function settled({ app }: Context, id: string, step: StepContext): Promise<Release> {
+  for (;;) {
+    const release = await app.db.release.findUniqueOrThrow({ where: { id } });
+    if (release.prunedAt) throw new NothingToRestore('The files of this release were removed.');
+    if (release.status === 'ACTIVE' || release.pid === null) return release;
+    await delay(100, undefined, { signal: step.signal });
+  }
 }
 
 const probeTimeoutMs = 2000;
@@ -182,10 +223,13 @@ async function checkHealth(context: Context, application: Application, candidate
   try {
     await context.step('health', { timeoutS: application.healthTimeoutS + 15 }, async (step) => {
       let release = await app.db.release.findUniqueOrThrow({ where: { id: candidate.releaseId } });
-      if (context.hold.attempt > 1 && !(await alive(release)))
-        release = await startAgain(context, application, release, step);
+      let { logFrom } = candidate;
+      if (context.hold.attempt > 1 && logFrom !== null && !(await alive(release)))
+        ({ release, logFrom } = await startAgain(context, application, release, step));
       const output = new AbortController();
-      const following = followOutput(driver.follow(release.path, AbortSignal.any([output.signal, step.signal])), step);
+      const until = AbortSignal.any([output.signal, step.signal]);
+      const following =
+        logFrom === null ? Promise.resolve(null) : followOutput(driver.follow(release.path, until, logFrom), step);
       let last: ProbeResult | null = null;
       try {
         const deadline = Date.now() + application.healthTimeoutS * 1000;
@@ -205,12 +249,14 @@ async function checkHealth(context: Context, application: Application, candidate
             throw new Unhealthy(
               `${application.healthCheckPath} was not healthy within ${application.healthTimeoutS} s: ${told(last)}`,
             );
-          await new Promise((resolve) => setTimeout(resolve, waitMs));
+          await delay(waitMs, undefined, { signal: step.signal });
         }
         await step.log(
           `Healthy: ${application.healthCheckPath} answered ${last.status} in ${Math.round(last.latencyMs)} ms.`,
         );
       } catch (error) {
+        // A check that was cut short says nothing about the instance.
+        if (context.signal.aborted) throw error;
         evidence = {
           at: new Date().toISOString(),
           path: application.healthCheckPath,
@@ -218,17 +264,19 @@ async function checkHealth(context: Context, application: Application, candidate
             ? {
                 ok: last.ok,
                 status: last.status ?? null,
-                bodyStart: last.bodyStart ?? null,
+                bodyStart: last.bodyStart === undefined ? null : context.redact(last.bodyStart),
                 error: last.error ?? null,
                 latencyMs: last.latencyMs,
               }
             : null,
-          lastLines: await driver.tail(release.path, 50),
+          lastLines: (await driver.tail(release.path, 50)).map((line) => context.redact(line)),
         };
         throw error;
       } finally {
         output.abort();
-        await following;
+        const failure = await following;
+        if (failure !== null)
+          context.app.log.warn({ err: failure, runId: run.id }, 'output of an instance not followed');
       }
       return {};
     });
@@ -250,7 +298,7 @@ async function startAgain(
   application: Application,
   release: Release,
   step: StepContext,
-): Promise<Release> {
+): Promise<{ release: Release; logFrom: number }> {
   await step.log('The instance ended with its worker: starting it again.');
   const instance = await context.app.use(DeploymentHost).driver.start({
     path: release.path,
@@ -259,25 +307,40 @@ async function startAgain(
     userSlot: application.userSlot,
     record: (child) => step.record(child),
   });
-  return context.write((tx) =>
+  const started = await context.write((tx) =>
     tx.db.release.update({
       where: { id: release.id },
       data: { pid: instance.pid, startTime: instance.startTime, instancePort: instance.port },
     }),
   );
+  return { release: started, logFrom: instance.logFrom };
 }
 
-/** Switches the address, by one conditional update, and waits until the proxy follows. Past the update there is no way back. */
-async function activate(context: Context, application: Application, candidate: Candidate): Promise<void> {
-  const { app, run } = context;
+/**
+ * Switches the address, by one conditional update, and waits until the proxy follows. Past the update there is no way
+ * back: a cancel is heard until then, and a proxy that does not follow in time is a problem to tell, not a failure.
+ */
+async function activate(
+  context: Context,
+  application: Application,
+  candidate: Candidate,
+): Promise<{ problem: string | null }> {
+  const { app } = context;
   const host = app.use(DeploymentHost);
-  await context.step('activate', { timeoutS: timeouts.activateS, uncancelable: true }, async (step) => {
-    // The last moment at which a cancel is heard.
-    context.signal.throwIfAborted();
-    const version = await context.write(async (tx) => {
+  return context.step('activate', { timeoutS: timeouts.activateS, uncancelable: true }, async (step) => {
+    if (!(await serves(context, application, candidate))) {
+      context.signal.throwIfAborted();
+      const release = await app.db.release.findUniqueOrThrow({ where: { id: candidate.releaseId } });
+      if (!(await alive(release))) throw new Unhealthy('The instance ended before it got traffic.');
+      await reserveAddress(context, application, step);
+    }
+    const version = await context.write(async (tx, run) => {
       const row = await lockApplication(tx, application.id);
       if (!row) throw new Unhealthy('The application was removed.');
       if (row.activeReleaseId === candidate.releaseId) return row.routeVersion; // an earlier execution switched it
+      // The cancel takes the lock of the run's row, too: it comes before this, or finds that it came too late.
+      if (run.status === 'CANCELING') throw new RunCanceled();
+      context.signal.throwIfAborted();
       if (row.activeReleaseId) {
         await tx.db.release.update({
           where: { id: row.activeReleaseId },
@@ -293,7 +356,6 @@ async function activate(context: Context, application: Application, candidate: C
         data: {
           activeReleaseId: candidate.releaseId,
           routeVersion: { increment: 1 },
-          ...(row.port === null ? { port: await freeAddress(tx, context, application) } : {}),
         },
       });
       await tx.db.$executeRaw`select pg_notify('switchyard_routes', '')`;
@@ -307,19 +369,58 @@ async function activate(context: Context, application: Application, candidate: C
       notifyHost((key) => app.wakeUps.publish(key), tx, application.hostId);
       return updated.routeVersion;
     });
-    await host.route(application.id, version, step.signal);
     const { port } = await app.db.application.findUniqueOrThrow({
       where: { id: application.id },
       select: { port: true },
     });
+    try {
+      await host.route(application.id, version, AbortSignal.any([step.signal, AbortSignal.timeout(followMs)]));
+    } catch (error) {
+      step.signal.throwIfAborted();
+      const problem = `It serves, but its address does not follow yet: ${error instanceof Error ? error.message : String(error)}`;
+      await step.log(problem);
+      return { problem };
+    }
     await step.log(`Serving on http://127.0.0.1:${port}`);
-    return {};
+    return { problem: null };
   });
 }
 
-/** The lowest port of the range that no application of the host has. A race is decided by the unique index: the step fails. */
-async function freeAddress(tx: Transaction, context: Context, application: Application): Promise<number> {
+/**
+ * Makes sure that the application has an address that the proxy can open, before anything is switched to it.
+ * @throws {Unhealthy} when the port that it was given is in use, or all of the range are
+ */
+async function reserveAddress(context: Context, application: Application, step: StepContext): Promise<void> {
+  const { app } = context;
+  const host = app.use(DeploymentHost);
+  const { id } = application;
+  let least = app.use(DeploymentSettings).addressPorts.from;
+  for (let chosen = false; ; chosen = true) {
+    const port = await context.write(async (tx) => {
+      const row = await lockApplication(tx, id);
+      if (row?.port != null && !chosen) return row.port;
+      const free = await freeAddress(tx, context, application, least);
+      await tx.db.application.update({ where: { id }, data: { port: free } });
+      least = free + 1;
+      return free;
+    });
+    const problem = await host.addressProblem(port, step.signal);
+    if (problem === null) return;
+    if (least === app.use(DeploymentSettings).addressPorts.from)
+      throw new Unhealthy(`The application's port ${port} cannot be opened: ${problem}`);
+    await step.log(`Port ${port} is taken by another program (${problem}): trying the next one.`);
+  }
+}
+
+/** The lowest port of the range, from `least` on, that no application of the host has. */
+async function freeAddress(
+  tx: Transaction,
+  context: Context,
+  application: Application,
+  least: number,
+): Promise<number> {
   const { from, to } = context.app.use(DeploymentSettings).addressPorts;
+  // One at a time for each host: what two would find free at once is decided here.
   await tx.db.$queryRaw`select 1 from host where id = ${application.hostId}::uuid for update`;
   const taken = new Set(
     (
@@ -329,7 +430,7 @@ async function freeAddress(tx: Transaction, context: Context, application: Appli
       })
     ).map(({ port }) => port),
   );
-  for (let port = from; port <= to; port++) if (!taken.has(port)) return port;
+  for (let port = least; port <= to; port++) if (!taken.has(port)) return port;
   throw new Unhealthy(`All addresses from ${from} to ${to} are taken.`);
 }
 
@@ -344,7 +445,8 @@ async function rollBack(
   const { activeReleaseId } = await app.db.application.findUniqueOrThrow({ where: { id: application.id } });
   if (!activeReleaseId) return { phase: 'FAILED', reason };
   await context.moveTo('ROLLING_BACK', reason);
-  const outcome = await context.step('rollback', { timeoutS: timeouts.rollbackS, uncancelable: true }, async (step) => {
+  const timeoutS = application.healthTimeoutS + 60;
+  const outcome = await context.step('rollback', { timeoutS, uncancelable: true }, async (step) => {
     const where = input.kind === 'RESTORE' ? { id: input.releaseId } : { deploymentId: run.id };
     const candidate = await app.db.release.findFirst({ where: { ...where, status: 'CANDIDATE' } });
     if (candidate?.pid && candidate.startTime) {
@@ -355,7 +457,7 @@ async function rollBack(
       await context.write((tx) =>
         tx.db.release.update({
           where: { id: candidate.id },
-          data: { status: 'RETIRED', retiredAt: new Date(), pid: null, startTime: null, instancePort: null },
+          data: { pid: null, startTime: null, instancePort: null },
         }),
       );
     }
@@ -381,14 +483,20 @@ async function rollBack(
         await step.log('The release that served before is not healthy either.');
         return { restored: false };
       }
-      await new Promise((resolve) => setTimeout(resolve, 250));
+      await delay(250, undefined, { signal: step.signal });
     }
   });
   return outcome.restored ? { phase: 'ROLLED_BACK', reason } : { phase: 'ROLLBACK_FAILED', reason };
 }
 
-async function followOutput(lines: AsyncIterable<string>, step: StepContext): Promise<void> {
-  for await (const line of lines) await step.log(line, 'STDOUT');
+/** Resolves with the failure that ended it early, null: none. It runs beside the check, so it must not reject. */
+async function followOutput(lines: AsyncIterable<string>, step: StepContext): Promise<unknown> {
+  try {
+    for await (const line of lines) await step.log(line, 'STDOUT');
+    return null;
+  } catch (error) {
+    return error;
+  }
 }
 
 /** Writes what a callback delivers, one after the other; `done` waits for all and tells of a failure. */

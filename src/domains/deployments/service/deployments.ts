@@ -2,7 +2,7 @@ import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
-import { NotFound } from '#kernel/errors.ts';
+import { Conflict, NotFound } from '#kernel/errors.ts';
 import { isId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { Runs } from '#kernel/runs/runs.ts';
@@ -11,7 +11,7 @@ import { NoHost, NothingToRestore } from '../errors.ts';
 import { NewDeployment, NewRollback, type DeploymentInput } from '../model.ts';
 import { can } from '../policy.ts';
 import { deploymentKind } from './kind.ts';
-import { lockApplication, refuse } from './applications.ts';
+import { isTaken, lockApplication, refuse } from './applications.ts';
 
 export interface Requested {
   readonly id: string;
@@ -54,13 +54,18 @@ export const Deployments = service('deployments', (app) => {
     });
   };
 
-  /** Puts an application on the live host with the fewest. It stays there. @throws {NoHost} */
+  /** Puts an application on the live host with the fewest. It stays there. @throws {NoHost} {Conflict} */
   const place = async (tx: Transaction, id: string): Promise<string> => {
     const [host] = await tx.db.$queryRaw<{ id: string }[]>`
       select h.id from host h left join application a on a.host_id = h.id
       where h.last_seen_at > now() - interval '30 seconds' group by h.id order by count(a.id), h.id limit 1`;
     if (!host) throw new NoHost();
-    await tx.db.application.update({ where: { id }, data: { hostId: host.id } });
+    try {
+      await tx.db.application.update({ where: { id }, data: { hostId: host.id } });
+    } catch (error) {
+      if (isTaken(error)) throw new Conflict("Another application of the host has the application's port.");
+      throw error;
+    }
     return host.id;
   };
 
@@ -83,7 +88,7 @@ export const Deployments = service('deployments', (app) => {
   return {
     /**
      * Queues a deployment of a branch or commit. Older ones of the application that have not begun are superseded.
-     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost}
+     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost} {Conflict}
      */
     async create(actor: Actor, raw: unknown): Promise<Requested> {
       const input = parse(NewDeployment, raw);
@@ -103,6 +108,7 @@ export const Deployments = service('deployments', (app) => {
     async rollback(actor: Actor, raw: unknown): Promise<Requested> {
       const input = parse(NewRollback, raw);
       return request(actor, 'rollbackDeployment', input, async (tx, application) => {
+        if (input.releaseId && !isId(input.releaseId)) throw new NotFound('Release', input.releaseId);
         const release = input.releaseId
           ? await tx.db.release.findFirst({ where: { id: input.releaseId, applicationId: application.id } })
           : await tx.db.release.findFirst({

@@ -1,11 +1,15 @@
 import { mkdir } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import { hostname } from 'node:os';
 import path from 'node:path';
 import type { App, Service } from '#kernel/app.ts';
+import type { Application, Release } from '#prisma';
 import { required } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
+import type { Transaction } from '#kernel/db/transact.ts';
 import { shareExecutable } from '#kernel/db/state-dirs.ts';
 import { createOutboundPolicy } from '#kernel/outbound.ts';
+import { isId } from '#kernel/ids.ts';
 import { isAlive } from '#kernel/processes/children.ts';
 import { createGit, type Git, type GitProtocol } from '../../../integrations/git/index.ts';
 import {
@@ -13,9 +17,10 @@ import {
   ensureProxy,
   type ProcessDriver,
   type ProxyHandle,
+  type ProxyStatus,
 } from '../../../integrations/process/index.ts';
 import { instanceRestarted } from '../events.ts';
-import { DeploymentSettings } from './applications.ts';
+import { DeploymentSettings, lockApplication } from './applications.ts';
 
 /** What this host runs applications with. */
 export interface DeploymentHost {
@@ -24,6 +29,8 @@ export interface DeploymentHost {
   readonly driver: ProcessDriver;
   /** Makes the address proxy follow the rows, and waits until it routes the application at this version or later. */
   route(applicationId: string, version: number, signal: AbortSignal): Promise<void>;
+  /** Waits until the proxy knows an address; why it cannot be opened (the system's code), null: it is open. */
+  addressProblem(port: number, signal: AbortSignal): Promise<string | null>;
 }
 export const DeploymentHost = required<DeploymentHost>('host of the process driver: is SWITCHYARD_PROCESS_DRIVER on?');
 
@@ -50,6 +57,11 @@ export interface DeploymentsHost {
   stop(options: { endApplications: boolean }): Promise<void>;
 }
 
+/** The row tells by now that nothing is to be restarted. */
+class NoLongerServes extends Error {}
+
+/** How often the folders of this host are compared with the rows, milliseconds. */
+const sweepMs = 5_000;
 /** Releases that are kept for each application, the one that serves not counted. */
 const keptReleases = 5;
 /** How long requests may go on at an instance that no longer serves, milliseconds. */
@@ -65,6 +77,7 @@ export async function startDeployments(
   const settings: DeploymentSettings = {
     gitProtocols: options.outbound.gitProtocols,
     addressPorts: options.driver.addressPorts,
+    instancePorts: options.driver.instancePorts,
   };
   provided.set(DeploymentSettings, settings);
   if (!options.worker || !options.driver.process) {
@@ -102,6 +115,7 @@ export async function startDeployments(
     git,
     driver,
     route: (applicationId, version, signal) => agent.route(applicationId, version, signal),
+    addressProblem: (port, signal) => agent.addressProblem(port, signal),
   };
   provided.set(DeploymentHost, host);
   return { hostId: options.hostId, stop: (how) => agent.stop(how) };
@@ -131,6 +145,8 @@ class HostAgent {
   /** When a release may be restarted again, by release id: crashes in a row wait longer. */
   readonly #restarts = new Map<string, { notBefore: number; waitMs: number }>();
   #proxy: ProxyHandle | null = null;
+  #ensuring: Promise<ProxyHandle> | null = null;
+  #sweptAt = -Infinity;
   #loop: Promise<void> = Promise.resolve();
   #wake: () => void = () => undefined;
 
@@ -151,6 +167,11 @@ class HostAgent {
     this.#abort.abort();
     this.#wake();
     await this.#loop;
+    // Another worker of the host need not wait until the lease runs out.
+    await this.#app.database.pool.query(
+      `update host set agent_until = clock_timestamp() where id = $1 and agent_id = $2`,
+      [this.#options.hostId, this.#agentId],
+    );
     if (!endApplications) return;
     const running = await this.#app.db.release.findMany({
       where: { application: { hostId: this.#options.hostId }, pid: { not: null } },
@@ -164,27 +185,41 @@ class HostAgent {
       where: { id: applicationId },
       select: { port: true },
     });
+    const { problem } = await this.#routed((route) => route.port === row.port && route.version >= version, signal);
+    if (problem) throw new Error(`port ${row.port} cannot be opened (${problem})`);
+  }
+
+  async addressProblem(port: number, signal: AbortSignal): Promise<string | null> {
+    return (await this.#routed((route) => route.port === port, signal)).problem;
+  }
+
+  /** Makes the proxy read the rows until it has such a route. @throws the signal's reason */
+  async #routed(
+    is: (route: ProxyStatus['rows'][number]) => boolean,
+    signal: AbortSignal,
+  ): Promise<ProxyStatus['rows'][number]> {
     for (let waitMs = 20; ; waitMs = Math.min(waitMs * 2, 500)) {
       signal.throwIfAborted();
-      await this.#ensureProxy();
-      const status = await this.#proxy?.sync();
-      const route = status?.rows.find((one) => one.port === row.port);
-      if (route && route.version >= version && !status?.databaseError) {
-        if (route.problem) throw new Error(`The address of the application cannot be served: ${route.problem}`);
-        return;
-      }
-      await new Promise((resolve) => setTimeout(resolve, waitMs));
+      const status = await (await this.#ensureProxy()).sync();
+      const route = status.rows.find(is);
+      if (route && !status.databaseError) return route;
+      await delay(waitMs, undefined, { signal }).catch(() => signal.throwIfAborted());
     }
   }
 
-  async #ensureProxy(): Promise<void> {
-    this.#proxy = await ensureProxy({
+  /** Runs of this process and the agent may ask at once: one of them looks. */
+  async #ensureProxy(): Promise<ProxyHandle> {
+    this.#ensuring ??= ensureProxy({
       hostDir: this.#options.hostDir,
       hostId: this.#options.hostId,
       databaseUrl: this.#options.databaseUrl,
       nodeBinary: this.#options.nodeBinary,
       log: this.#app.log,
+    }).finally(() => {
+      this.#ensuring = null;
     });
+    this.#proxy = await this.#ensuring;
+    return this.#proxy;
   }
 
   async #run(): Promise<void> {
@@ -196,6 +231,7 @@ class HostAgent {
           await this.#keepServing();
           await this.#endRetired();
           await this.#prune();
+          await this.#sweep();
         }
       } catch (error) {
         this.#app.log.warn({ err: error }, 'host not looked after; trying again');
@@ -233,7 +269,9 @@ class HostAgent {
     });
     for (const application of applications) {
       const release = application.activeRelease;
-      if (!release || this.#abort.signal.aborted || (await alive(release))) continue;
+      if (!release || this.#abort.signal.aborted) continue;
+      // Without a port it was recorded by one that was lost before its instance could be routed.
+      if (release.instancePort !== null && (await alive(release))) continue;
       const restart = this.#restarts.get(release.id) ?? { notBefore: 0, waitMs: 500 };
       if (Date.now() < restart.notBefore) continue;
       this.#restarts.set(release.id, {
@@ -244,31 +282,46 @@ class HostAgent {
         { applicationId: application.id, releaseId: release.id },
         'the instance that serves has died: starting it again',
       );
-      const instance = await this.#driver.start({
-        path: release.path,
-        startCommand: release.startCommand,
-        environment: application.environment as Record<string, string>,
-        userSlot: application.userSlot,
-        record: async () => undefined, // the row below is its record; what dies in between is found by its user
-      });
-      const kept = await this.#app.transact(system, async (tx) => {
-        const { count } = await tx.db.release.updateMany({
-          where: { id: release.id, status: 'ACTIVE', pid: release.pid, startTime: release.startTime },
-          data: { pid: instance.pid, startTime: instance.startTime, instancePort: instance.port },
-        });
-        if (count === 0) return false;
-        await tx.db.application.update({ where: { id: application.id }, data: { routeVersion: { increment: 1 } } });
-        tx.append({
-          type: instanceRestarted,
-          workspaceId: application.workspaceId,
-          subjectId: application.id,
-          data: { releaseId: release.id },
-        });
-        return true;
-      });
-      if (!kept) await this.#driver.stop(instance, stopGraceMs);
-      await this.#proxy?.sync();
+      try {
+        await this.#restart(application, release);
+      } catch (error) {
+        if (!(error instanceof NoLongerServes)) throw error;
+      }
     }
+  }
+
+  /** @throws {NoLongerServes} when a run, or another agent, was faster */
+  async #restart(application: Application, release: Release): Promise<void> {
+    if (release.pid !== null && release.startTime !== null)
+      await this.#driver.stop({ pid: release.pid, startTime: release.startTime }, 0);
+    const change = (from: ServingRelease, data: Partial<Release>, more?: (tx: Transaction) => void) =>
+      this.#app.transact(system, async (tx) => {
+        await lockApplication(tx, application.id);
+        const { count } = await tx.db.release.updateMany({
+          where: { id: release.id, status: 'ACTIVE', pid: from.pid, startTime: from.startTime },
+          data,
+        });
+        if (count === 0) throw new NoLongerServes();
+        await tx.db.application.update({ where: { id: application.id }, data: { routeVersion: { increment: 1 } } });
+        more?.(tx);
+      });
+    const instance = await this.#driver.start({
+      path: release.path,
+      startCommand: release.startCommand,
+      environment: application.environment as Record<string, string>,
+      userSlot: application.userSlot,
+      // In the row before it runs: whatever happens to this process, the instance is known.
+      record: ({ pid, startTime }) => change(release, { pid, startTime, instancePort: null }),
+    });
+    await change({ ...release, ...instance }, { instancePort: instance.port }, (tx) =>
+      tx.append({
+        type: instanceRestarted,
+        workspaceId: application.workspaceId,
+        subjectId: application.id,
+        data: { releaseId: release.id },
+      }),
+    );
+    await this.#proxy?.sync();
   }
 
   /** Ends instances of releases that no longer serve, once nothing is in flight to them. */
@@ -278,13 +331,14 @@ class HostAgent {
     });
     if (retired.length === 0) return;
     const status = await this.#proxy?.sync();
-    for (const release of retired) {
+    const idle = retired.filter((release) => {
       const busy = status?.inFlight.some((one) => one.upstreamPort === release.instancePort && one.count > 0) ?? false;
       const routed = status?.rows.some((row) => row.upstreamPort === release.instancePort) ?? false;
       const overdue = Date.now() - (release.retiredAt?.getTime() ?? 0) > drainMs;
-      if ((busy || routed) && !overdue) continue;
-      await this.#end(release);
-    }
+      return !routed && (!busy || overdue);
+    });
+    // Side by side: one that takes its grace does not keep the others waiting.
+    await Promise.all(idle.map((release) => this.#end(release)));
   }
 
   async #end(release: ServingRelease): Promise<void> {
@@ -299,19 +353,45 @@ class HostAgent {
 
   /** Removes the files of old releases, never of one that serves or that a run may restore. */
   async #prune(): Promise<void> {
-    const { rows } = await this.#app.database.pool.query<{ id: string; path: string }>(
-      `select id, path from (
-         select r.id, r.path, r.activated_at, row_number() over (partition by r.application_id, (r.activated_at is null) order by r.created_at desc) n
+    const { rows } = await this.#app.database.pool.query<{ id: string; application_id: string; path: string }>(
+      `select id, application_id, path from (
+         select r.id, r.application_id, r.path, r.activated_at, row_number() over (partition by r.application_id, (r.activated_at is null) order by r.created_at desc) n
          from release r join application a on a.id = r.application_id
          where a.host_id = $1 and r.status = 'RETIRED' and r.pid is null and r.pruned_at is null
            and not exists (select 1 from deployment d join run on run.id = d.id where d.restores_id = r.id and run.completed_at is null)
        ) old where (activated_at is null and n > 1) or n > $2 limit 20`,
       [this.#options.hostId, keptReleases],
     );
-    for (const { id, path: folder } of rows) {
-      await this.#app.db.release.updateMany({ where: { id, status: 'RETIRED' }, data: { prunedAt: new Date() } });
-      await this.#driver.remove(folder);
+    for (const { id, application_id: applicationId, path: folder } of rows) {
+      const given = await this.#app.transact(system, async (tx) => {
+        // A rollback is asked for under the same lock: it is seen here, or finds the release pruned.
+        await lockApplication(tx, applicationId);
+        return tx.db.$executeRaw`
+          update release r set pruned_at = clock_timestamp(), updated_at = clock_timestamp()
+          where r.id = ${id}::uuid and r.status = 'RETIRED' and r.pid is null
+            and not exists (select 1 from deployment d join run on run.id = d.id where d.restores_id = r.id and run.completed_at is null)`;
+      });
+      if (given > 0) await this.#driver.remove(folder);
     }
+  }
+
+  /** Removes folders that no release needs: of failed builds, of earlier attempts, and what `#prune` could not remove. */
+  async #sweep(): Promise<void> {
+    if (performance.now() - this.#sweptAt < sweepMs) return;
+    this.#sweptAt = performance.now();
+    const folders = (await this.#driver.listReleases()).map(({ path: folder, name }) => ({
+      folder,
+      runId: name.slice(0, name.lastIndexOf('.')),
+    }));
+    const known = folders.filter(({ runId }) => isId(runId));
+    // Only runs that are known to be over: what this database does not know may be another one's.
+    const { rows } = await this.#app.database.pool.query<{ path: string }>(
+      `select f.path from unnest($1::text[], $2::uuid[]) f(path, run_id) join run on run.id = f.run_id
+       where run.completed_at is not null
+         and not exists (select 1 from release r where r.path = f.path and r.pruned_at is null)`,
+      [known.map(({ folder }) => folder), known.map(({ runId }) => runId)],
+    );
+    for (const { path: folder } of rows) await this.#driver.remove(folder);
   }
 }
 

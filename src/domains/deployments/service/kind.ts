@@ -1,7 +1,9 @@
 import type { Run } from '#prisma';
 import type { RunContext } from '#kernel/runs/context.ts';
+import { Conflict } from '#kernel/errors.ts';
 import { defineRunKind } from '#kernel/runs/kinds.ts';
 import { phases, type DeploymentInput } from '../model.ts';
+import { lockApplication } from './applications.ts';
 import { deploy } from './deploy.ts';
 
 const isRestore = (input: DeploymentInput): boolean => input.kind === 'RESTORE';
@@ -40,10 +42,21 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
       where: { deploymentId: run.id, status: 'CANDIDATE' },
       data: { status: 'RETIRED', retiredAt: new Date() },
     });
+    // One that it was to bring back stays in the order in which the releases had served.
+    const { restoresId } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
+    if (restoresId) {
+      await tx.db.release.updateMany({ where: { id: restoresId, status: 'CANDIDATE' }, data: { status: 'RETIRED' } });
+    }
   },
   async retryInput(tx, run: Run) {
     const input = run.input as unknown as DeploymentInput;
-    if (input.kind === 'RESTORE') return input;
+    if (input.kind === 'RESTORE') {
+      // Under the lock under which its files are given up.
+      await lockApplication(tx, input.applicationId);
+      const release = await tx.db.release.findUnique({ where: { id: input.releaseId } });
+      if (!release || release.prunedAt) throw new Conflict('The files of this release were removed.');
+      return input;
+    }
     // The same commit again, once it is known: a branch may have moved on.
     const { commitSha } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
     return { ...input, ref: commitSha ?? input.ref };

@@ -10,6 +10,7 @@ import {
   proxyFiles,
   proxyRecord,
   proxyVersion,
+  readIfThere,
   readJson,
   writePrivately,
   type ProxyStatus,
@@ -51,8 +52,10 @@ const answerTimeoutMs = 8_000;
 /** Tells the host's proxy where the database is now. It follows within a second. */
 export async function writeDatabaseUrl(hostDir: string, databaseUrl: string): Promise<void> {
   const files = proxyFiles(hostDir);
+  const text = `${databaseUrl}\n`;
+  if ((await readIfThere(files.databaseUrl)) === text) return;
   await mkdir(files.dir, { recursive: true, mode: 0o700 });
-  await writePrivately(files.databaseUrl, `${databaseUrl}\n`);
+  await writePrivately(files.databaseUrl, text);
 }
 
 /**
@@ -129,11 +132,14 @@ async function start({ hostDir, hostId, nodeBinary, environment, log }: ProxyOpt
   const deadline = performance.now() + startTimeoutMs;
   while (performance.now() < deadline) {
     const record = await readJson(files.record, proxyRecord);
-    if (record?.pid === child.pid && (await askProxy(hostDir, 'status', answerTimeoutMs))?.pid === child.pid) {
-      log.info({ pid: child.pid }, 'Address proxy started');
-      return;
-    }
-    if (child.exitCode !== null || child.signalCode !== null) {
+    // Another process of this host may start one at the same time: the later one ends the earlier one and serves.
+    if (record && record.version === proxyVersion && record.hostId === hostId && (await isAlive(record))) {
+      const status = await askProxy(hostDir, 'status', answerTimeoutMs);
+      if (status?.pid === record.pid) {
+        log.info({ pid: record.pid, ours: record.pid === child.pid }, 'Address proxy started');
+        return;
+      }
+    } else if (child.exitCode !== null || child.signalCode !== null) {
       throw new Error(`The address proxy ended with ${child.exitCode ?? child.signalCode}; see ${files.log}.`);
     }
     await delay(10);

@@ -1,0 +1,41 @@
+import { createSourceEventStream, execute, type ExecutionArgs, type ExecutionResult } from 'graphql';
+
+const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>
+  typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
+
+/**
+ * GraphQL's `subscribe`, but each event is executed with a context of its own: what loaders and guards remember for an
+ * operation must not outlive the event, or a stream would show the state and the rights of its first minute for ever.
+ * @see https://spec.graphql.org/October2021/#MapSourceToResponseEvent()
+ */
+export async function subscribeFresh(
+  args: ExecutionArgs,
+): Promise<ExecutionResult | AsyncIterableIterator<ExecutionResult>> {
+  const source = await createSourceEventStream(args);
+  if (!isAsyncIterable(source)) return source;
+  const events = source[Symbol.asyncIterator]();
+  const done = { done: true, value: undefined } as const;
+  const results: AsyncIterableIterator<ExecutionResult> = {
+    [Symbol.asyncIterator]: () => results,
+    async next() {
+      const event = await events.next();
+      if (event.done) return done;
+      try {
+        const contextValue = { ...(args.contextValue as object) };
+        return { done: false, value: await execute({ ...args, rootValue: event.value, contextValue }) };
+      } catch (error) {
+        await events.return?.();
+        throw error;
+      }
+    },
+    async return() {
+      await events.return?.();
+      return done;
+    },
+    async throw(error: unknown) {
+      await events.return?.();
+      throw error;
+    },
+  };
+  return results;
+}

@@ -1,0 +1,365 @@
+import { Agent, request } from 'node:http';
+import { createServer } from 'node:net';
+import { once } from 'node:events';
+import { access, readdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { isAlive } from '../../../src/kernel/processes/children.ts';
+import { until } from '../../support/embedded.ts';
+import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
+import { answering, livenessMs, plain, raw, repository, team, type Repository, type Team } from './harness.ts';
+
+let server: TestServer;
+let folder: string;
+let on: Team;
+let source: Repository;
+beforeAll(async () => {
+  folder = await testFolder();
+  server = await startTestServer();
+  on = await team(server.url);
+  source = await repository(folder);
+});
+afterAll(async () => {
+  await server.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const db = () => server.running.app.db;
+let made = 0;
+/** An application of a repository of its own. */
+async function fresh(
+  files: Readonly<Record<string, string>>,
+  input: object = {},
+): Promise<{ id: string; source: Repository; sha: string }> {
+  const name = `app-${++made}`;
+  const own = await repository(folder, name);
+  const sha = await own.commit(files);
+  return { id: await on.application({ name, repositoryUrl: own.url, ...input }), source: own, sha };
+}
+const releaseOf = async (applicationId: string) =>
+  db().release.findFirst({ where: { activeOf: { id: raw('Application', applicationId) } } });
+
+test('a Node project is detected, its exact commit deployed; environment, build output and health path count', async () => {
+  const sha = await source.commit(
+    {
+      'package.json': JSON.stringify({
+        name: 'built',
+        type: 'module',
+        scripts: { start: 'node server.js', build: 'node build.js' },
+      }),
+      'build.js': `console.log('building with ' + process.env.MESSAGE + ', token ' + process.env.API_TOKEN);
+        console.error('a warning');`,
+    },
+    'Say hello\n\nThe body.',
+  );
+  const id = await on.application({
+    name: 'hello',
+    repositoryUrl: source.url,
+    healthCheckPath: '/health',
+    environment: { MESSAGE: 'Good evening', API_TOKEN: 'do-not-tell-me' },
+  });
+  const done = await on.deploy(id);
+  expect(done).toMatchObject({ phase: 'DEPLOYED', status: 'SUCCEEDED', commitSha: sha, commitSubject: 'Say hello' });
+  expect(done.release?.status).toBe('ACTIVE');
+  const lines = done.logs.nodes.map(({ step, stream, text }) => `${step} ${stream} ${text}`);
+  expect(lines).toContain('build SYSTEM $ npm run build');
+  expect(lines).toContain('build STDOUT building with Good evening, token [redacted]');
+  expect(lines).toContain('build STDERR a warning');
+  expect(lines.some((line) => /^health STDOUT .*listens on port/.test(line))).toBe(true);
+  expect(lines.some((line) => line.startsWith('activate SYSTEM Serving on http://127.0.0.1:'))).toBe(true);
+  expect(JSON.parse(await on.answer(id))).toMatchObject({ message: 'Good evening' });
+  // The commit that was deployed, not what the branch is by now.
+  await source.commit({ 'build.js': 'process.exit(9)' });
+  const again = await on.deploy(id, { ref: sha });
+  expect(again).toMatchObject({ phase: 'DEPLOYED', commitSha: sha });
+  expect(again.release?.id).not.toBe(done.release?.id);
+});
+
+test('a build that fails tells why, and leaves no folder; the retry builds the same commit', async () => {
+  const {
+    id,
+    source: own,
+    sha,
+  } = await fresh(
+    { ...plain, 'server.js': answering('never') },
+    {
+      buildCommand: 'echo half way; exit 3',
+    },
+  );
+  const failed = await on.deploy(id);
+  expect(failed).toMatchObject({
+    phase: 'FAILED',
+    status: 'FAILED',
+    statusReason: 'The build ended with exit code 3.',
+    release: null,
+  });
+  expect(failed.logs.nodes.map(({ text }) => text)).toContain('half way');
+  const releases = path.join(server.env['SWITCHYARD_SHARED_DIR'] ?? '', 'host', 'applications', raw('Application', id));
+  await until(
+    'its folder is gone',
+    async () => !(await readdir(releases)).some((name) => name.startsWith(raw('Run', failed.id))),
+    livenessMs,
+  );
+  await own.commit({ 'later.txt': 'x' });
+  const retried = await on.retry(failed.id);
+  const second = await on.over(retried.run?.id ?? '');
+  expect(second).toMatchObject({ phase: 'FAILED', commitSha: sha, trigger: 'RETRY' });
+});
+
+test('an instance that crashes fails the first deployment, and rolls a later one back, with evidence', async () => {
+  const crash = `console.error('no database, password is geheim-geheim'); process.exit(1);`;
+  const { id, source: own } = await fresh(
+    { ...plain, 'server.js': crash },
+    { healthTimeoutS: 5, environment: { DB_PASSWORD: 'geheim-geheim' } },
+  );
+  const first = await on.deploy(id);
+  expect(first).toMatchObject({
+    phase: 'FAILED',
+    statusReason: 'The instance ended before it was healthy.',
+    release: { status: 'RETIRED' },
+  });
+  expect(first.healthEvidence?.lastLines).toEqual(['no database, password is [redacted]']);
+  expect(await on.address(id)).toBeNull();
+
+  await own.commit({ 'server.js': answering('good') });
+  const good = await on.deploy(id);
+  expect(good.phase).toBe('DEPLOYED');
+  const serving = await releaseOf(id);
+
+  await own.commit({
+    'server.js': answering('bad').replace('response.end(', 'response.writeHead(503).end("geheim-geheim" + '),
+  });
+  const bad = await on.deploy(id, {});
+  expect(bad).toMatchObject({
+    phase: 'ROLLED_BACK',
+    status: 'FAILED',
+    statusReason: '/ was not healthy within 5 s: it answered 503',
+  });
+  expect(bad.healthEvidence).toMatchObject({
+    path: '/',
+    lastResponse: { status: 503, bodyStart: '[redacted]bad' },
+    lastLines: ['listening for bad'],
+  });
+  expect(await on.answer(id)).toBe('good');
+  expect(await releaseOf(id)).toMatchObject({ id: serving?.id, pid: serving?.pid });
+  // Nothing of the failed one runs on.
+  await until('its instance is gone', async () => (await db().release.count({ where: { status: 'RETIRED', pid: { not: null } } })) === 0, livenessMs); // prettier-ignore
+  // The default is the release that served before, never one that did not become healthy.
+  expect((await on.rollback({ applicationId: id })).__typename).toBe('NothingToRestore');
+});
+
+test('a rollback brings back the very folder; asked twice, it is done once', async () => {
+  const { id, source: own } = await fresh({ ...plain, 'server.js': answering('one') });
+  const one = await on.deploy(id);
+  const folderOfOne = (await releaseOf(id))?.path;
+  await own.commit({ 'server.js': answering('two') });
+  const two = await on.deploy(id);
+  expect(await on.answer(id)).toBe('two');
+  expect((await on.deployment(one.id)).release?.status).toBe('RETIRED');
+
+  const asked = await Promise.all([
+    on.rollback({ applicationId: id, releaseId: one.release?.id, idempotencyKey: 'same' }),
+    on.rollback({ applicationId: id, releaseId: one.release?.id, idempotencyKey: 'same' }),
+  ]);
+  expect(asked[0].deployment?.id).toBe(asked[1].deployment?.id);
+  const back = await on.over(asked[0].deployment?.id ?? '');
+  expect(back).toMatchObject({
+    phase: 'DEPLOYED',
+    trigger: 'ROLLBACK',
+    commitSha: one.commitSha,
+    release: null,
+    restores: { id: one.release?.id, status: 'ACTIVE' },
+  });
+  expect(back.steps.map(({ name }) => name)).toEqual(['start', 'health', 'activate', 'rollback']);
+  expect(await on.answer(id)).toBe('one');
+  const restored = await releaseOf(id);
+  expect(restored?.path).toBe(folderOfOne);
+  expect((await on.deployment(two.id)).release?.status).toBe('RETIRED');
+  // Queued once more while it serves by now: nothing is started, nothing is lost.
+  await db().run.update({ where: { id: raw('Run', back.id) }, data: { status: 'FAILED' } });
+  const again = await on.over((await on.retry(back.id)).run?.id ?? '');
+  expect(again.phase).toBe('DEPLOYED');
+  expect(again.logs.nodes.map(({ text }) => text)).toContain('This release serves already.');
+  expect(await releaseOf(id)).toMatchObject({ id: restored?.id, pid: restored?.pid, status: 'ACTIVE' });
+  expect((await on.rollback({ applicationId: id, releaseId: one.release?.id })).__typename).toBe('NothingToRestore');
+  expect((await on.rollback({ applicationId: id, releaseId: 'no such thing' })).__typename).toBe('NotFound');
+});
+
+test('a canceled rollback leaves no process, and the release can be restored still', async () => {
+  const slow = `setTimeout(() => {}, 1e9); if (require('node:fs').existsSync(process.env.HOME + '/slow')) return;
+    require('node:fs').writeFileSync(process.env.HOME + '/slow', ''); ${answering('one')}`;
+  // Healthy at its first start only: the rollback to it waits for its health until it is canceled.
+  const { id, source: own } = await fresh({ ...plain, 'server.js': `(() => { ${slow} })();` }, { healthTimeoutS: 100 });
+  const one = await on.deploy(id);
+  await own.commit({ 'server.js': answering('two') });
+  await on.deploy(id);
+  const asked = await on.rollback({ applicationId: id });
+  const runId = asked.deployment?.id ?? '';
+  await until(
+    'its health is checked',
+    async () => (await on.deployment(runId)).phase === 'HEALTH_CHECKING',
+    livenessMs,
+  );
+  const candidate = await db().release.findUniqueOrThrow({ where: { id: one.release?.id ?? '' } });
+  expect(candidate).toMatchObject({ status: 'CANDIDATE' });
+  const identity = { pid: candidate.pid ?? 0, startTime: candidate.startTime ?? '' };
+  expect(await isAlive(identity)).toBe(true);
+  expect((await on.cancel(runId)).__typename).toBe('CancelRunSuccess');
+  expect(await on.over(runId)).toMatchObject({ phase: 'CANCELED', restores: { status: 'RETIRED' } });
+  await until('its instance is gone', async () => !(await isAlive(identity)), livenessMs);
+  expect(await on.answer(id)).toBe('two');
+});
+
+test('stopping an application ends its process and takes it off its address; a rollback starts it again', async () => {
+  const { id } = await fresh({ ...plain, 'server.js': answering('here') });
+  await on.deploy(id);
+  const address = await on.address(id);
+  const release = await releaseOf(id);
+  expect((await on.stopApplication(id)).__typename).toBe('StopApplicationSuccess');
+  expect(await on.address(id)).toBeNull();
+  await until(
+    'its process has ended',
+    async () => !(await isAlive({ pid: release?.pid ?? 0, startTime: release?.startTime ?? '' })),
+    livenessMs,
+  );
+  expect((await fetch(`${address}/`)).status).toBe(503);
+  expect((await on.stopApplication(id)).__typename).toBe('StopApplicationSuccess');
+  const asked = await on.rollback({ applicationId: id });
+  expect(await on.over(asked.deployment?.id ?? '')).toMatchObject({ phase: 'DEPLOYED' });
+  expect(await on.address(id)).toBe(address);
+  expect(await on.answer(id)).toBe('here');
+});
+
+test('of deployments that wait the last one counts, and one runs at a time', async () => {
+  const { id, source: own } = await fresh(
+    { ...plain, 'server.js': answering('v0') },
+    { buildCommand: 'while ! [ -e "$GATE" ]; do sleep 0.05; done', environment: { GATE: path.join(folder, 'gate') } },
+  );
+  const first = await on.createDeployment({ applicationId: id });
+  await until('the first builds', async () => (await on.deployment(first.deployment?.id ?? '')).phase === 'BUILDING', livenessMs); // prettier-ignore
+  const later: string[] = [];
+  for (let n = 1; n <= 3; n++) {
+    await own.commit({ 'server.js': answering(`v${n}`) });
+    later.push((await on.createDeployment({ applicationId: id })).deployment?.id ?? '');
+  }
+  expect((await on.deployment(later[2] ?? '')).status).toBe('QUEUED');
+  const { writeFile } = await import('node:fs/promises');
+  await writeFile(path.join(folder, 'gate'), '');
+  expect((await on.over(first.deployment?.id ?? '')).phase).toBe('DEPLOYED');
+  expect((await on.over(later[2] ?? '')).phase).toBe('DEPLOYED');
+  expect((await on.deployment(later[0] ?? '')).phase).toBe('SUPERSEDED');
+  expect((await on.deployment(later[1] ?? '')).phase).toBe('SUPERSEDED');
+  expect(await on.answer(id)).toBe('v3');
+  const runs = await db().run.findMany({
+    where: { deployment: { applicationId: raw('Application', id) }, status: 'SUCCEEDED' },
+    orderBy: { startedAt: 'asc' },
+  });
+  expect(runs).toHaveLength(2);
+  expect(runs[1]?.startedAt?.getTime()).toBeGreaterThanOrEqual(runs[0]?.completedAt?.getTime() ?? Infinity);
+});
+
+test('a keep-alive client sees no failed request over five deployments', async () => {
+  const { id, source: own } = await fresh({ ...plain, 'server.js': answering('v0') });
+  await on.deploy(id);
+  const address = await on.address(id);
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  const seen = new Map<string, number>();
+  const failures: string[] = [];
+  let over = false;
+  const get = () =>
+    new Promise<void>((resolve) => {
+      request(`${address}/`, { agent }, (response) => {
+        let body = '';
+        response.setEncoding('utf8').on('data', (chunk: string) => (body += chunk));
+        response.on('end', () => {
+          if (response.statusCode === 200) seen.set(body, (seen.get(body) ?? 0) + 1);
+          else failures.push(`${response.statusCode} ${body}`);
+          resolve();
+        });
+        response.on('error', (error) => {
+          failures.push(error.message);
+          resolve();
+        });
+      })
+        .on('error', (error) => {
+          failures.push(error.message);
+          resolve();
+        })
+        .end();
+    });
+  const client = (async () => {
+    while (!over) await get();
+  })();
+  for (let n = 1; n <= 5; n++) {
+    await own.commit({ 'server.js': answering(`v${n}`) });
+    expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  }
+  await until('the last one answers', async () => (seen.get('v5') ?? 0) > 20, livenessMs);
+  over = true;
+  await client;
+  agent.destroy();
+  expect(failures).toEqual([]);
+  expect([...seen.keys()]).toEqual(['v0', 'v1', 'v2', 'v3', 'v4', 'v5']);
+});
+
+test('a port that was asked for is the address; one that is taken is told, one that another program has, too', async () => {
+  const [low = '0'] = (server.env['SWITCHYARD_ADDRESS_PORTS'] ?? '').split('-');
+  const port = Number(low) + 90;
+  const { id } = await fresh({ ...plain, 'server.js': answering('at my port') }, { port });
+  await on.deploy(id);
+  expect(await on.address(id)).toBe(`http://127.0.0.1:${port}`);
+  const second = await fresh({ ...plain, 'server.js': answering('x') }, { port });
+  expect(await on.createDeployment({ applicationId: second.id })).toMatchObject({ code: 'CONFLICT' });
+
+  const other = createServer().listen(port + 1, '127.0.0.1');
+  await once(other, 'listening');
+  const third = await fresh({ ...plain, 'server.js': answering('third') }, { port: port + 1 });
+  const refused = await on.deploy(third.id);
+  expect(refused).toMatchObject({
+    phase: 'FAILED',
+    statusReason: `The application's port ${port + 1} cannot be opened: EADDRINUSE`,
+  });
+  other.close();
+  await once(other, 'close');
+  expect((await on.deploy(third.id)).phase).toBe('DEPLOYED');
+  expect(await on.answer(third.id)).toBe('third');
+});
+
+test('a port of the range that another program has is passed over', async () => {
+  const [low = '0', high = '0'] = (server.env['SWITCHYARD_ADDRESS_PORTS'] ?? '').split('-');
+  const taken = new Set((await db().application.findMany({ select: { port: true } })).map(({ port }) => port));
+  let next = Number(low);
+  while (taken.has(next) && next < Number(high)) next++;
+  const other = createServer().listen(next, '127.0.0.1');
+  await once(other, 'listening');
+  const { id } = await fresh({ ...plain, 'server.js': answering('beside') });
+  expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  expect(await on.answer(id)).toBe('beside');
+  expect(await on.address(id)).not.toBe(`http://127.0.0.1:${next}`);
+  other.close();
+  await once(other, 'close');
+});
+
+test('a cancel during the build ends the build, and nothing is left of it', async () => {
+  const { id } = await fresh(
+    { ...plain, 'server.js': answering('x') },
+    { buildCommand: 'echo $$; sleep 600 & sleep 600' },
+  );
+  const asked = await on.createDeployment({ applicationId: id });
+  const runId = asked.deployment?.id ?? '';
+  let pid = 0;
+  await until(
+    'the build runs',
+    async () => {
+      const line = (await on.deployment(runId)).logs.nodes.find(({ stream }) => stream === 'STDOUT');
+      pid = Number(line?.text ?? 0);
+      return pid > 0;
+    },
+    livenessMs,
+  );
+  await on.cancel(runId);
+  expect(await on.over(runId)).toMatchObject({ phase: 'CANCELED', status: 'CANCELED' });
+  await expect(access(`/proc/${pid}`)).rejects.toThrow();
+  expect((await on.cancel(runId)).code).toBe('ILLEGAL_TRANSITION');
+  expect(await db().runChild.count()).toBe(0);
+});

@@ -1,0 +1,235 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { system } from '../../../src/kernel/auth/actor.ts';
+import { createDatabase, type Database } from '../../../src/kernel/db/client.ts';
+import { codeOf, createTransact, type Appended, type Transact } from '../../../src/kernel/db/transact.ts';
+import { newId } from '../../../src/kernel/ids.ts';
+import { testDatabase, type TestDatabase } from '../../support/database.ts';
+import { noted, upTo } from '../../support/live.ts';
+
+let own: TestDatabase;
+let database: Database;
+let transact: Transact;
+let told: { workspaceId: string; seq: bigint; type: string }[] = [];
+const actor = { ...system, userId: newId() };
+
+beforeAll(async () => {
+  own = await testDatabase();
+  database = createDatabase({ url: own.url, directUrl: own.url, poolMax: 10, applicationName: 'test' });
+  transact = createTransact({
+    database,
+    traceparent: () => '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+    onAppended: (events) => told.push(...events),
+  });
+});
+afterAll(async () => {
+  await database.close();
+  await own.drop();
+});
+beforeEach(() => {
+  told = [];
+});
+
+async function log(): Promise<string> {
+  const workspaceId = newId();
+  await database.pool.query('insert into event_head (workspace_id) values ($1)', [workspaceId]);
+  return workspaceId;
+}
+
+const seqs = async (workspaceId: string): Promise<number[]> => {
+  const { rows } = await database.pool.query<{ seq: string }>(
+    'select seq from event where workspace_id = $1 order by seq',
+    [workspaceId],
+  );
+  return rows.map((row) => Number(row.seq));
+};
+const headOf = async (workspaceId: string): Promise<number> => {
+  const { rows } = await database.pool.query<{ seq: string }>('select seq from event_head where workspace_id = $1', [
+    workspaceId,
+  ]);
+  return Number(rows[0]?.seq);
+};
+const note = (workspaceId: string, n: number) => ({ type: noted, workspaceId, subjectId: workspaceId, data: { n } });
+
+test('events are numbered densely in the order that they were appended in, and their places are told', async () => {
+  const workspaceId = await log();
+  await database.pool.query('update event_head set epoch = 3 where workspace_id = $1', [workspaceId]);
+  const places: Appended[] = [];
+  for (const from of [1, 4]) {
+    await transact(actor, async (tx) => {
+      for (let n = from; n < from + 3; n++) places.push(tx.append(note(workspaceId, n)));
+      expect(places.at(-1)?.seq).toBeNull();
+    });
+  }
+  expect(places).toEqual(upTo(6).map((seq) => ({ seq: BigInt(seq), epoch: 3 })));
+  const { rows } = await database.pool.query('select * from event where workspace_id = $1 order by seq', [workspaceId]);
+  expect(rows.map((row: { data: { n: number } }) => row.data.n)).toEqual(upTo(6));
+  expect(rows[0]).toMatchObject({
+    seq: '1',
+    type: 'test.noted',
+    version: 1,
+    subject_type: 'Workspace',
+    subject_id: workspaceId,
+    actor_id: actor.userId,
+    actor_kind: 'SYSTEM',
+    traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+  });
+  expect(told.map((event) => event.seq)).toEqual(upTo(6).map(BigInt));
+});
+
+test('what throws appends nothing, tells nobody and leaves no hole', async () => {
+  const workspaceId = await log();
+  const hooks: string[] = [];
+  await transact(system, async (tx) => void tx.append(note(workspaceId, 1)));
+  await expect(
+    transact(system, async (tx) => {
+      tx.append(note(workspaceId, 2));
+      tx.afterCommit(() => hooks.push('no'));
+      throw new Error('changed its mind');
+    }),
+  ).rejects.toThrow('changed its mind');
+  // Also when the database refuses the events themselves.
+  await expect(
+    transact(system, async (tx) => {
+      tx.append(note(workspaceId, 2));
+      tx.append({ ...note(workspaceId, 3), subjectId: 'no uuid' });
+    }),
+  ).rejects.toThrow();
+  await expect(transact(system, async (tx) => void tx.append(note(newId(), 1)))).rejects.toThrow('no event head');
+  await transact(system, async (tx) => {
+    tx.append(note(workspaceId, 2));
+    tx.afterCommit(() => hooks.push('yes'));
+  });
+  expect(await seqs(workspaceId)).toEqual([1, 2]);
+  expect(told.map((event) => event.seq)).toEqual([1n, 2n]);
+  expect(hooks).toEqual(['yes']);
+});
+
+test('an event that comes after the end of its transaction is refused, not lost', async () => {
+  const workspaceId = await log();
+  const tx = await transact(system, async (open) => open);
+  expect(() => tx.append(note(workspaceId, 1))).toThrow('The transaction is over');
+});
+
+test('with concurrent writers, rollbacks and long transactions seq has no holes and is the order of commit', async () => {
+  const workspaceId = await log();
+  let watching = true;
+  // What commits later has a higher seq: a reader that sees the head at n finds everything up to n.
+  const looks: { head: number; count: number }[] = [];
+  const watch = (async () => {
+    while (watching) {
+      const { rows } = await database.pool.query<{ head: string; count: string }>(
+        `select (select seq from event_head where workspace_id = $1) head, count(*) from event where workspace_id = $1`,
+        [workspaceId],
+      );
+      looks.push({ head: Number(rows[0]?.head), count: Number(rows[0]?.count) });
+    }
+  })();
+  await Promise.all(
+    upTo(6).map(async (writer) => {
+      for (const n of upTo(25)) {
+        const attempt = transact(system, async (tx) => {
+          tx.append(note(workspaceId, n));
+          if ((writer + n) % 7 === 0) await tx.db.$executeRaw`select pg_sleep(0.02)`;
+          if ((writer + n) % 4 === 0) throw new Error('rolled back');
+        });
+        if ((writer + n) % 4 === 0) await expect(attempt).rejects.toThrow('rolled back');
+        else await attempt;
+      }
+    }),
+  );
+  watching = false;
+  await watch;
+  const written = upTo(6).flatMap((writer) => upTo(25).filter((n) => (writer + n) % 4 !== 0)).length;
+  expect(await seqs(workspaceId)).toEqual(upTo(written));
+  expect(looks.filter(({ head, count }) => head !== count)).toEqual([]);
+  expect(told.map((event) => Number(event.seq)).toSorted((a, b) => a - b)).toEqual(upTo(written));
+});
+
+test('events of two workspaces in one transaction commit together, and opposite orders do not deadlock', async () => {
+  const [one, two] = [await log(), await log()];
+  const pair = (first: string, second: string, n: number) =>
+    transact(system, async (tx) => {
+      tx.append(note(first, n));
+      tx.append(note(second, n));
+    });
+  await Promise.all(upTo(40).map((n) => (n % 2 === 0 ? pair(one, two, n) : pair(two, one, n))));
+  await expect(
+    transact(system, async (tx) => {
+      tx.append(note(one, 41));
+      tx.append(note(newId(), 41));
+    }),
+  ).rejects.toThrow();
+  expect(await seqs(one)).toEqual(upTo(40));
+  expect(await seqs(two)).toEqual(upTo(40));
+});
+
+test('a deadlock is retried, and only the attempt that commits is told', async () => {
+  const [one, two] = [await log(), await log()];
+  const [a, b] = [await log(), await log()];
+  let executions = 0;
+  const bothHold = Promise.withResolvers<void>();
+  let holding = 0;
+  const crossed = (first: string, second: string, workspaceId: string) =>
+    transact(system, async (tx) => {
+      executions++;
+      tx.append(note(workspaceId, 1));
+      await tx.db.eventHead.update({ where: { workspaceId: first }, data: { epoch: { increment: 1 } } });
+      if (++holding === 2) bothHold.resolve();
+      await bothHold.promise;
+      await tx.db.eventHead.update({ where: { workspaceId: second }, data: { epoch: { increment: 1 } } });
+    });
+  await Promise.all([crossed(one, two, a), crossed(two, one, b)]);
+  expect(executions).toBe(3);
+  expect([await seqs(a), await seqs(b)]).toEqual([[1], [1]]);
+  expect(told).toHaveLength(2);
+});
+
+test.each(['40P01', '40001'])('%s is retried three times at most', async (code) => {
+  let executions = 0;
+  const failing = transact(system, async (tx) => {
+    executions++;
+    await tx.db.$executeRawUnsafe(`do $$ begin raise sqlstate '${code}'; end $$`);
+  });
+  const error: unknown = await failing.catch((thrown: unknown) => thrown);
+  expect(codeOf(error)).toMatch(new RegExp(`${code}|P2034`));
+  expect(executions).toBe(4);
+});
+
+test('another error is not retried', async () => {
+  let executions = 0;
+  await expect(
+    transact(system, async (tx) => {
+      executions++;
+      await tx.db.$executeRaw`select 1 / 0`;
+    }),
+  ).rejects.toThrow();
+  expect(executions).toBe(1);
+});
+
+test('the session limits hold in a transaction, also where a pooler forgets those of the session', async () => {
+  const pooled = createDatabase({ url: own.url, directUrl: `${own.url}?direct`, poolMax: 1, applicationName: 'test' });
+  try {
+    const through = createTransact({ database: pooled, traceparent: () => undefined, onAppended: () => undefined });
+    for (const run of [transact, through]) {
+      const [limits] = await run(
+        system,
+        (tx) =>
+          tx.db.$queryRaw<
+            object[]
+          >`select current_setting('lock_timeout') lock, current_setting('idle_in_transaction_session_timeout') idle`,
+      );
+      expect(limits).toEqual({ lock: '10s', idle: '30s' });
+    }
+    // Of the transaction, not of the pooler's connection.
+    const { rows } = await pooled.pool.query(`select current_setting('lock_timeout') lock`);
+    expect(rows).toEqual([{ lock: '0' }]);
+  } finally {
+    await pooled.close();
+  }
+});
+
+test('the head moves only with events', async () => {
+  const workspaceId = await log();
+  await transact(system, async () => undefined);
+  expect(await headOf(workspaceId)).toBe(0);
+});

@@ -1,0 +1,452 @@
+import { once } from 'node:events';
+import { request } from 'node:http';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { globalId } from '#kernel/graphql/global-id.ts';
+import { newId } from '#kernel/ids.ts';
+import { headersOf } from '../../support/client.ts';
+import { bytes, http, keptLog, post, type RawAnswer } from '../../support/http.ts';
+import { startTestServer, type TestServer } from '../../support/server.ts';
+import { nodeOf, someone, tenant, type Tenant } from '../../support/world.ts';
+
+// What strangers and mistakes send: a typed error, nothing told of the inside, and the server answers on.
+
+const { log, lines } = keptLog();
+const maxBodyBytes = 65_536;
+let server: TestServer;
+let of: Tenant;
+let auth: Record<string, string>;
+
+beforeAll(async () => {
+  server = await startTestServer(
+    {
+      SWITCHYARD_ROLES: 'api',
+      SWITCHYARD_MAX_BODY_BYTES: String(maxBodyBytes),
+      SWITCHYARD_MAX_DEPTH: '8',
+      SWITCHYARD_MAX_ALIASES: '5',
+      SWITCHYARD_MAX_COST: '500',
+      SWITCHYARD_MAX_TOKENS: '300',
+      SWITCHYARD_MAX_BATCH: '3',
+    },
+    { log },
+  );
+  of = await tenant(server.running.app, 'hostile');
+  auth = headersOf(of.owner);
+});
+afterAll(() => server.stop());
+beforeEach(() => {
+  lines.length = 0;
+  return async () => {
+    // Whatever came, the next one is served, and nothing was a fault of the server.
+    expect((await post(server.url, { query: '{ viewer { id } }' }, auth)).body).toMatchObject({
+      data: { viewer: { id: globalId('User', of.owner.id) } },
+    });
+    expect(lines.filter(({ level }) => level >= 50)).toEqual([]);
+  };
+});
+
+/** Nothing of the inside: no stack, no path, no SQL, no library's name. */
+function tellsNothing({ text }: RawAnswer): void {
+  expect(text).not.toMatch(/node_modules|\.ts\b|\bat \w+ \(|prisma|postgres|SELECT|select .* from|stack/i);
+}
+
+const refused = (answer: RawAnswer, code: string, status?: number) => {
+  expect([answer.codes, answer.text]).toEqual([[code], answer.text]);
+  if (status !== undefined) expect(answer.status).toBe(status);
+  tellsNothing(answer);
+};
+
+describe('bodies', () => {
+  const good = JSON.stringify({ query: '{ __typename }' });
+
+  test.each([
+    'text/plain',
+    'application/x-www-form-urlencoded',
+    'multipart/form-data; boundary=x',
+    'application/graphql',
+    '',
+  ])('content type %j', async (type) => {
+    const answer = await http(server.url, { headers: type ? { 'content-type': type } : {}, body: good });
+    refused(answer, 'UNSUPPORTED_MEDIA_TYPE', 415);
+  });
+  test('another charset than UTF-8', async () => {
+    refused(
+      await post(server.url, good, { 'content-type': 'application/json; charset=utf-16' }),
+      'UNSUPPORTED_MEDIA_TYPE',
+      415,
+    );
+    const quoted = await post(server.url, good, { 'content-type': 'application/json; charset="UTF-8"' });
+    expect(quoted.body).toEqual({ data: { __typename: 'Query' } });
+  });
+  test('invalid UTF-8', async () => {
+    const body = Buffer.concat([
+      Buffer.from('{"query":"{ __typename } # '),
+      Buffer.from([0xc3, 0x28]),
+      Buffer.from('"}'),
+    ]);
+    refused(await post(server.url, body), 'BAD_REQUEST', 400);
+  });
+  test.each([
+    '',
+    ' ',
+    '{',
+    '"text"',
+    '1',
+    'null',
+    '[]',
+    '{"query":1}',
+    '{}',
+    '{"query":"{a}","variables":"x"}',
+    '{"query":"{a}","extensions":1}',
+    '{"query":"{a}","operationName":1}',
+    '[1]',
+    '[null]',
+    '[[]]',
+  ])('a body of %j', async (body) => {
+    const answer = await post(server.url, body);
+    expect(answer.status).toBeLessThan(500);
+    for (const code of answer.codes) expect(code).toMatch(/^(BAD_REQUEST|OPERATION_RESOLUTION_FAILURE)$/);
+    // An empty batch has an empty answer.
+    expect(answer.codes.length).toBe(body === '[]' ? 0 : 1);
+    tellsNothing(answer);
+  });
+  test('too long by its header', async () => {
+    const answer = await bytes(
+      server.url,
+      `POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n`,
+    );
+    expect(answer).toMatch(/^HTTP\/1.1 413 /);
+    expect(answer).toContain('BODY_TOO_LARGE');
+  });
+  test('too long, with and without a length', async () => {
+    const body = JSON.stringify({ query: '{ __typename }', variables: { text: 'x'.repeat(maxBodyBytes) } });
+    refused(await post(server.url, body, { 'content-length': String(Buffer.byteLength(body)) }), 'BODY_TOO_LARGE', 413);
+    refused(await post(server.url, body, { 'transfer-encoding': 'chunked' }), 'BODY_TOO_LARGE', 413);
+  });
+  test('without end: the connection is cut after the answer', async () => {
+    const sent = request(server.url, { method: 'POST', headers: { 'content-type': 'application/json' } });
+    const status = new Promise<number>((resolve) => {
+      sent.once('response', (res) => {
+        res.resume();
+        resolve(res.statusCode ?? 0);
+      });
+    });
+    const closed = once(sent, 'close');
+    sent.on('error', () => undefined); // it is cut while this is writing
+    const write = () => {
+      if (!sent.destroyed) sent.write('x'.repeat(65_536), () => setImmediate(write));
+    };
+    write();
+    expect(await status).toBe(413);
+    await closed;
+  });
+  test('cut off by the client', async () => {
+    const { hostname, port } = new URL(server.url);
+    const { connect } = await import('node:net');
+    const socket = connect(Number(port), hostname);
+    await once(socket, 'connect');
+    socket.write(
+      `POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"que`,
+    );
+    socket.resetAndDestroy();
+    await once(socket, 'close');
+  });
+});
+
+describe('addresses', () => {
+  test.each(['//', '///graphql', '/graphql%', 'http://[', '*'])('%s', async (address) => {
+    expect(await bytes(server.url, `GET ${address} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`)).toMatch(
+      /^HTTP\/1.1 4\d\d /,
+    );
+  });
+  test.each(['//', '/elsewhere', 'http://['])('an upgrade to %s', async (address) => {
+    const head = `GET ${address} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n`;
+    expect(await bytes(server.url, head)).toMatch(/^HTTP\/1.1 4\d\d /);
+  });
+  test('methods that GraphQL has not', async () => {
+    for (const method of ['PUT', 'DELETE', 'PATCH', 'OPTIONS'])
+      expect([405, 204]).toContain((await http(server.url, { method })).status);
+  });
+  test('a mutation by GET', async () => {
+    const answer = await http(`${server.url}?query=${encodeURIComponent('mutation { signOut { __typename } }')}`, {
+      method: 'GET',
+      headers: { accept: 'application/json' },
+    });
+    expect(answer.status).toBe(405);
+    tellsNothing(answer);
+  });
+  test('variables by GET that are no JSON', async () => {
+    const answer = await http(`${server.url}?query={__typename}&variables={`, {
+      method: 'GET',
+      headers: { accept: 'application/json' },
+    });
+    expect(answer.codes).toEqual(['BAD_REQUEST']);
+    tellsNothing(answer);
+  });
+});
+
+describe('documents', () => {
+  const viewer = (inner: string) => `{ viewer { ${inner} } }`;
+  const nested = (levels: number): string =>
+    levels === 0 ? 'id' : `workspace { memberships { nodes { ${nested(levels - 1)} } } }`;
+
+  test.each([
+    ['syntax', '{', 'GRAPHQL_PARSE_FAILED'],
+    ['an unknown field', '{ nothing }', 'GRAPHQL_VALIDATION_FAILED'],
+    ['a subscription by query', '{ runEvents(id: "x") { __typename } }', 'GRAPHQL_VALIDATION_FAILED'],
+    [
+      'fragments in a circle',
+      '{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }',
+      'GRAPHQL_VALIDATION_FAILED',
+    ],
+    ['a literal of the wrong type', '{ nodes(ids: {a: 1}) { id } }', 'GRAPHQL_VALIDATION_FAILED'],
+    ['aliases', viewer(Array.from({ length: 6 }, (_, i) => `a${i}: id`).join(' ')), 'TOO_MANY_ALIASES'],
+    ['tokens', viewer('id '.repeat(400)), 'TOO_MANY_TOKENS'],
+    ['length', `# ${'x'.repeat(40_000)}\n{ __typename }`, 'DOCUMENT_TOO_LARGE'],
+    [
+      'depth',
+      `{ workspaces(first: 1) { nodes { memberships(first: 1) { nodes { ${nested(3)} } } } } }`.replaceAll(
+        'memberships {',
+        'memberships(first: 1) {',
+      ),
+      'TOO_DEEP',
+    ],
+    ['cost', '{ workspaces(first: 100) { nodes { memberships(first: 100) { nodes { role } } } } }', 'TOO_COSTLY'],
+    [
+      'cost of ids',
+      `query ($ids: [ID!]!) { nodes(ids: $ids) { ... on Workspace { memberships { nodes { role user { name email } } } } } }`,
+      'TOO_COSTLY',
+    ],
+    [
+      'cost under a fragment',
+      '{ workspaces(first: 100) { ...A } } fragment A on QueryWorkspacesConnection { nodes { runs(first: 100) { nodes { kind } } } }',
+      'TOO_COSTLY',
+    ],
+    ['a text with U+0000', '{ workspace(slug: "a\\u0000") { id } }', 'BAD_USER_INPUT'],
+  ])('%s', async (_, query, code) => {
+    refused(await post(server.url, { query, variables: { ids: Array.from({ length: 100 }, () => 'x') } }, auth), code);
+  });
+
+  test('an operation that is not there', async () => {
+    const answer = await post(server.url, {
+      query: 'query A { __typename } query B { __typename }',
+      operationName: 'C',
+    });
+    expect(answer.codes).toHaveLength(1);
+    tellsNothing(answer);
+  });
+
+  test('fragments that unfold to a huge size are refused before they are unfolded', async () => {
+    const parts = Array.from({ length: 20 }, (_, i) => `fragment F${i} on Query { ...F${i + 1} ...F${i + 1} }`).join(
+      ' ',
+    );
+    const answer = await post(
+      server.url,
+      { query: `{ ...F0 } ${parts} fragment F20 on Query { viewer { id } }` },
+      auth,
+    );
+    refused(answer, 'TOO_COSTLY');
+  });
+
+  test('the schema under many aliases', async () => {
+    const query = `{ a: __schema { types { name } } b: __schema { types { name } } c: __type(name: "Query") { name } }`;
+    const answer = await post(server.url, { query });
+    expect(answer.codes).toEqual(['TOO_COSTLY']);
+    // A field that holds itself again and again.
+    const deep =
+      '{ __schema { types { fields { type { fields { type { fields { type { fields { name } } } } } } } } } }';
+    expect((await post(server.url, { query: deep })).codes).toContain('GRAPHQL_VALIDATION_FAILED');
+  });
+
+  test('a batch is bounded', async () => {
+    const batch = (length: number) =>
+      post(
+        server.url,
+        Array.from({ length }, () => ({ query: '{ __typename }' })),
+      );
+    expect((await batch(3)).body).toEqual(Array.from({ length: 3 }, () => ({ data: { __typename: 'Query' } })));
+    const answer = await batch(4);
+    expect([answer.status, answer.codes]).toEqual([413, ['BAD_REQUEST']]);
+    tellsNothing(answer);
+  });
+});
+
+describe('variables', () => {
+  const slug = 'query ($slug: String!) { workspace(slug: $slug) { id } }';
+  const deep = (levels: number): unknown => Array.from({ length: levels }).reduce((inner) => [inner], 1);
+  const create = `mutation ($input: CreateApplicationInput!) { createApplication(input: $input) { __typename } }`;
+
+  test('of the wrong type', async () => {
+    refused(await post(server.url, { query: slug, variables: { slug: { a: 1 } } }), 'BAD_USER_INPUT');
+    refused(await post(server.url, { query: slug, variables: {} }), 'BAD_USER_INPUT');
+  });
+  test.each([
+    ['DateTime', 'x'],
+    ['DateTime', 1e300],
+    ['BigInt', 'x'],
+    ['BigInt', 1.5],
+    ['Role', 'KING'],
+  ])('a %s of %j', async (type, value) => {
+    const input = { workspaceId: 'x', name: 'x', role: 'VIEWER', expiresAt: null as unknown };
+    const [query, variables] =
+      type === 'BigInt'
+        ? [
+            `mutation ($value: BigInt!) { createUpload(input: {workspaceId: "x", name: "x", contentType: "x", sizeBytes: $value, sha256: "x"}) { __typename } }`,
+            { value },
+          ]
+        : [
+            `mutation ($input: CreateApiKeyInput!) { createApiKey(input: $input) { __typename } }`,
+            { input: type === 'Role' ? { ...input, role: value } : { ...input, expiresAt: value } },
+          ];
+    refused(await post(server.url, { query, variables }, auth), 'BAD_USER_INPUT');
+  });
+  test('with U+0000 or half a character', async () => {
+    for (const text of ['a\0b', '\ud800', '\udc00x']) {
+      refused(await post(server.url, { query: slug, variables: { slug: text } }), 'BAD_USER_INPUT');
+      const environment = { [`A${text}`]: 'x' };
+      const input = {
+        workspaceId: globalId('Workspace', of.id),
+        name: 'x',
+        repositoryUrl: 'https://example.com/x',
+        environment,
+      };
+      refused(await post(server.url, { query: create, variables: { input } }, auth), 'BAD_USER_INPUT');
+    }
+  });
+  test('too deep', async () => {
+    refused(await post(server.url, { query: slug, variables: { slug: deep(40) } }), 'VARIABLES_TOO_DEEP');
+    // As deep as the body allows, in a place that takes any JSON.
+    const text = `${'['.repeat(30_000)}${']'.repeat(30_000)}`;
+    const body = `{"query":${JSON.stringify(create)},"variables":{"input":{"workspaceId":"x","name":"x","repositoryUrl":"x","environment":${text}}}}`;
+    refused(await post(server.url, body, auth), 'VARIABLES_TOO_DEEP');
+  });
+  test('too many', async () => {
+    const statuses = Array.from({ length: 6000 }, () => 'FAILED');
+    const query = `query ($statuses: [RunStatus!]) { workspaces { nodes { runs(status: $statuses) { totalCount } } } }`;
+    refused(await post(server.url, { query, variables: { statuses } }, auth), 'TOO_MANY_VALUES');
+  });
+  test('many, but not too many', async () => {
+    const statuses = Array.from({ length: 4000 }, () => 'FAILED');
+    const query = `query ($statuses: [RunStatus!]) { workspaces { nodes { runs(status: $statuses) { totalCount } } } }`;
+    expect((await post(server.url, { query, variables: { statuses } }, auth)).codes).toEqual([]);
+  });
+  test('names that objects have of themselves', async () => {
+    const body = `{"query":${JSON.stringify(slug)},"variables":{"slug":"x","__proto__":{"a":1},"constructor":1}}`;
+    expect((await post(server.url, body)).body).toEqual({ data: { workspace: null } });
+  });
+});
+
+describe('ids and cursors', () => {
+  const node = 'query ($id: ID!) { node(id: $id) { id } }';
+  const encoded = (text: string) => Buffer.from(text).toString('base64');
+
+  test.each([
+    'zzz',
+    '',
+    'x'.repeat(10_000),
+    encoded('Query:1'),
+    encoded('Workspace:1'),
+    encoded('Workspace:'),
+    encoded(':'),
+    encoded('Nothing:0190b6d0-0000-7000-8000-000000000001'),
+    encoded('Release:0190b6d0-0000-7000-8000-000000000001'),
+    encoded("Workspace:' or 1=1"),
+    encoded('__proto__:0190b6d0-0000-7000-8000-000000000001'),
+    encoded('Run:0190b6d0-0000-7000-8000-000000000001'),
+  ])('node(id: %j) is null', async (id) => {
+    expect((await post(server.url, { query: node, variables: { id } }, auth)).body).toEqual({ data: { node: null } });
+  });
+
+  test('nodes gives null for what it does not find, in its place, and takes 100 at most', async () => {
+    const id = globalId('Workspace', of.id);
+    const query = 'query ($ids: [ID!]!) { nodes(ids: $ids) { id } }';
+    const mixed = { ids: ['zzz', id, globalId('Workspace', newId()), id] };
+    expect((await post(server.url, { query, variables: mixed }, auth)).body).toEqual({
+      data: { nodes: [null, { id }, null, { id }] },
+    });
+    const many = { ids: Array.from({ length: 101 }, () => id) };
+    refused(await post(server.url, { query, variables: many }, auth), 'VALIDATION_ERROR');
+  });
+
+  test('an id of another type, or none, in a mutation is NotFound', async () => {
+    const query = 'mutation ($input: StopApplicationInput!) { stopApplication(input: $input) { __typename } }';
+    for (const id of [
+      'zzz',
+      '',
+      encoded('Application:1'),
+      globalId('Workspace', of.id),
+      await nodeOf(server.running.app, of, 'Deployment'),
+    ]) {
+      const answer = await post(server.url, { query, variables: { input: { id } } }, auth);
+      expect(answer.body).toEqual({ data: { stopApplication: { __typename: 'NotFound' } } });
+    }
+  });
+
+  test('an id that is no global one is looked at too', async () => {
+    const applicationId = await nodeOf(server.running.app, of, 'Application');
+    const query = 'mutation ($input: RollbackDeploymentInput!) { rollbackDeployment(input: $input) { __typename } }';
+    const answer = await post(server.url, { query, variables: { input: { applicationId, releaseId: 'zzz' } } }, auth);
+    expect(answer.body).toEqual({ data: { rollbackDeployment: { __typename: 'NotFound' } } });
+  });
+
+  test.each([
+    'zzz',
+    '',
+    encoded('GPC:S:zzz'),
+    encoded('GPC:N:1'),
+    encoded('GPC:'),
+    encoded('GPC:J:{'),
+    encoded('GPC:J:["a"]'),
+  ])('a cursor of %j', async (after) => {
+    const query = `query ($after: String) { workspaces(after: $after) { nodes { id } } }`;
+    const answer = await post(server.url, { query, variables: { after } }, auth);
+    // An empty one is none.
+    if (after === '') expect(answer.codes.every((code) => code === 'BAD_USER_INPUT')).toBe(true);
+    else refused(answer, 'BAD_USER_INPUT');
+  });
+
+  test.each(['first: -1', 'last: -1', 'first: 2147483648'])('a page of %s', async (args) => {
+    const answer = await post(server.url, { query: `{ workspaces(${args}) { nodes { id } } }` }, auth);
+    expect(answer.codes).toHaveLength(1);
+    expect(answer.codes[0]).toMatch(/^(BAD_USER_INPUT|GRAPHQL_VALIDATION_FAILED)$/);
+    tellsNothing(answer);
+  });
+
+  test('the cursor of a stream', async () => {
+    const id = await nodeOf(server.running.app, of, 'Deployment');
+    const query = `query ($id: ID!, $after: String) { node(id: $id) { ... on Deployment { events(first: 1, after: $after) { endCursor } } } }`;
+    for (const after of [
+      'zzz',
+      Buffer.from('["x",1,"1"]').toString('base64url'),
+      Buffer.from(`["${newId()}",1,"1"]`).toString('base64url'),
+      Buffer.from(`["${of.id}",1,"9999999999999999999"]`).toString('base64url'),
+    ])
+      refused(await post(server.url, { query, variables: { id, after } }, auth), 'VALIDATION_ERROR');
+  });
+});
+
+describe('credentials', () => {
+  const query = '{ viewer { id } }';
+  test.each([
+    { authorization: 'Bearer x' },
+    { authorization: 'Basic eDp5' },
+    { authorization: `Bearer ${'x'.repeat(8000)}` },
+    { authorization: 'Bearer sy_unknown' },
+    { 'x-api-key': 'sy_unknown' },
+    { 'x-api-key': 'é' },
+  ])('that are not good: %j', async (headers) => {
+    const answer = await post(server.url, { query }, headers);
+    expect([answer.codes, (answer.body as { data?: unknown }).data ?? null]).toEqual([['UNAUTHENTICATED'], null]);
+    const strict = await post(server.url, { query }, { ...headers, accept: 'application/graphql-response+json' });
+    expect(strict.status).toBe(401);
+    tellsNothing(answer);
+  });
+  test('a batch with a bad one is refused as a whole', async () => {
+    const answer = await post(server.url, [{ query }, { query }], { 'x-api-key': 'sy_unknown' });
+    expect(new Set(answer.codes)).toEqual(new Set(['UNAUTHENTICATED']));
+  });
+  test('of somebody who is gone', async () => {
+    const ghost = await someone(server.running.app);
+    await server.running.app.db.user.delete({ where: { id: ghost.id } });
+    expect((await post(server.url, { query }, headersOf(ghost))).codes).toEqual(['UNAUTHENTICATED']);
+  });
+});

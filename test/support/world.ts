@@ -1,0 +1,220 @@
+import { randomBytes } from 'node:crypto';
+import type { Role } from '#prisma';
+import type { App } from '#kernel/app.ts';
+import { system } from '#kernel/auth/actor.ts';
+import { SessionTokens } from '#kernel/auth/tokens.ts';
+import { newApiKey, sha256Hex } from '#kernel/crypto.ts';
+import { newId } from '#kernel/ids.ts';
+import { globalId } from '#kernel/graphql/global-id.ts';
+import { runKind } from '#kernel/runs/kinds.ts';
+import type { Auth } from './client.ts';
+
+/** A workspace made of rows, not by verbs, so that tests can have what no verb makes. */
+export interface Tenant {
+  readonly id: string;
+  readonly slug: string;
+  /** In every text of the tenant's rows that a person may write. */
+  readonly marker: string;
+  readonly owner: Someone;
+  readonly hostId: string;
+}
+
+/** A person without a password who is signed in. */
+export interface Someone extends Auth {
+  readonly id: string;
+  readonly token: string;
+}
+
+/** A new signed-in person. */
+export async function someone(app: App, name = 'Somebody'): Promise<Someone> {
+  const id = newId();
+  await app.db.user.create({ data: { id, name, email: `${id}@example.com` } });
+  const { token } = await app.use(SessionTokens).issue({ userId: id, sessionEpoch: 0 });
+  return { id, token };
+}
+
+/** A new person with a role in a workspace. */
+export async function memberOf(app: App, tenant: Pick<Tenant, 'id'>, role: Role, name?: string): Promise<Someone> {
+  const person = await someone(app, name);
+  await app.db.membership.create({ data: { id: newId(), workspaceId: tenant.id, userId: person.id, role } });
+  return person;
+}
+
+/** A new key of a workspace, made by this person. */
+export async function keyOf(app: App, tenant: Tenant, createdById: string, role: Role): Promise<Auth & { id: string }> {
+  const made = newApiKey();
+  const id = newId();
+  await app.db.apiKey.create({
+    data: {
+      id,
+      workspaceId: tenant.id,
+      createdById,
+      name: tenant.marker,
+      prefix: made.prefix,
+      keyHash: made.hash,
+      role,
+    },
+  });
+  return { id, apiKey: made.key };
+}
+
+/** A new workspace with an owner and a host, and nothing else. */
+export async function tenant(app: App, name: string): Promise<Tenant> {
+  const id = newId();
+  const marker = `${name}-${randomBytes(6).toString('hex')}`;
+  const slug = marker.toLowerCase();
+  await app.db.workspace.create({ data: { id, slug, name: marker } });
+  await app.db.eventHead.create({ data: { workspaceId: id } });
+  const hostId = newId();
+  const soon = new Date(Date.now() + 3_600_000);
+  await app.db.host.create({
+    data: { id: hostId, name: marker, lastSeenAt: soon, agentId: newId(), agentUntil: soon },
+  });
+  return { id, slug, marker, hostId, owner: await memberOf(app, { id }, 'OWNER', marker) };
+}
+
+/**
+ * Makes a row of a type that implements Node in a workspace, with whatever hangs on it, and gives its row id. A type
+ * that has no entry fails the tests that walk the schema.
+ */
+export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<string>>> = {
+  Workspace: async (_, of) => of.id,
+  User: async (app, of) => (await memberOf(app, of, 'VIEWER', of.marker)).id,
+  Membership: async (app, of) => {
+    const { id } = await someone(app, of.marker);
+    const membership = { id: newId(), workspaceId: of.id, userId: id, role: 'VIEWER' as const };
+    return (await app.db.membership.create({ data: membership })).id;
+  },
+  ApiKey: async (app, of) => (await keyOf(app, of, of.owner.id, 'VIEWER')).id,
+  Artifact: async (app, of) => (await artifact(app, of, null)).id,
+  DeadLetter: async (app, of) => {
+    const payload = {};
+    const letter = { id: newId(), workspaceId: of.id, job: 'kernel.cleanUp', payload, error: of.marker, attempts: 3 };
+    return (await app.db.deadLetter.create({ data: letter })).id;
+  },
+  Application: application,
+  Deployment: async (app, of) => deployment(app, of, await application(app, of)),
+};
+
+/** A release that can be brought back; not a node, but mutations take its id. */
+export async function retiredRelease(app: App, of: Tenant): Promise<{ applicationId: string; id: string }> {
+  const applicationId = await application(app, of);
+  const deploymentId = await deployment(app, of, applicationId, { status: 'SUCCEEDED', phase: 'DEPLOYED' });
+  const release = await app.db.release.create({
+    data: {
+      id: newId(),
+      applicationId,
+      deploymentId,
+      status: 'RETIRED',
+      commitSha: 'a'.repeat(40),
+      path: of.marker,
+      startCommand: of.marker,
+      activatedAt: new Date(),
+      retiredAt: new Date(),
+    },
+  });
+  return { applicationId, id: release.id };
+}
+
+/** The global id of a new row. */
+export async function nodeOf(app: App, of: Tenant, type: string): Promise<string> {
+  const make = rowOf[type];
+  if (!make) throw new Error(`test/support/world.ts makes no ${type}: add it to rowOf`);
+  return globalId(type, await make(app, of));
+}
+
+async function artifact(app: App, of: Tenant, runId: string | null) {
+  return app.db.artifact.create({
+    data: {
+      id: newId(),
+      workspaceId: of.id,
+      runId,
+      name: of.marker,
+      contentType: 'text/plain',
+      status: 'READY',
+      sizeBytes: 1n,
+      sha256: sha256Hex(of.marker),
+    },
+  });
+}
+
+async function application(app: App, of: Tenant): Promise<string> {
+  const id = newId();
+  const name = `${of.marker.toLowerCase()}-${randomBytes(4).toString('hex')}`;
+  await app.db.application.create({
+    data: {
+      id,
+      workspaceId: of.id,
+      name,
+      repositoryUrl: `https://example.com/${of.marker}`,
+      branch: of.marker,
+      buildCommand: of.marker,
+      startCommand: of.marker,
+      environment: { TEXT: of.marker },
+      hostId: of.hostId,
+    },
+  });
+  return id;
+}
+
+/** A deployment with steps, events, output and an artifact; it failed unless something else is said. */
+export async function deployment(
+  app: App,
+  of: Tenant,
+  applicationId: string,
+  state: { status: 'FAILED' | 'SUCCEEDED' | 'RUNNING' | 'QUEUED'; phase: string } = {
+    status: 'FAILED',
+    phase: 'FAILED',
+  },
+  lines = 6,
+): Promise<string> {
+  const id = newId();
+  const over = state.status === 'FAILED' || state.status === 'SUCCEEDED';
+  await app.db.run.create({
+    data: {
+      id,
+      workspaceId: of.id,
+      kind: 'Deployment',
+      ...state,
+      statusReason: of.marker,
+      attempt: state.status === 'QUEUED' ? 0 : 1,
+      actorId: of.owner.id,
+      hostId: of.hostId,
+      input: { kind: 'BUILD', applicationId, ref: of.marker },
+      logSeq: BigInt(lines),
+      deadlineAt: new Date(Date.now() + 3_600_000),
+      ...(over ? { completedAt: new Date() } : {}),
+      // Held by a worker that is not here: nobody takes it.
+      ...(state.status === 'RUNNING' ? { workerId: newId(), leaseUntil: new Date(Date.now() + 3_600_000) } : {}),
+      deployment: { create: { applicationId, ref: of.marker, commitSha: 'b'.repeat(40), commitSubject: of.marker } },
+      steps: {
+        create: ['fetch', 'build', 'start', 'health'].map((name, position) => ({
+          id: newId(),
+          name,
+          position,
+          status: over ? ('FAILED' as const) : ('PENDING' as const),
+          error: of.marker,
+        })),
+      },
+    },
+  });
+  await app.db.logLine.createMany({
+    data: Array.from({ length: lines }, (_, i) => ({
+      runId: id,
+      seq: BigInt(i + 1),
+      at: new Date(),
+      stream: 'STDOUT',
+      text: of.marker,
+    })),
+  });
+  await artifact(app, of, id);
+  const kind = runKind('Deployment');
+  await app.transact({ ...system, userId: of.owner.id, kind: 'SESSION' }, async (tx) => {
+    const subject = { workspaceId: of.id, subjectId: id, run: { id, kind: 'Deployment' } };
+    for (let i = 1; i < lines; i++)
+      tx.append({ type: kind.step.started, ...subject, data: { step: of.marker, attempt: 1 } });
+    const last = over ? kind.events.get(state.phase) : kind.queued;
+    if (last) tx.append({ type: last, ...subject, from: 'HEALTH_CHECKING', to: state.phase });
+  });
+  return id;
+}

@@ -1,0 +1,158 @@
+// Every static check, by name, a line each. Exit status 1, with the failed ones named at the end, when one fails.
+//
+//   npm run check                      all of them
+//   node tools/check.ts types format   only these
+//   node tools/check.ts --json FILE    also writes {passed, failed, skipped} to FILE
+import { spawn } from 'node:child_process';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const bin = path.join(root, 'node_modules/.bin');
+const env = {
+  ...process.env,
+  PATH: `${bin}${path.delimiter}${process.env['PATH'] ?? ''}`,
+  npm_config_loglevel: 'warn', // `npm run --silent` hands its silence on, and the audit reads what npm says
+};
+
+interface Outcome {
+  readonly ok: boolean;
+  /** What was found, or why it was skipped. */
+  readonly said: string;
+  readonly skipped?: boolean;
+}
+
+type Check = () => Promise<Outcome>;
+
+async function command(name: string, ...args: string[]): Promise<Outcome> {
+  const child = spawn(name, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  let said = '';
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (said += text));
+  const status = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  });
+  return { ok: status === 0, said: said.trim() };
+}
+
+const tool = (file: string, ...args: string[]): Promise<Outcome> => command('node', `tools/${file}`, ...args);
+
+const all = (problems: readonly string[]): Outcome => ({ ok: problems.length === 0, said: problems.join('\n') });
+
+interface Manifest {
+  readonly dependencies?: Record<string, string>;
+  readonly devDependencies?: Record<string, string>;
+  readonly optionalDependencies?: Record<string, string>;
+}
+
+/** Exact versions, a lock file that fits them, and no address of a registry in it. */
+async function packages(): Promise<Outcome> {
+  const manifest = JSON.parse(await readFile(path.join(root, 'package.json'), 'utf8')) as Manifest;
+  const text = await readFile(path.join(root, 'package-lock.json'), 'utf8');
+  const lock = JSON.parse(text) as { packages: Record<string, Manifest> };
+  const problems: string[] = [];
+  for (const group of ['dependencies', 'devDependencies', 'optionalDependencies'] as const) {
+    const locked = lock.packages['']?.[group] ?? {};
+    const wanted = manifest[group] ?? {};
+    for (const [name, version] of Object.entries(wanted)) {
+      if (!/^\d+\.\d+\.\d+(?:-[\w.]+)?$/.test(version)) problems.push(`${name}: ${version} is no exact version`);
+      if (locked[name] !== version) problems.push(`${name}: package-lock.json says ${locked[name] ?? 'nothing'}`);
+    }
+    for (const name of Object.keys(locked)) if (!(name in wanted)) problems.push(`${name}: only in package-lock.json`);
+  }
+  for (const [, address = ''] of text.matchAll(/"resolved": "([^"]*)"/g)) {
+    if (!address.startsWith('https://registry.npmjs.org/')) problems.push(`package-lock.json names ${address}`);
+  }
+  return all(problems);
+}
+
+/** Links from one document to another file, or to a heading, lead somewhere. */
+async function links(): Promise<Outcome> {
+  const documents = [
+    ...(await readdir(root)).filter((name) => name.endsWith('.md')),
+    ...(await readdir(path.join(root, 'docs'), { recursive: true }))
+      .filter((name) => name.endsWith('.md'))
+      .map((name) => `docs/${name}`),
+  ];
+  const problems: string[] = [];
+  const headings = async (file: string): Promise<string[]> =>
+    [...(await readFile(file, 'utf8')).matchAll(/^#+ (.*)$/gm)].map(([, title = '']) =>
+      title
+        .toLowerCase()
+        .replaceAll(/[^\w\- ]/g, '')
+        .replaceAll(' ', '-'),
+    );
+  for (const document of documents) {
+    const text = (await readFile(path.join(root, document), 'utf8')).replaceAll(/^```[\s\S]*?^```/gm, '');
+    for (const [, target = ''] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^[a-z]+:/.test(target)) continue;
+      const [file = '', anchor] = target.split('#');
+      const at = path.join(root, file ? path.join(path.dirname(document), file) : document);
+      try {
+        if (anchor && !(await headings(at)).includes(anchor)) problems.push(`${document}: no heading ${target}`);
+        else
+          await readFile(at).catch(async (error: unknown) => (isFolder(error) ? readdir(at) : Promise.reject(error)));
+      } catch (error) {
+        if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
+        problems.push(`${document}: there is no ${target}`);
+      }
+    }
+  }
+  return all(problems);
+}
+
+const isFolder = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === 'EISDIR';
+
+/** Known holes in what production uses. A registry that does not tell of holes is no failure. */
+async function audit(): Promise<Outcome> {
+  const { ok, said } = await command('npm', 'audit', '--omit=dev', '--audit-level=high');
+  if (!ok && /audit endpoint returned an error|ENOAUDIT|network|ENOTFOUND|ECONNREFUSED/i.test(said)) {
+    return { ok: true, skipped: true, said: 'the registry does not offer it' };
+  }
+  return { ok, said: ok ? '' : said };
+}
+
+const checks: Readonly<Record<string, Check>> = {
+  packages,
+  types: () => command('tsc', '-p', '.'),
+  lint: () => command('oxlint', '--type-aware', '--deny-warnings'),
+  format: () => command('prettier', '--check', '--log-level', 'warn', '.'),
+  imports: () => tool('import-law.ts'),
+  schema: () => tool('print-schema.ts', '--check'),
+  compatibility: () => tool('schema-changes.ts'),
+  configuration: () => tool('docs-config.ts', '--check'),
+  references: () => tool('docs.ts', '--check'),
+  links,
+  migrations: () => tool('db.ts', 'drift'),
+  audit,
+};
+
+const { values, positionals } = parseArgs({ options: { json: { type: 'string' } }, allowPositionals: true });
+for (const name of positionals) if (!(name in checks)) throw new Error(`There is no check named ${name}`);
+const chosen = Object.entries(checks).filter(([name]) => positionals.length === 0 || positionals.includes(name));
+const counts = { passed: 0, failed: 0, skipped: 0 };
+const failed: string[] = [];
+
+const queue = [...chosen];
+async function work(): Promise<void> {
+  for (let next = queue.shift(); next; next = queue.shift()) {
+    const [name, check] = next;
+    const begun = performance.now();
+    const outcome = await check().catch((error: unknown): Outcome => ({ ok: false, said: String(error) }));
+    const kind = outcome.skipped ? 'skipped' : outcome.ok ? 'passed' : 'failed';
+    counts[kind]++;
+    if (kind === 'failed') failed.push(name);
+    const time = `${((performance.now() - begun) / 1000).toFixed(1)} s`;
+    const note = outcome.ok && outcome.said && !outcome.said.includes('\n') ? `  ${outcome.said}` : '';
+    console.log(`${kind.padEnd(8)} ${name.padEnd(14)} ${time.padStart(7)}${note}`);
+    if (!outcome.ok) console.log(outcome.said.replaceAll(/^/gm, '    '));
+  }
+}
+await Promise.all([work(), work()]);
+if (values.json) await writeFile(values.json, JSON.stringify(counts));
+if (failed.length > 0) {
+  console.error(`\nFailed: ${failed.join(', ')}`);
+  process.exitCode = 1;
+}
