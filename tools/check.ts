@@ -8,6 +8,7 @@ import { readdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { buildSchema, Kind, parse, validate } from 'graphql';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const bin = path.join(root, 'node_modules/.bin');
@@ -68,14 +69,35 @@ async function packages(): Promise<Outcome> {
   return all(problems);
 }
 
-/** Links from one document to another file, or to a heading, lead somewhere. */
-async function links(): Promise<Outcome> {
-  const documents = [
+/** Every document for people, as a path from the root. */
+async function documents(): Promise<string[]> {
+  return [
     ...(await readdir(root)).filter((name) => name.endsWith('.md')),
     ...(await readdir(path.join(root, 'docs'), { recursive: true }))
       .filter((name) => name.endsWith('.md'))
       .map((name) => `docs/${name}`),
   ];
+}
+
+/** GraphQL in the documents fits the schema. */
+async function examples(): Promise<Outcome> {
+  const schema = buildSchema(await readFile(path.join(root, 'schema.graphql'), 'utf8'));
+  const problems: string[] = [];
+  for (const document of await documents()) {
+    const text = await readFile(path.join(root, document), 'utf8');
+    for (const [, block = ''] of text.matchAll(/^```graphql\n([\s\S]*?)^```/gm)) {
+      // Several operations without a name stand side by side, each to be sent alone.
+      for (const operation of parse(block).definitions) {
+        const errors = validate(schema, { kind: Kind.DOCUMENT, definitions: [operation] });
+        problems.push(...errors.map(({ message }) => `${document}: ${message}`));
+      }
+    }
+  }
+  return all(problems);
+}
+
+/** Links from one document to another file, or to a heading, lead somewhere. */
+async function links(): Promise<Outcome> {
   const problems: string[] = [];
   const headings = async (file: string): Promise<string[]> =>
     [...(await readFile(file, 'utf8')).matchAll(/^#+ (.*)$/gm)].map(([, title = '']) =>
@@ -84,7 +106,7 @@ async function links(): Promise<Outcome> {
         .replaceAll(/[^\w\- ]/g, '')
         .replaceAll(' ', '-'),
     );
-  for (const document of documents) {
+  for (const document of await documents()) {
     const text = (await readFile(path.join(root, document), 'utf8')).replaceAll(/^```[\s\S]*?^```/gm, '');
     for (const [, target = ''] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^[a-z]+:/.test(target)) continue;
@@ -125,6 +147,7 @@ const checks: Readonly<Record<string, Check>> = {
   configuration: () => tool('docs-config.ts', '--check'),
   references: () => tool('docs.ts', '--check'),
   links,
+  examples,
   migrations: () => tool('db.ts', 'drift'),
   audit,
 };

@@ -1,7 +1,6 @@
 // Makes everything that is generated and committed, in the order in which one follows from the other, and the client
 // types of the tests. `npm run check` compares.
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -10,7 +9,7 @@ const commands = [
   ['node', 'tools/print-schema.ts'],
   ['node', 'tools/docs-config.ts'],
   ['node', 'tools/docs.ts'],
-  ...(existsSync(new URL('../codegen.ts', import.meta.url)) ? [['graphql-codegen', '--config', 'codegen.ts']] : []),
+  ['node', 'tools/ensure-generated.mjs', '--tests'],
 ];
 for (const [command = '', ...args] of commands) {
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit' });

@@ -33,7 +33,7 @@ const sizes = {
   /** Followers of each workspace. */
   followers: 2,
   pausedEvents: 20_000 * scale,
-  paused: 5,
+  paused: 10,
   runs: 30 * scale,
 } as const;
 /** Liveness bound: how long anything may take that does come, in milliseconds. */
@@ -105,6 +105,7 @@ class Api {
       environment(path.join(folder, `api-${databases}`), databaseUrl, {
         SWITCHYARD_ROLES: 'api',
         PORT: String(await freePort()),
+        PUBLIC_URL: 'http://switchyard.test', // the issuer of sessions, one for all processes
         SESSION_SECRET: 'a secret of the proof, the same in all processes',
         SWITCHYARD_MAX_SOCKETS_PER_ACTOR: '10000',
         ...extra,
@@ -118,7 +119,7 @@ class Api {
     this.process = await spawnServer(this.env);
   }
   get url(): string {
-    return this.process.url;
+    return `http://127.0.0.1:${this.env['PORT']}/graphql`;
   }
   /** Resident memory, in megabytes. */
   async rss(): Promise<number> {
@@ -267,8 +268,11 @@ async function logs({ database, workspaces }: Setting): Promise<Map<string, stri
   );
 }
 
+/** What is wrong with what the followers saw and with the log itself. */
+const flawless = { missing: 0, repeated: 0, disordered: 0, gaps: 0, holes: 0, uncommitted: 0 };
+
 /** Writers and followers at once, with `disturb` in the middle. */
-async function prove(what: string, disturb: (setting: Setting) => Promise<void>): Promise<void> {
+async function prove(what: string, disturb: (setting: Setting) => Promise<void>): Promise<typeof flawless> {
   const made = await setting(sizes.workspaces);
   const { api, ada, workspaces, database } = made;
   const followers = workspaces.flatMap(({ id, cursor }) =>
@@ -276,6 +280,7 @@ async function prove(what: string, disturb: (setting: Setting) => Promise<void>)
   );
   onTestFinished(async () => void (await Promise.all(followers.map((follower) => follower.stop()))));
   await until('all follow', async () => followers.every(({ seen }) => seen.length > 0), patienceMs);
+  for (const follower of followers) follower.latencies.length = 0; // of what was there already
 
   const task = {
     databaseUrl: database.url,
@@ -289,9 +294,9 @@ async function prove(what: string, disturb: (setting: Setting) => Promise<void>)
   const steady = followers.filter((_, index) => index % sizes.followers === sizes.followers - 1);
   const cut = followers.filter((follower) => !steady.includes(follower));
   const next = random(7);
-  let writing = true;
+  const written = new AbortController();
   const killing = (async () => {
-    while (writing) {
+    while (!written.signal.aborted) {
       cut[Math.floor(next() * cut.length)]?.kill();
       await delay(25 + next() * 50);
     }
@@ -299,7 +304,7 @@ async function prove(what: string, disturb: (setting: Setting) => Promise<void>)
   await until('the middle', async () => writers.committed >= total / 3, patienceMs);
   await disturb(made);
   const results = await writers.done;
-  writing = false;
+  written.abort();
   await killing;
 
   const expected = await logs(made);
@@ -341,37 +346,43 @@ async function prove(what: string, disturb: (setting: Setting) => Promise<void>)
     worst: quantile(latencies, 1),
     'MB of the API': await api.rss(),
   });
-  expect({ missing, repeated, disordered }).toEqual({ missing: 0, repeated: 0, disordered: 0 });
-  expect(followers.every(({ gaps }) => gaps === 0)).toBe(true);
-  expect(sum('committed')).toBe(total);
-  for (const id of expected.keys()) {
-    const [head] = await query<{ seq: string; count: string }>(
-      database.url,
-      `select h.seq, (select count(*) from event e where e.workspace_id = h.workspace_id) count from event_head h where workspace_id = $1`,
-      [rowId('Workspace', id)],
-    );
-    expect(head?.seq).toBe(head?.count); // dense
-  }
+  const [dense] = await query<{ holes: string }>(
+    database.url,
+    `select sum(h.seq - (select count(*) from event e where e.workspace_id = h.workspace_id)) holes from event_head h`,
+  );
+  return {
+    missing,
+    repeated,
+    disordered,
+    gaps: followers.reduce((all, follower) => all + follower.gaps, 0),
+    holes: Number(dense?.holes),
+    uncommitted: total - sum('committed'),
+  };
 }
 
-test('every follower sees exactly the log, cut off and resumed at random', () =>
-  prove('log, followers cut off', async () => undefined));
+test('every follower sees exactly the log, cut off and resumed at random', async () => {
+  expect(await prove('log, followers cut off', async () => undefined)).toEqual(flawless);
+});
 
-test('every follower sees exactly the log, although the API process is killed in the middle', () =>
-  prove('log, API killed', async ({ api }) => {
+test('every follower sees exactly the log, although the API process is killed in the middle', async () => {
+  const found = await prove('log, API killed', async ({ api }) => {
     await api.process.kill('SIGKILL');
     await api.start();
-  }));
+  });
+  expect(found).toEqual(flawless);
+});
 
-test('every follower sees exactly the log, although PostgreSQL is killed in the middle', () =>
-  prove('log, PostgreSQL killed', async () => {
-    const before = postgres.url;
+test('every follower sees exactly the log, although PostgreSQL is killed in the middle', async () => {
+  const before = postgres.url;
+  const found = await prove('log, PostgreSQL killed', async () => {
     process.kill(postgres.pid, 'SIGKILL');
     await postgres.lost;
     await postgres.release();
     postgres = await acquireEmbeddedPostgres({ ...cluster, log });
-    expect(postgres.url).toBe(before);
-  }));
+  });
+  expect(postgres.url).toBe(before);
+  expect(found).toEqual(flawless);
+});
 
 test('after a restore an old cursor meets a gap, and after the epoch command every one', async () => {
   const made = await setting(1);
@@ -436,7 +447,8 @@ async function retried(fn: () => Promise<unknown>): Promise<void> {
 }
 
 test('a subscriber that stops reading costs no memory, delays nobody, and catches up without loss', async () => {
-  const made = await setting(1);
+  // A heap that is kept small, so that what is measured is what is held and not what was not yet collected.
+  const made = await setting(1, { NODE_OPTIONS: '--max-old-space-size=200 --max-semi-space-size=8' });
   const { api, ada, database } = made;
   const [one] = made.workspaces;
   if (!one) throw new Error('no workspace');
@@ -460,11 +472,9 @@ test('a subscriber that stops reading costs no memory, delays nobody, and catche
   let peak = 0;
   const watch = async (work: Promise<unknown>) => {
     peak = 0;
-    let over = false;
-    const done = work.finally(() => {
-      over = true;
-    });
-    while (!over) {
+    const over = new AbortController();
+    const done = work.finally(() => over.abort());
+    while (!over.signal.aborted) {
       peak = Math.max(peak, await api.rss());
       await delay(100);
     }
@@ -537,11 +547,10 @@ test('a subscriber that stops reading costs no memory, delays nobody, and catche
     '99 % without': quantile(usual, 0.99),
     '99 % with': quantile(meanwhile, 0.99),
   });
-  // What the server may hold for each: a page of events (shared with the ring, at most 500 × 3 kB as objects) and a
-  // message on its way. The rest is what the garbage collector leaves lying. A queue would hold all that is unread, and
-  // as objects twice that.
+  // What the server may hold for each: a page of events (at most 500, 1 MB) and a message on its way: 20 MB. As much
+  // again is left to chance. A queue would hold all that is unread: in the heap, which has no room for it, or outside.
   expect(withStopped - without).toBeLessThan(40);
-  expect(unread).toBeGreaterThan(2 * 40);
+  expect(unread).toBeGreaterThan(200);
 });
 
 async function subscribers(api: Api): Promise<number> {
@@ -571,6 +580,9 @@ test('two API processes and two workers on one database behave as one', async ()
   const urls = [api.url, second.url] as const;
   const all = urls.map((url) => new Tenacious(url, ada, one.id, one.cursor));
   onTestFinished(async () => void (await Promise.all(all.map((follower) => follower.stop()))));
+
+  await until('both follow', async () => all.every(({ seen }) => seen.length > 0), patienceMs);
+  for (const follower of all) follower.latencies.length = 0; // of what was there already
 
   const begun = performance.now();
   const watched = await Promise.all(
@@ -610,22 +622,21 @@ test('two API processes and two workers on one database behave as one', async ()
   const expected = (await logs(made)).get(one.id) ?? [];
   await until('both have the log', async () => all.every(({ seen }) => seen.length >= expected.length), patienceMs);
   for (const { seen } of all) expect(seen).toEqual(expected);
-  const executed = await query<{ host_id: string; count: string }>(
-    database.url,
-    'select host_id, count(*) from run group by host_id',
-  );
-  expect(executed).toHaveLength(2);
+  const executed = workers.map(({ lines }) => lines.filter((line) => line.includes('"msg":"run ended"')).length);
+  expect(executed.reduce((sum, count) => sum + count, 0)).toBe(sizes.runs);
+  for (const count of executed) expect(count).toBeGreaterThan(0);
 
   // A right that ends at one ends the streams at the other.
   const latencies = all.flatMap((follower) => follower.latencies).toSorted((a, b) => a - b);
+  const open = new Follower(urls[1], ada, 'workspaceEvents', { id: one.id });
+  await until('it has begun', async () => open.items.length > 0, patienceMs);
   await data(urls[0], `mutation { signOutEverywhere { __typename } }`, {}, ada);
-  const late = new Follower(urls[1], ada, 'workspaceEvents', { id: one.id });
-  await until('the other refuses', async () => late.closed !== null, patienceMs);
-  expect(late.closed?.code).toBe(4403);
+  await until('the other has ended it', async () => open.closed !== null, patienceMs);
+  expect(open.closed?.code).toBe(4403);
   measured('two API processes, two workers', {
     runs: sizes.runs,
     seconds,
-    'by each worker': executed.map((row) => row.count).join(' and '),
+    'by each worker': executed.join(' and '),
     'events seen by both': expected.length,
     'ms commit to client median': quantile(latencies, 0.5),
     worst: quantile(latencies, 1),

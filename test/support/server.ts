@@ -94,8 +94,12 @@ export interface ServerProcess {
 }
 
 /** A server in a process of its own, for tests that kill it. Resolves when it is ready. */
-export async function spawnServer(env: Readonly<Record<string, string>>): Promise<ServerProcess> {
+export async function spawnServer(
+  env: Readonly<Record<string, string>>,
+  as: { readonly uid?: number; readonly gid?: number } = {},
+): Promise<ServerProcess> {
   const child = spawn(process.execPath, [path.resolve('src/main.ts')], {
+    ...as,
     env: { ...env, LOG_LEVEL: 'info' },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -112,7 +116,7 @@ export async function spawnServer(env: Readonly<Record<string, string>>): Promis
         const said = parsed(line);
         if (said?.['msg'] === (api ? 'listening' : 'worker ready')) {
           resolve({
-            url: String(said['url'] ?? ''),
+            url: typeof said['url'] === 'string' ? said['url'] : '',
             workerId: typeof said['workerId'] === 'string' ? said['workerId'] : null,
           });
         }

@@ -207,7 +207,7 @@ export function validateEnvironment(environment: Environment): string | null {
 /**
  * The process driver of one host: releases are folders, builds and instances are processes of the application's user.
  *
- * Layout: `applications/<applicationId>/` (the server's, others may pass through) with `<name>/` the release,
+ * Layout: `applications/<applicationId>/` (the server's, only the application's user may pass through) with `<name>/` the release,
  * `<name>.home/` its HOME and TMPDIR, `<name>.log` and `.log.1` its output, `cache/` npm's cache. The server itself
  * makes and removes nothing inside a folder of the application's user: that user could put a link in its way.
  * @throws Error when users cannot be switched or cannot reach `hostDir`
@@ -241,14 +241,18 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
       const folder = join(applications, applicationId);
       const path = join(folder, name);
       await mkdir(folder, { recursive: true });
-      if (isolation === 'user') await chmod(folder, 0o711);
+      const user = userOf(userSlot);
+      if (user) {
+        // Its own user may pass through and nobody else, whatever rights it gives to the folders below.
+        await chown(folder, process.getuid?.() ?? 0, user.gid);
+        await chmod(folder, 0o710);
+      }
       await driver.remove(path);
       const cache = join(folder, 'cache');
       const home = `${path}.home`;
       const made = await mkdir(cache, { recursive: true, mode: 0o700 });
       await mkdir(join(home, 'tmp'), { recursive: true, mode: 0o700 });
       await mkdir(path, { mode: 0o700 });
-      const user = userOf(userSlot);
       // From the inside out: what has been given away is not touched again.
       const own = [join(home, 'tmp'), home, ...(made === undefined ? [] : [cache]), path];
       if (user) for (const one of own) await chown(one, user.uid, user.gid);

@@ -92,6 +92,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
       case '/graphql':
         // For GraphiQL, the only page that there is: it brings all it needs with it.
         res.setHeader('content-security-policy', pagePolicy);
+        if (options.corsOrigins.length > 0) res.setHeader('vary', 'Origin');
         if (!jsonParameters(address)) {
           refuse(res, 400, 'BAD_REQUEST', '`variables` and `extensions` must be JSON.');
         } else if (await readBody(req, res, options.maxBodyBytes, options.bodyTimeoutMs ?? 20_000)) {

@@ -105,24 +105,26 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
     healthCheckEndpoint: '/health/yoga-unused',
     logging: false,
     batching: { limit: options.limits.batch },
-    cors:
-      options.corsOrigins.length === 0
-        ? false
-        : {
-            origin: [...options.corsOrigins],
-            credentials: true,
-            methods: ['GET', 'POST', 'OPTIONS'],
-            allowedHeaders: [
-              'Authorization',
-              'Content-Type',
-              'X-API-Key',
-              'X-Request-Id',
-              'GraphQL-Require-Preflight',
-              'traceparent',
-            ],
-            exposedHeaders: ['X-Request-Id'],
-            maxAge: 600,
-          },
+    cors: (request) => {
+      const origin = request.headers.get('origin');
+      // For others nothing at all: Yoga itself would answer `null`, which is the origin of every sandboxed frame.
+      if (origin === null || !options.corsOrigins.includes(origin)) return false;
+      return {
+        origin: [origin],
+        credentials: true,
+        methods: ['GET', 'POST', 'OPTIONS'],
+        allowedHeaders: [
+          'Authorization',
+          'Content-Type',
+          'X-API-Key',
+          'X-Request-Id',
+          'GraphQL-Require-Preflight',
+          'traceparent',
+        ],
+        exposedHeaders: ['X-Request-Id'],
+        maxAge: 600,
+      };
+    },
     graphiql: options.graphiql
       ? () => ({ ...options.graphiql, title: 'Switchyard', subscriptionsProtocol: 'WS' })
       : false,
@@ -173,11 +175,29 @@ function documentCache() {
 
 const noCache = { get: () => undefined, set: () => undefined };
 
+/** No schema, neither by asking nor by guessing. */
 const withoutIntrospection: Plugin<Context> = {
   onValidate({ addValidationRule }) {
     addValidationRule(NoSchemaIntrospectionCustomRule);
+    return ({ result, setResult }) => {
+      setResult((result as readonly GraphQLError[]).map(withoutHint));
+    };
   },
+  onExecute: () => ({
+    onExecuteDone({ result, setResult }) {
+      const { errors } = result as ExecutionResult;
+      if (errors) setResult({ ...result, errors: errors.map(withoutHint) });
+    },
+  }),
 };
+
+/** What the library guesses that was meant is a name out of the schema. */
+function withoutHint(error: GraphQLError): GraphQLError {
+  const message = error.message.replace(/ Did you mean [^?]*\?/, '');
+  return message === error.message
+    ? error
+    : new GraphQLError(message, { nodes: error.nodes ?? null, path: error.path ?? null, extensions: error.extensions });
+}
 
 /** `extensions.persistedQuery.sha256Hash`, as Apollo's and urql's clients send it, or `documentId`. */
 export function persistedId(params: { extensions?: unknown; documentId?: unknown }): string | null {
@@ -213,14 +233,12 @@ function persistedDocuments(persisted: Persisted): Plugin {
     onParams({ params, setParams }) {
       const document = documentOf(params, persisted);
       if (document instanceof GraphQLError) throw document;
-      const { operationName, variables, extensions } = params;
-      setParams({ query: document, ...withoutUndefined({ operationName, variables, extensions }) });
+      // Without the `documentId`, which Yoga does not know.
+      const known = Object.entries(params).filter(([name]) => name !== 'documentId');
+      setParams({ ...Object.fromEntries(known), query: document });
     },
   };
 }
-
-const withoutUndefined = <T extends object>(of: T): T =>
-  Object.fromEntries(Object.entries(of).filter(([, value]) => value !== undefined)) as T;
 
 /** One log line and one measurement an operation; errors masked with the request's id. */
 function observed(app: App): Plugin<Context> {
@@ -231,7 +249,7 @@ function observed(app: App): Plugin<Context> {
       return {
         onExecuteDone({ result, setResult }) {
           if (isAsyncIterable(result)) return;
-          setResult(told(app, args, context, result as ExecutionResult, begun));
+          setResult(told(app, args, context, result, begun));
         },
       };
     },
@@ -241,7 +259,7 @@ function observed(app: App): Plugin<Context> {
       return {
         onSubscribeResult({ result, setResult }) {
           if (!isAsyncIterable(result)) {
-            setResult(told(app, args, context, result as ExecutionResult, begun));
+            setResult(told(app, args, context, result, begun));
             return;
           }
           told(app, args, context, {}, begun);

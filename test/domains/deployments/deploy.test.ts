@@ -1,7 +1,7 @@
 import { Agent, request } from 'node:http';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
-import { access, readdir, rm } from 'node:fs/promises';
+import { access, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { isAlive } from '../../../src/kernel/processes/children.ts';
@@ -243,7 +243,6 @@ test('of deployments that wait the last one counts, and one runs at a time', asy
     later.push((await on.createDeployment({ applicationId: id })).deployment?.id ?? '');
   }
   expect((await on.deployment(later[2] ?? '')).status).toBe('QUEUED');
-  const { writeFile } = await import('node:fs/promises');
   await writeFile(path.join(folder, 'gate'), '');
   expect((await on.over(first.deployment?.id ?? '')).phase).toBe('DEPLOYED');
   expect((await on.over(later[2] ?? '')).phase).toBe('DEPLOYED');
@@ -265,7 +264,7 @@ test('a keep-alive client sees no failed request over five deployments', async (
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
   const seen = new Map<string, number>();
   const failures: string[] = [];
-  let over = false;
+  const over = new AbortController();
   const get = () =>
     new Promise<void>((resolve) => {
       request(`${address}/`, { agent }, (response) => {
@@ -288,14 +287,14 @@ test('a keep-alive client sees no failed request over five deployments', async (
         .end();
     });
   const client = (async () => {
-    while (!over) await get();
+    while (!over.signal.aborted) await get();
   })();
   for (let n = 1; n <= 5; n++) {
     await own.commit({ 'server.js': answering(`v${n}`) });
     expect((await on.deploy(id)).phase).toBe('DEPLOYED');
   }
   await until('the last one answers', async () => (seen.get('v5') ?? 0) > 20, livenessMs);
-  over = true;
+  over.abort();
   await client;
   agent.destroy();
   expect(failures).toEqual([]);
@@ -359,7 +358,82 @@ test('a cancel during the build ends the build, and nothing is left of it', asyn
   );
   await on.cancel(runId);
   expect(await on.over(runId)).toMatchObject({ phase: 'CANCELED', status: 'CANCELED' });
-  await expect(access(`/proc/${pid}`)).rejects.toThrow();
+  await expect(access(`/proc/${pid}`)).rejects.toThrow(/ENOENT/);
   expect((await on.cancel(runId)).code).toBe('ILLEGAL_TRANSITION');
   expect(await db().runChild.count()).toBe(0);
+});
+
+/** Healthy once a file is there. */
+const gated = (text: string): string =>
+  answering(text).replace(
+    'response.end(',
+    "!require('node:fs').existsSync(process.env.HEALTHY) ? response.writeHead(503).end() : response.end(",
+  );
+
+test('a cancel before the switch does not switch, a cancel after it comes too late', async () => {
+  const healthy = path.join(folder, 'healthy');
+  const { id, source: own } = await fresh(
+    { ...plain, 'server.js': gated('one') },
+    { healthTimeoutS: 100, environment: { HEALTHY: healthy } },
+  );
+  const checking = async () => {
+    const asked = await on.createDeployment({ applicationId: id });
+    const runId = asked.deployment?.id ?? '';
+    await until('its health is checked', async () => (await on.deployment(runId)).phase === 'HEALTH_CHECKING', livenessMs); // prettier-ignore
+    return runId;
+  };
+  const early = await checking();
+  // As if the message of the cancel were slow: only the row tells.
+  await db().run.update({ where: { id: raw('Run', early) }, data: { status: 'CANCELING' } });
+  await writeFile(healthy, '');
+  expect((await on.over(early)).phase).toBe('CANCELED');
+  expect(await on.address(id)).toBeNull();
+
+  await rm(healthy);
+  const first = await checking();
+  await writeFile(healthy, '');
+  expect((await on.over(first)).phase).toBe('DEPLOYED');
+
+  await rm(healthy);
+  await own.commit({ 'server.js': gated('two') });
+  const late = await checking();
+  const before = await releaseOf(id);
+  const proxy = JSON.parse(
+    await readFile(path.join(server.env['SWITCHYARD_SHARED_DIR'] ?? '', 'host/proxy/proxy.json'), 'utf8'),
+  ) as { pid: number };
+  // The address cannot follow: the step is between the switch and its end.
+  const switched = until('it is switched', async () => (await releaseOf(id))?.id !== before?.id, livenessMs);
+  const { rows } = await server.running.app.database.pool.query<{ port: number }>(
+    `select port from application where id = $1`,
+    [raw('Application', id)],
+  );
+  expect(rows[0]?.port).toBeGreaterThan(0);
+  await writeFile(healthy, '');
+  await switched;
+  process.kill(proxy.pid, 'SIGSTOP');
+  const canceled = await on.cancel(late);
+  process.kill(proxy.pid, 'SIGCONT');
+  // It was heard, or it was over already; it is deployed either way.
+  expect(['CancelRunSuccess', 'IllegalTransition']).toContain(canceled.__typename);
+  expect((await on.over(late)).phase).toBe('DEPLOYED');
+  expect(await on.answer(id)).toBe('two');
+});
+
+test('a repository at a private address is refused when it is fetched', async () => {
+  const id = await on.application({ name: 'private', repositoryUrl: 'http://10.1.2.3/a.git' });
+  const refused = await on.deploy(id);
+  expect(refused).toMatchObject({ phase: 'FAILED', release: null });
+  expect(refused.statusReason).not.toMatch(/internal error/);
+});
+
+test('the same key deploys once, another input under it is told', async () => {
+  const { id } = await fresh({ ...plain, 'server.js': answering('once') });
+  const asked = await Promise.all(
+    Array.from({ length: 4 }, () => on.createDeployment({ applicationId: id, idempotencyKey: 'one' })),
+  );
+  expect(new Set(asked.map(({ deployment }) => deployment?.id)).size).toBe(1);
+  expect(await on.createDeployment({ applicationId: id, idempotencyKey: 'one', ref: 'other' })).toMatchObject({
+    code: 'IDEMPOTENCY_CONFLICT',
+  });
+  expect((await on.over(asked[0]?.deployment?.id ?? '')).phase).toBe('DEPLOYED');
 });

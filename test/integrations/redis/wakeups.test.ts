@@ -72,7 +72,7 @@ test('a Redis that is not there is an error at start, and is not tried again', a
       () => undefined,
       () => undefined,
     ),
-  ).rejects.toThrow();
+  ).rejects.toThrow('Connection is closed');
 });
 
 test('two servers on one database follow each other through Redis, and by polling while it is away', async (context) => {

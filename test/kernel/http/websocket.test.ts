@@ -5,6 +5,7 @@ import { WebSocket } from 'ws';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { headersOf, socket as client } from '../../support/client.ts';
 import { keptLog, post } from '../../support/http.ts';
+import { httpServer } from '../../support/http-server.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import { keyOf, memberOf, someone, tenant, type Tenant } from '../../support/world.ts';
 
@@ -37,7 +38,7 @@ class Raw {
 
   constructor(headers: Record<string, string> = {}, protocol = 'graphql-transport-ws') {
     this.socket = new WebSocket(address(), protocol, { headers });
-    this.socket.on('message', (data) => this.said.push(JSON.parse(String(data)) as Record<string, unknown>));
+    this.socket.on('message', (data: Buffer) => this.said.push(JSON.parse(data.toString()) as Record<string, unknown>));
     this.closed = new Promise((resolve, reject) => {
       this.socket.on('close', (code, reason) => resolve({ code, reason: String(reason) }));
       this.socket.on('error', reject);
@@ -207,6 +208,7 @@ describe('limits', () => {
     const open = await vi.waitFor(() =>
       Promise.all(Array.from({ length: 3 }, () => new Raw().ready(headersOf(person)))),
     );
+    expect(open).toHaveLength(3);
     for (const raw of open) await raw.end();
   });
   test('too many operations on one connection are refused; when one ends there is room', async () => {
@@ -296,23 +298,28 @@ describe('faults of the server', () => {
   });
 });
 
-test('a client of graphql-ws goes on by itself when the server restarts', async () => {
-  const other = await startTestServer({ SWITCHYARD_ROLES: 'api' });
+test('a client of graphql-ws comes back by itself when the server restarts', async () => {
+  const first = await httpServer(server.running.app);
   const codes: number[] = [];
+  let restarted = () => {};
+  const restart = new Promise<void>((resolve) => (restarted = resolve));
+  let connections = 0;
   const ws = createClient({
-    url: other.url.replace('http', 'ws'),
+    url: `${first.url.replace('http', 'ws')}/graphql`,
     webSocketImpl: WebSocket,
-    retryAttempts: 1,
     lazy: false,
-    // There is no server to come back to here.
-    onNonLazyError: () => undefined,
-    on: { closed: (event) => codes.push((event as { code: number }).code) },
+    retryAttempts: 1,
+    retryWait: () => restart,
+    on: { connected: () => void connections++, closed: (event) => codes.push((event as { code: number }).code) },
   });
-  const connected = new Promise<void>((resolve) => ws.on('connected', () => resolve()));
-  await connected;
-  await other.stop();
-  expect(codes[0]).toBe(1012);
+  await vi.waitFor(() => expect(connections).toBe(1));
+  await first.close(1000);
+  await vi.waitFor(() => expect(codes).toEqual([1012]));
+  const second = await httpServer(server.running.app, { port: first.port });
+  restarted();
+  await vi.waitFor(() => expect(connections).toBe(2));
   await ws.dispose();
+  await second.close(1000);
 });
 
 test('queries and mutations work over it too', async () => {

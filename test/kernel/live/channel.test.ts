@@ -145,7 +145,8 @@ test('a slow follower neither delays others nor is given more than a page at onc
   goOn();
   await until('the slow one has it', async () => slow.seqs.length === 161);
   expect(slow.seqs).toEqual(upTo(161));
-  for (const found of slow.got) if (found.kind === 'entries') expect(found.entries.length).toBeLessThanOrEqual(8);
+  const sizes = slow.got.map((found) => (found.kind === 'entries' ? found.entries.length : 0));
+  expect(Math.max(...sizes)).toBeLessThanOrEqual(8);
 });
 
 test('wake-ups while a read is on its way cause one more read, not one each', async () => {
@@ -155,7 +156,9 @@ test('wake-ups while a read is on its way cause one more read, not one each', as
   log.grow(2);
   for (let n = 0; n < 50; n++) channel.wake();
   await until('they came', async () => follower.seqs.length === 2);
-  await until('it is quiet', async () => log.pages.length === 2);
+  // A turn of the loop later there is no further one.
+  await new Promise(setImmediate);
+  expect(log.pages).toHaveLength(2);
 });
 
 test('a failed read is reported, and the next wake-up makes up for it', async () => {

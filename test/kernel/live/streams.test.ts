@@ -341,6 +341,7 @@ describe('the end of a subscription', () => {
     await until('all are followed', async () => (await subscribers()) === 4 && app().hub.watched === 2);
     for (const end of ends) end();
     await until('all are released', nobodyFollows);
+    expect(await subscribers()).toBe(0);
   });
 
   test('a socket that is cut releases', async () => {
@@ -353,6 +354,7 @@ describe('the end of a subscription', () => {
     await until('it is followed', async () => (await subscribers()) === 1);
     client.terminate();
     await until('it is released', nobodyFollows);
+    expect(await subscribers()).toBe(0);
   });
 
   test('unsubscribing before the stream has begun releases too', async () => {
@@ -369,6 +371,7 @@ describe('the end of a subscription', () => {
       end();
     }
     await until('all are released', nobodyFollows);
+    expect(await subscribers()).toBe(0);
   });
 });
 

@@ -25,10 +25,11 @@ const statuses = Object.keys(statusTransitions) as (keyof typeof statusTransitio
 
 describe('transitions', () => {
   test('the final statuses have no way out, every other one has a way to each end but success', () => {
-    for (const status of statuses) {
-      if (isTerminal(status)) expect(statuses.filter((to) => statusMayBecome(status, to))).toEqual([]);
-      else for (const end of ['FAILED', 'TIMED_OUT'] as const) expect(statusMayBecome(status, end)).toBe(true);
-    }
+    const ends = statuses.filter(isTerminal);
+    expect(ends.flatMap((end) => statuses.filter((to) => statusMayBecome(end, to)))).toEqual([]);
+    const open = statuses.filter((status) => !isTerminal(status));
+    expect(open).toHaveLength(4);
+    expect(open.every((from) => statusMayBecome(from, 'FAILED') && statusMayBecome(from, 'TIMED_OUT'))).toBe(true);
     expect(statusMayBecome('QUEUED', 'SUCCEEDED')).toBe(false);
     expect(statusMayBecome('RUNNING', 'CANCELED')).toBe(false);
   });
@@ -101,7 +102,7 @@ describe('cancel and retry', () => {
       ]);
       // DONE is allowed after CANCELING: what had been completed is not undone.
       expect(await row(on, id)).toMatchObject({ status: 'SUCCEEDED' });
-      if (canceled.status === 'rejected') expect(canceled.reason).toBeInstanceOf(IllegalTransition);
+      expect(canceled.status === 'fulfilled' || canceled.reason instanceof IllegalTransition).toBe(true);
     }
   });
 
@@ -159,8 +160,7 @@ describe('fencing', () => {
       runs().recordChild(stale, randomUUID(), { pid: 1, startTime: 'x' }),
     ];
     for (const one of await Promise.allSettled(refused)) {
-      expect(one.status).toBe('rejected');
-      if (one.status === 'rejected') expect(one.reason).toBeInstanceOf(Fenced);
+      expect(one.status === 'rejected' && one.reason instanceof Fenced).toBe(true);
     }
     expect(await runs().renew(stale.workerId, [id])).toEqual([]);
     expect(await runs().renew(fresh.workerId, [id])).toEqual([{ id, attempt: 2, status: 'RUNNING' }]);
@@ -280,7 +280,7 @@ describe('idempotency keys', () => {
 
   test('a failed call keeps no key', async () => {
     const key = randomUUID();
-    await expect(begin(on, { key, workspaceId: randomUUID() })).rejects.toThrow();
+    await expect(begin(on, { key, workspaceId: randomUUID() })).rejects.toThrow(/[Ff]oreign key/);
     expect(await on.app.db.idempotencyKey.count({ where: { key } })).toBe(0);
   });
 

@@ -1,0 +1,140 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { globalId } from '#kernel/graphql/global-id.ts';
+import { newId } from '#kernel/ids.ts';
+import { data } from '../../support/client.ts';
+import { startTestServer, type TestServer } from '../../support/server.ts';
+import { statements } from '../../support/statements.ts';
+import { deployment, memberOf, rowOf, tenant, type Tenant } from '../../support/world.ts';
+
+/*
+ * How many SQL statements a request costs, and that it is as many for 20 items as for 5: nothing is asked once an item.
+ * One of them is always the look-up of who asks.
+ */
+
+let server: TestServer;
+let of: Tenant;
+let runs: string[];
+
+beforeAll(async () => {
+  server = await startTestServer({ SWITCHYARD_ROLES: 'api', SWITCHYARD_MAX_COST: '100000' }, { hubPollMs: 3_600_000 });
+  const { app } = server.running;
+  of = await tenant(app, 'counted');
+  for (let i = 0; i < 20; i++) await memberOf(app, of, 'MEMBER');
+  runs = [];
+  for (let i = 0; i < 20; i++) {
+    const applicationId = (await rowOf['Application']?.(app, of)) ?? '';
+    // Half of them wait, so that places in the queue are asked for too.
+    const state =
+      i % 2 ? ({ status: 'QUEUED', phase: 'PENDING' } as const) : ({ status: 'SUCCEEDED', phase: 'DEPLOYED' } as const);
+    const id = await deployment(app, of, applicationId, state);
+    runs.push(globalId('Deployment', id));
+    const release = await app.db.release.create({
+      data: {
+        id: newId(),
+        applicationId,
+        deploymentId: id,
+        status: 'ACTIVE',
+        commitSha: 'c'.repeat(40),
+        path: 'x',
+        startCommand: 'x',
+      },
+    });
+    await app.db.application.update({ where: { id: applicationId }, data: { activeReleaseId: release.id } });
+  }
+  for (let i = 0; i < 19; i++) {
+    const other = await tenant(app, `other${i}`);
+    for (const userId of [of.owner.id, (await memberOf(app, other, 'VIEWER')).id]) {
+      await app.db.membership.upsert({
+        where: { workspaceId_userId: { workspaceId: other.id, userId } },
+        create: { id: newId(), workspaceId: other.id, userId, role: 'VIEWER' },
+        update: {},
+      });
+    }
+  }
+});
+afterAll(() => server.stop());
+
+interface Counted {
+  readonly query: string;
+  readonly variables?: (n: number) => object;
+  /** Items in the answer, to see that there are as many as were asked for. */
+  readonly items: (answer: never) => readonly unknown[];
+  readonly expected: number;
+}
+
+const run = `id kind status queuePosition steps { name status } actor { id name }
+  events(first: 5) { nodes { seq type } } logs(first: 5) { nodes { seq text } }`;
+
+const cases: Readonly<Record<string, Counted>> = {
+  'workspaces with memberships and users': {
+    query: `query ($n: Int!) { workspaces(first: $n) { nodes { name memberships(first: 10) { nodes { role user { name } } } } } }`,
+    items: (answer: { workspaces: { nodes: unknown[] } }) => answer.workspaces.nodes,
+    // The third tells which of the people may be seen.
+    expected: 3,
+  },
+  'workspaces with counts': {
+    query: `query ($n: Int!) { workspaces(first: $n) { totalCount nodes { name memberships { totalCount } runs { totalCount } } } }`,
+    items: (answer: { workspaces: { nodes: unknown[] } }) => answer.workspaces.nodes,
+    expected: 3,
+  },
+  'applications with workspace and active release': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { applications(first: $n) { nodes { name workspace { name } activeRelease { id status } } } } }`,
+    items: (answer: { workspace: { applications: { nodes: unknown[] } } }) => answer.workspace.applications.nodes,
+    expected: 2,
+  },
+  'runs with steps, events, logs, actor and queue position': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { runs(first: $n) { nodes { ${run} } } } }`,
+    items: (answer: { workspace: { runs: { nodes: unknown[] } } }) => answer.workspace.runs.nodes,
+    expected: 6,
+  },
+  'deployments with application and release': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { runs(first: $n) { nodes { id ... on Deployment { phase ref application { name } release { id } } } } } }`,
+    items: (answer: { workspace: { runs: { nodes: unknown[] } } }) => answer.workspace.runs.nodes,
+    expected: 2,
+  },
+  'nodes by id': {
+    query: `query ($ids: [ID!]!) { nodes(ids: $ids) { id ... on Deployment { status phase application { name } steps { name } } } }`,
+    variables: (n) => ({ ids: runs.slice(0, n) }),
+    items: (answer: { nodes: unknown[] }) => answer.nodes.filter((node) => node !== null),
+    expected: 2,
+  },
+  'runs with what hangs on their events': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { runs(first: $n) { nodes { events(first: 5) { nodes { seq run { id status } } } } } } }`,
+    items: (answer: { workspace: { runs: { nodes: unknown[] } } }) => answer.workspace.runs.nodes,
+    expected: 4,
+  },
+};
+
+test.each(Object.entries(cases))('%s', async (_, { query, variables, items, expected }) => {
+  const ask = async (n: number): Promise<string[]> => {
+    let answer: unknown;
+    const texts = await statements(server.running.app.database.pool, async () => {
+      answer = await data(server.url, query, { n, slug: of.slug, ...variables?.(n) }, of.owner);
+    });
+    expect(items(answer as never)).toHaveLength(n);
+    return texts;
+  };
+  const few = await ask(5);
+  const many = await ask(20);
+  expect({ few: few.length, many: many.length, ...(many.length === expected ? {} : { texts: many }) }).toEqual({
+    few: expected,
+    many: expected,
+  });
+});
+
+// Two statements an application today, with the count: the connection is no relation of Prisma's.
+test.todo('applications with deployments');
+
+test('viewer', async () => {
+  const texts = await statements(server.running.app.database.pool, () =>
+    data(server.url, '{ viewer { id name email } }', {}, of.owner),
+  );
+  expect(texts).toHaveLength(2);
+});
+
+test('a stranger costs nothing but the query', async () => {
+  const texts = await statements(server.running.app.database.pool, () =>
+    data(server.url, '{ viewer { id } workspace(slug: "x") { id } }'),
+  );
+  expect(texts).toHaveLength(1);
+});
