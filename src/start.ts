@@ -115,7 +115,8 @@ async function begin(
   const sessions = createSessions({
     secret: config.session.secret?.reveal() ?? (await ensureSecret(dirs.stateDir, 'session')),
     ttlS: config.session.ttlS,
-    issuer: config.http.publicUrl ?? 'switchyard',
+    // Not the address: several API processes, and the same one on another port, accept each other's sessions.
+    issuer: 'switchyard',
   });
   let http: HttpServer | null = null;
   const storageUrls = createStorageUrls({

@@ -8,11 +8,11 @@ import { vi } from 'vitest';
 export async function statements(pool: pg.Pool, fn: () => Promise<unknown>): Promise<string[]> {
   const texts: string[] = [];
   const query = pool.query.bind(pool) as (...args: unknown[]) => unknown;
-  const spy = vi.spyOn(pool, 'query').mockImplementation(((...args: unknown[]) => {
+  const spy = vi.spyOn(pool, 'query').mockImplementation((...args: unknown[]) => {
     const [statement] = args;
     texts.push(typeof statement === 'string' ? statement : (statement as { text: string }).text);
     return query(...args);
-  }));
+  });
   try {
     await fn();
   } finally {

@@ -1,6 +1,9 @@
+import { prismaConnectionHelpers } from '@pothos/plugin-prisma';
+import DataLoader from 'dataloader';
 import { ReleaseStatus } from '#prisma';
 import { IdempotencyConflict, Conflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
+import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import {
   cursorOf,
@@ -215,20 +218,58 @@ builder.prismaObjectField('Workspace', 'applications', (t) =>
   }),
 );
 
+// The rows that stand between an application and its runs; a page of them is a part of the application's own statement.
+const deploymentPages = prismaConnectionHelpers(builder, 'Deployment', {
+  cursor: 'id',
+  query: (_, context) => ({ where: { run: visible(context, 'Run') }, orderBy: { id: 'desc' as const } }),
+  select: (run) => ({ run: run({}) }),
+  resolveNode: ({ run }) => run,
+});
+
+const deploymentCounts = new WeakMap<Context, DataLoader<string, number>>();
+
+/** How many deployments of an application the actor may see; of many applications in one statement. */
+function countDeployments(context: Context, applicationId: string): Promise<number> {
+  let loader = deploymentCounts.get(context);
+  if (!loader) {
+    loader = new DataLoader<string, number>(async (ids) => {
+      const counts = await context.app.db.deployment.groupBy({
+        by: ['applicationId'],
+        where: { applicationId: { in: [...ids] }, run: visible(context, 'Run') },
+        _count: { id: true },
+      });
+      const byId = new Map(counts.map((one) => [one.applicationId, one._count.id]));
+      return ids.map((id) => byId.get(id) ?? 0);
+    });
+    deploymentCounts.set(context, loader);
+  }
+  return loader.load(applicationId);
+}
+
 builder.prismaObjectField(ApplicationRef, 'deployments', (t) =>
-  t.prismaConnection({
-    type: DeploymentRef,
-    cursor: 'id',
-    description: 'Its deployments, newest first.',
-    totalCount: ({ id }, _, context) =>
-      context.app.db.run.count({ where: visible(context, 'Run', { deployment: { applicationId: id } }) }),
-    resolve: (query, { id }, _, context) =>
-      context.app.db.run.findMany({
-        ...query,
-        where: visible(context, 'Run', { deployment: { applicationId: id } }),
-        orderBy: newestFirst,
+  t.connection(
+    {
+      type: DeploymentRef,
+      description: 'Its deployments, newest first.',
+      select: (args, context, nested) => ({
+        // What is asked of a run stands below `edges` or `nodes`.
+        deployments: deploymentPages.getQuery(args, context, (selection, path) =>
+          asked(nested(selection, path), nested(selection, ['nodes'])),
+        ),
       }),
-  }),
+      resolve: (application, args, context) => ({
+        ...deploymentPages.resolve(application.deployments, args, context, application),
+        totalCount: () => countDeployments(context, application.id),
+      }),
+    },
+    {
+      fields: (c) => ({
+        totalCount: c.int({
+          resolve: (page) => (page as unknown as { totalCount: () => Promise<number> }).totalCount(),
+        }),
+      }),
+    },
+  ),
 );
 
 const applicationSuccess = (name: string, description: string) =>
@@ -357,3 +398,20 @@ builder.mutationFields((t) => ({
 /** An optional input that is null means the same as one that is absent: the default. */
 const withoutNulls = (input: object): object =>
   Object.fromEntries(Object.entries(input).filter(([, value]) => value !== null));
+
+/** What `edges` and `nodes` ask of a run, as one selection; its id where neither asks for anything. */
+function asked(...selections: unknown[]): unknown {
+  const some = selections.filter(
+    (one) => !(isRecord(one) && isRecord(one['select']) && Object.keys(one['select']).length === 0),
+  );
+  return some.length === 0 ? { select: { id: true } } : some.reduce(merged);
+}
+
+function merged(a: unknown, b: unknown): unknown {
+  if (!isRecord(a)) return b;
+  if (!isRecord(b)) return a;
+  const keys = new Set([...Object.keys(a), ...Object.keys(b)]);
+  return Object.fromEntries([...keys].map((key) => [key, merged(a[key], b[key])]));
+}
+
+const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;

@@ -158,7 +158,7 @@ function measure(limits: OperationLimits, args: Args): readonly GraphQLError[] {
   // The rules for introspection bound it, and it is switched off where it is not wanted.
   if (asksOnlyForSchema(args)) return [];
   const rule = createComplexityRule({
-    context: (args.contextValue ?? {}),
+    context: args.contextValue ?? {},
     variableValues: args.variableValues ?? {},
     operationName: args.operationName ?? null,
     validate({ complexity, depth }, report) {

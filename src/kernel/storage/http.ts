@@ -40,7 +40,7 @@ export type StorageHandler = (req: IncomingMessage, res: ServerResponse, url: UR
  * | 415 | CONTENT_TYPE_MISMATCH | Content-Type is not the declared one, or there is a Content-Encoding |
  * | 416 | RANGE_NOT_SATISFIABLE | |
  * | 422 | UPLOAD_MISMATCH | the bytes are not the declared ones; nothing was kept |
- * | 500 | INTERNAL_ERROR | anything else; logged |
+ * | 500 | INTERNAL | anything else; logged |
  *
  * A refusal's body is `{code, message}`. What was uploaded is never shown as a page of this origin: it comes as an
  * attachment, in a sandbox, without sniffing.
@@ -158,7 +158,7 @@ function answerError(log: Logger, req: IncomingMessage, res: ServerResponse, err
   }
   if (error instanceof DomainError) return refuse(req, res, statusOf(error), error.code, error.message);
   log.error({ err: error }, 'storage request failed');
-  refuse(req, res, 500, 'INTERNAL_ERROR', 'Something went wrong on our side. Try again.');
+  refuse(req, res, 500, 'INTERNAL', 'Something went wrong on our side. Try again.');
 }
 
 function statusOf(error: DomainError): number {

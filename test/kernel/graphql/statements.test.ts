@@ -82,6 +82,31 @@ const cases: Readonly<Record<string, Counted>> = {
     items: (answer: { workspace: { applications: { nodes: unknown[] } } }) => answer.workspace.applications.nodes,
     expected: 2,
   },
+  'applications with deployments': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { applications(first: $n) { nodes { name deployments(first: 3) { totalCount nodes { id phase release { id } } edges { node { ref steps { name } } } } } } } }`,
+    items: (answer: { workspace: { applications: { nodes: unknown[] } } }) => answer.workspace.applications.nodes,
+    expected: 3,
+  },
+  'applications with counts of deployments': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { applications(first: $n) { nodes { name deployments(first: 3) { totalCount } } } } }`,
+    items: (answer: { workspace: { applications: { nodes: unknown[] } } }) => answer.workspace.applications.nodes,
+    expected: 3,
+  },
+  'applications with their last deployments': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { applications(first: $n) { nodes { name deployments(first: 3) { nodes { id phase application { name } steps { name } } } } } } }`,
+    items: (answer: { workspace: { applications: { nodes: unknown[] } } }) => answer.workspace.applications.nodes,
+    expected: 2,
+  },
+  'applications with cursors of deployments': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { applications(first: $n) { nodes { name deployments(first: 3) { edges { cursor node { id status } } } } } } }`,
+    items: (answer: { workspace: { applications: { nodes: unknown[] } } }) => answer.workspace.applications.nodes,
+    expected: 2,
+  },
+  'applications with pages of deployments alone': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { applications(first: $n) { nodes { name deployments(first: 3) { pageInfo { hasNextPage } } } } } }`,
+    items: (answer: { workspace: { applications: { nodes: unknown[] } } }) => answer.workspace.applications.nodes,
+    expected: 2,
+  },
   'runs with steps, events, logs, actor and queue position': {
     query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { runs(first: $n) { nodes { ${run} } } } }`,
     items: (answer: { workspace: { runs: { nodes: unknown[] } } }) => answer.workspace.runs.nodes,
@@ -122,9 +147,6 @@ test.each(Object.entries(cases))('%s', async (_, { query, variables, items, expe
   });
 });
 
-// Two statements an application today, with the count: the connection is no relation of Prisma's.
-test.todo('applications with deployments');
-
 test('viewer', async () => {
   const texts = await statements(server.running.app.database.pool, () =>
     data(server.url, '{ viewer { id name email } }', {}, of.owner),
@@ -137,4 +159,35 @@ test('a stranger costs nothing but the query', async () => {
     data(server.url, '{ viewer { id } workspace(slug: "x") { id } }'),
   );
   expect(texts).toHaveLength(1);
+});
+
+test('pages of deployments lie end to end, newest first', async () => {
+  const { app } = server.running;
+  const applicationId = (await rowOf['Application']?.(app, of)) ?? '';
+  const made: string[] = [];
+  for (let i = 0; i < 5; i++) made.unshift(globalId('Deployment', await deployment(app, of, applicationId)));
+  const query = `query ($id: ID!, $first: Int, $last: Int, $after: String, $before: String) {
+    node(id: $id) { ... on Application { deployments(first: $first, last: $last, after: $after, before: $before) {
+      totalCount nodes { id } edges { cursor node { id ref } } pageInfo { hasNextPage hasPreviousPage endCursor } } } } }`;
+  const page = async (args: object) => {
+    const answer = await data<{
+      node: {
+        deployments: {
+          totalCount: number;
+          nodes: { id: string }[];
+          edges: { node: { id: string } }[];
+          pageInfo: { hasNextPage: boolean; hasPreviousPage: boolean; endCursor: string };
+        };
+      };
+    }>(server.url, query, { id: globalId('Application', applicationId), ...args }, of.owner);
+    const { totalCount, nodes, edges, pageInfo } = answer.node.deployments;
+    expect([totalCount, edges.map(({ node }) => node.id)]).toEqual([5, nodes.map(({ id }) => id)]);
+    return { ids: nodes.map(({ id }) => id), ...pageInfo };
+  };
+  const first = await page({ first: 2 });
+  expect([first.ids, first.hasNextPage]).toEqual([made.slice(0, 2), true]);
+  const second = await page({ first: 3, after: first.endCursor });
+  expect([second.ids, second.hasNextPage]).toEqual([made.slice(2), false]);
+  expect((await page({ last: 2 })).ids).toEqual(made.slice(3));
+  expect((await page({ first: 0 })).ids).toEqual([]);
 });

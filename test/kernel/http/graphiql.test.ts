@@ -1,18 +1,17 @@
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { globalId } from '#kernel/graphql/global-id.ts';
+import { freePort, locate, type Counterpart } from '../../support/counterparts.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import { nodeOf, tenant, type Tenant } from '../../support/world.ts';
 
 // GraphiQL in a real browser, offline: it loads, and a subscription in it works over WebSocket by the session cookie.
 
+const chromedriver: Counterpart = { program: 'chromedriver', package: 'chromium chromium-driver' };
 const installed = spawnSync('chromedriver', ['--version']).status === 0;
-const wanted = process.env['SWITCHYARD_TEST_REQUIRE'] !== undefined;
 
 let server: TestServer;
 let of: Tenant;
@@ -33,20 +32,9 @@ const script = <T>(text: string): Promise<T> =>
 
 beforeAll(async () => {
   if (!installed) return;
-  server = await startTestServer(
-    { SWITCHYARD_ROLES: 'api' },
-    {
-      graphiql: {
-        defaultQuery: `subscription ($id: ID!) { runEvents(id: $id) { __typename ... on Event { seq type } } }`,
-      },
-    },
-  );
+  server = await startTestServer({ SWITCHYARD_ROLES: 'api' }, { graphiql: {} });
   of = await tenant(server.running.app, 'graphiql');
-  const free = createServer().listen(0, '127.0.0.1');
-  await once(free, 'listening');
-  const { port } = free.address() as AddressInfo;
-  free.close();
-  await once(free, 'close');
+  const port = await freePort();
   base = `http://127.0.0.1:${port}`;
   driver = spawn('chromedriver', [`--port=${port}`], { stdio: 'ignore' });
   profile = await mkdtemp(path.join(tmpdir(), 'switchyard-test-'));
@@ -75,28 +63,37 @@ afterAll(async () => {
   await rm(profile, { recursive: true, force: true });
 });
 
-test('a subscription runs in GraphiQL', async ({ skip }) => {
-  if (!installed && wanted) throw new Error('chromedriver is not installed');
-  skip(!installed, 'chromedriver is not installed');
+test('a subscription runs in GraphiQL', async (context) => {
+  await locate(chromedriver, context);
   await webdriver('POST', `/session/${session}/url`, { url: `${new URL(server.url).origin}/health/live` });
   await webdriver('POST', `/session/${session}/cookie`, {
     cookie: { name: 'switchyard_session', value: of.owner.token, path: '/', httpOnly: true, sameSite: 'Lax' },
   });
   const id = await nodeOf(server.running.app, of, 'Deployment');
-  const variables = encodeURIComponent(JSON.stringify({ id }));
-  await webdriver('POST', `/session/${session}/url`, { url: `${server.url}?variables=${variables}` });
+  const query = `subscription { runEvents(id: "${id}") { __typename ... on Event { seq type } } }`;
+  await webdriver('POST', `/session/${session}/url`, { url: `${server.url}?query=${encodeURIComponent(query)}` });
+
+  const fetched = `performance.getEntriesByType('resource').filter((one) => one.initiatorType === 'fetch').length`;
+  // Loaded, with the query in its editor and the schema fetched.
   await vi.waitFor(
     async () => {
-      await script(`document.querySelector('.graphiql-execute-button').click()`);
+      const page = await script<{ query: string; fetched: number }>(
+        `return { query: document.querySelector('.graphiql-editor')?.textContent ?? '', fetched: ${fetched} }`,
+      );
+      expect(page).toEqual({ query: expect.stringContaining('runEvents'), fetched: 1 });
+    },
+    { timeout: 40_000, interval: 200 },
+  );
+  await script(`document.querySelector('.graphiql-execute-button').click()`);
+  await vi.waitFor(
+    async () => {
       const answer = await script<string>(`return document.querySelector('.result-window')?.textContent ?? ''`);
       expect(answer.replaceAll(/\s/g, '')).toContain('"type":"deployment.');
     },
-    { timeout: 40_000, interval: 1000 },
+    { timeout: 40_000, interval: 200 },
   );
-  // It was the WebSocket that carried it, for the person whose cookie it is.
-  expect(globalId('User', of.owner.id)).toBeTruthy();
-  const log = await webdriver<{ level: string; message: string }[]>('POST', `/session/${session}/se/log`, {
-    type: 'browser',
-  });
+  // It was the WebSocket that carried it.
+  expect(await script<number>(`return ${fetched}`)).toBe(1);
+  const log = await webdriver<{ message: string }[]>('POST', `/session/${session}/se/log`, { type: 'browser' });
   expect(log.filter(({ message }) => /Content Security Policy|net::ERR/.test(message))).toEqual([]);
 });

@@ -206,7 +206,7 @@ describe('upload', () => {
     const { url, length } = grantPut('hello');
     failing = true;
     const answer = await call('PUT', url, length, 'hello');
-    expect(codeOf(answer)).toEqual([500, 'INTERNAL_ERROR']);
+    expect(codeOf(answer)).toEqual([500, 'INTERNAL']);
     expect(answer.body).not.toContain('database');
     expect(await filesLeft()).toBe(0);
     failing = false;
