@@ -81,13 +81,3 @@ export class IdempotencyConflict extends DomainError {
     this.key = key;
   }
 }
-
-/** Too much was asked in too short a time. */
-export class RateLimited extends DomainError {
-  readonly code = 'RATE_LIMITED';
-  readonly resetAt: Date;
-  constructor(resetAt: Date) {
-    super(`Too many requests. Try again after ${resetAt.toISOString()}.`);
-    this.resetAt = resetAt;
-  }
-}

@@ -7,7 +7,6 @@ import {
   IdempotencyConflict,
   IllegalTransition,
   NotFound,
-  RateLimited,
   Unauthenticated,
   ValidationError,
 } from '../errors.ts';
@@ -89,13 +88,6 @@ errorType(IdempotencyConflict, {
   interfaces: [ErrorInterface],
   fields: (t) => ({ key: t.exposeString('key', { description: 'The key.' }) }),
 });
-errorType(RateLimited, {
-  name: 'RateLimited',
-  description: 'Too much was asked in too short a time.',
-  interfaces: [ErrorInterface],
-  fields: (t) => ({ resetAt: t.expose('resetAt', { type: 'DateTime', description: 'When to try again.' }) }),
-});
-
 type ErrorClass = abstract new (...args: never[]) => DomainError;
 
 /** Options of a mutation that answers with a union: its success type, what any mutation may say, and these errors. */

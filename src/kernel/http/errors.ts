@@ -1,14 +1,10 @@
 import { PothosValidationError } from '@pothos/core';
 import { GraphQLError } from 'graphql';
-import { DomainError, RateLimited, Unauthenticated, ValidationError } from '../errors.ts';
+import { DomainError, Unauthenticated, ValidationError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
 /** HTTP status of a domain error that ends a whole request. */
-const statusOf = (error: DomainError): number | undefined => {
-  if (error instanceof Unauthenticated) return 401;
-  if (error instanceof RateLimited) return 429;
-  return undefined;
-};
+const statusOf = (error: DomainError): number | undefined => (error instanceof Unauthenticated ? 401 : undefined);
 
 /**
  * What a client is told of an error. What it can act on has a stable `extensions.code`; everything else is a fault of
