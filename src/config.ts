@@ -283,7 +283,7 @@ export const settings = {
   PUBLIC_URL: optional({
     group: 'HTTP',
     description:
-      'URL at which clients reach this server, for links, signed URLs and the token issuer. Production needs https, except on loopback.',
+      'URL at which clients reach this server, for links and signed URLs. Production needs https, except on loopback.',
     default: {
       words: 'http://HOST:PORT; with PORT 0 it is known once the server listens',
       of: ({ env }) => {

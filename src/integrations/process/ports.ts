@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { codeOf } from '#kernel/system-error.ts';
@@ -18,7 +19,7 @@ export function createPortFinder({ from, to }: PortRange): () => Promise<number>
     const now = performance.now();
     for (const [port, at] of reserved) if (now - at > reservedMs) reserved.delete(port);
     const size = to - from + 1;
-    const first = Math.floor(Math.random() * size);
+    const first = randomInt(size);
     for (let step = 0; step < size; step += 1) {
       const port = from + ((first + step) % size);
       if (reserved.has(port)) continue;

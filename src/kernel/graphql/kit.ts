@@ -1,4 +1,3 @@
-import type { Role } from '#prisma';
 import { rowsOf, type Where } from '../auth/policy.ts';
 import {
   Conflict,
@@ -125,5 +124,3 @@ export const descriptionOfCursor =
 
 /** Newest first; the id makes it total. */
 export const newestFirst = [{ createdAt: 'desc' as const }, { id: 'desc' as const }];
-
-export type { Role };

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
 import { join } from 'node:path';
@@ -76,7 +77,7 @@ export type ProxyCommand = z.infer<typeof proxyCommand>['command'];
 
 /** A file that only the server's user can read, whole or not at all. */
 export async function writePrivately(file: string, text: string): Promise<void> {
-  const fresh = `${file}.${process.pid}.${Math.random().toString(36).slice(2)}`;
+  const fresh = `${file}.${randomUUID()}`;
   await writeFile(fresh, text, { mode: 0o600, flag: 'wx' });
   await rename(fresh, file);
 }
