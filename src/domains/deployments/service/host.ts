@@ -172,7 +172,14 @@ class HostAgent {
       `update host set agent_until = clock_timestamp() where id = $1 and agent_id = $2`,
       [this.#options.hostId, this.#agentId],
     );
-    if (!endApplications) return;
+    if (!endApplications) {
+      // What serves, serves on. A proxy that serves nothing is nobody's: a worker that needs it starts it again.
+      const serving = await this.#app.db.application.count({
+        where: { hostId: this.#options.hostId, activeReleaseId: { not: null } },
+      });
+      if (serving === 0) await this.#proxy?.stop();
+      return;
+    }
     const running = await this.#app.db.release.findMany({
       where: { application: { hostId: this.#options.hostId }, pid: { not: null } },
     });
