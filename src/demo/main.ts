@@ -91,6 +91,7 @@ async function main(): Promise<number> {
         password,
         repositoryDir: path.join(dirs.sharedDir, 'demo-repository'),
         sample: fileURLToPath(new URL('../../examples/hello-node', import.meta.url)),
+        searchPath: config.driver.pathDirs.join(path.delimiter),
         say,
         title,
       }),

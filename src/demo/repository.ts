@@ -15,8 +15,11 @@ export interface DemoRepository {
   commitBroken(version: string): Promise<string>;
 }
 
-/** @param dir made anew; other users of the machine can read it, because applications run as such */
-export async function demoRepository(dir: string, sample: string): Promise<DemoRepository> {
+/**
+ * @param dir made anew; other users of the machine can read it, because applications run as such
+ * @param searchPath PATH that git is looked up in
+ */
+export async function demoRepository(dir: string, sample: string, searchPath: string): Promise<DemoRepository> {
   await rm(dir, { recursive: true, force: true });
   await mkdir(dir, { recursive: true });
   await chmod(dir, 0o755);
@@ -24,7 +27,7 @@ export async function demoRepository(dir: string, sample: string): Promise<DemoR
     const { stdout } = await run(
       'git',
       ['-c', 'user.name=Demo', '-c', 'user.email=demo@example.com', '-c', 'commit.gpgsign=false', ...args],
-      { cwd: dir, env: { PATH: process.env['PATH'] ?? '', HOME: dir, GIT_CONFIG_NOSYSTEM: '1', LC_ALL: 'C' } },
+      { cwd: dir, env: { PATH: searchPath, HOME: dir, GIT_CONFIG_NOSYSTEM: '1', LC_ALL: 'C' } },
     );
     return stdout.trim();
   };

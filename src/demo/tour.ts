@@ -8,6 +8,8 @@ export interface TourOptions {
   readonly repositoryDir: string;
   /** Folder of the sample application. */
   readonly sample: string;
+  /** PATH that git is looked up in. */
+  readonly searchPath: string;
   readonly say: (text?: string) => void;
   readonly title: (text: string) => void;
 }
@@ -33,7 +35,7 @@ export async function tour(options: TourOptions): Promise<TourOutcome> {
   try {
     title(`The server answers at ${options.url}`);
     const workspaceId = await ensureWorkspace(client);
-    const repository = await demoRepository(options.repositoryDir, options.sample);
+    const repository = await demoRepository(options.repositoryDir, options.sample, options.searchPath);
     const application = await ensureApplication(client, workspaceId, repository.url);
     const version = `1.0.${application.deployments.totalCount}`;
 
