@@ -321,3 +321,18 @@ test('opens and closes addresses, and tries again where one is taken', async () 
   expect((await ask(two)).body).toBe('up');
   await expect(ask(one)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
 });
+
+test('keeps the session cookie of the server from applications, and passes on the others', async () => {
+  const seen: (string | undefined)[] = [];
+  const upstream = await serve((req, res) => {
+    seen.push(req.headers.cookie);
+    res.end();
+  });
+  const made = router();
+  const port = await freePort();
+  await made.setRoutes(routeTo(port, upstream));
+  await ask(port, { headers: { cookie: 'a=1; switchyard_session=secret; b=2' } });
+  await ask(port, { headers: { cookie: 'switchyard_session=secret' } });
+  await ask(port, { headers: { cookie: 'a=1' } });
+  expect(seen).toEqual(['a=1; b=2', undefined, 'a=1']);
+});

@@ -10,6 +10,7 @@ import type {
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Logger } from '#kernel/log.ts';
+import { sessionCookie } from '#kernel/auth/actors.ts';
 import { codeOf } from '#kernel/system-error.ts';
 
 /** Where the requests of one listening port go. */
@@ -365,8 +366,16 @@ function forwardedHeaders(request: IncomingMessage, listenPort: number): Outgoin
     delete headers['content-length'];
     headers['transfer-encoding'] = 'chunked'; // Node would not frame the body of a DELETE by itself
   }
+  // A browser sends the cookies of a host to all its ports: an application must not get its visitor's session.
+  if (request.headers.cookie !== undefined) headers['cookie'] = withoutSession(request.headers.cookie);
   for (const name of Object.keys(headers)) if (headers[name] === undefined) delete headers[name];
   return headers;
+}
+
+/** The `Cookie` header without the server's own cookie; undefined when nothing is left. */
+function withoutSession(cookie: string): string | undefined {
+  const kept = cookie.split(';').filter((part) => part.split('=')[0]?.trim() !== sessionCookie);
+  return kept.length === 0 ? undefined : kept.join(';').trim();
 }
 
 /** The headers that are meant for the other end; repeated ones stay repeated. */
