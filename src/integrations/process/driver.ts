@@ -57,6 +57,14 @@ export class EnvironmentRefused extends DomainError {
   readonly code = 'ENVIRONMENT_REFUSED';
 }
 
+/** All users of applications of this host have been given away. */
+export class NoFreeUser extends DomainError {
+  readonly code = 'NO_FREE_USER';
+  constructor(userSlot: number) {
+    super(`This host has users for ${userCount} applications; slot ${userSlot} is none of them.`);
+  }
+}
+
 export type OutputStream = 'STDOUT' | 'STDERR';
 export type RecordChild = (child: ProcessIdentity) => Promise<void>;
 export type Environment = Readonly<Record<string, string>>;
@@ -390,7 +398,9 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
   function userOf(userSlot: number): { uid: number; gid: number } | undefined {
     if (!Number.isSafeInteger(userSlot) || userSlot < 0) throw new Error(`${userSlot} is not a user slot.`);
     if (isolation === 'none') return undefined;
-    const id = userBase + (userSlot % userCount);
+    // Never the user of another application: with all of them given away, nothing is started rather than shared.
+    if (userSlot >= userCount) throw new NoFreeUser(userSlot);
+    const id = userBase + userSlot;
     return { uid: id, gid: id };
   }
 

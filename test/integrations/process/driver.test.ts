@@ -450,3 +450,9 @@ describe('detectProject', () => {
     await expect(detectProject(folder)).rejects.toThrow('symbolic link');
   });
 });
+
+test.runIf(asRoot)('an application beyond the last user gets none, rather than that of another', async () => {
+  const { driver } = await setUp();
+  expect(driver.userOf(3999)?.uid).not.toBe(driver.userOf(0)?.uid);
+  expect(() => driver.userOf(4000)).toThrow(/users for 4000 applications/);
+});
