@@ -78,6 +78,8 @@ async function startAndStop(stateDir: string, measureMemory: boolean): Promise<{
       LOG_LEVEL: 'error',
       SWITCHYARD_STATE_DIR: stateDir,
       SWITCHYARD_PROCESS_DRIVER: 'true',
+      // A server of this machine may have those of the default.
+      SWITCHYARD_APP_USER_BASE: '74000',
     },
   });
   while (!(await answers())) {

@@ -3,6 +3,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { inspect } from 'node:util';
 import { z } from 'zod';
+import { parseKeys } from './kernel/sealing/keys.ts';
 
 /**
  * A value that must not be printed. JSON.stringify, String() and util.inspect show `[redacted]`; only `reveal()` gives
@@ -69,7 +70,9 @@ export const groups = [
   'General',
   'HTTP',
   'Sessions',
+  'Encryption',
   'Database',
+  'Mail',
   'Files',
   'GraphQL',
   'Worker',
@@ -132,6 +135,46 @@ const variableNames = z
     'must be names of variables, comma-separated',
   );
 
+const encryptionKeys = z.string().transform((text, context) => {
+  const keys = parseKeys(text);
+  if (typeof keys !== 'string') return new Secret(text);
+  context.addIssue(keys);
+  return z.NEVER;
+});
+
+const smtpUrl = z.string().transform((text, context) => {
+  const url = parseUrl(text);
+  const whole = url && /^smtps?:$/.test(url.protocol) && url.hostname !== '';
+  // An unknown parameter would be a wish that nobody fulfils.
+  if (whole && /^\/?$/.test(url.pathname) && !url.search && !url.hash && isDecodable(url)) return new Secret(text);
+  context.addIssue('must be smtp:// or smtps:// with a host, and at most user name, password and port besides');
+  return z.NEVER;
+});
+
+/** `name@example.com`, or `Name <name@example.com>` with a name without special characters. */
+const mailSender = z.string().transform((text, context): MailSender => {
+  const [, name = '', bracketed] = /^([\p{L}\p{N} ._'-]{1,80}?) *<([^<>]+)>$/u.exec(text) ?? [];
+  const address = z.email().max(320).safeParse(bracketed ?? text);
+  if (address.success) return { name: name.trim(), address: address.data };
+  context.addIssue('must be an e-mail address, or a name and an address in <>');
+  return z.NEVER;
+});
+
+/** From whom mail comes. */
+export interface MailSender {
+  /** May be empty. */
+  readonly name: string;
+  readonly address: string;
+}
+
+const emailAddresses = z
+  .string()
+  .transform((text) => split(text).map((address) => address.toLowerCase()))
+  .refine(
+    (addresses) => addresses.every((address) => z.email().safeParse(address).success),
+    'must be e-mail addresses, comma-separated',
+  );
+
 const listOf = <const T extends string>(allowed: readonly T[]) =>
   z.string().transform((text, context): readonly T[] => {
     const parts = split(text);
@@ -145,6 +188,17 @@ const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
   z.enum(values, { error: `must be one of: ${values.join(', ')}` });
 
 const parseUrl = (text: string): URL | undefined => (URL.canParse(text) ? new URL(text) : undefined);
+
+/** Whether user name and password can be percent-decoded. */
+function isDecodable(url: URL): boolean {
+  try {
+    decodeURIComponent(url.username + url.password);
+    return true;
+  } catch (error) {
+    if (error instanceof URIError) return false;
+    throw error;
+  }
+}
 
 const secretText = (minBytes: number) =>
   z
@@ -339,6 +393,37 @@ export const settings = {
     example: '3600',
     schema: whole(60, 2_592_000),
   }),
+  SESSION_MAX_AGE_S: setting({
+    group: 'Sessions',
+    description: 'How long after signing in somebody must sign in again, however often their session was renewed.',
+    unit: 's',
+    default: '2592000',
+    example: '604800',
+    schema: whole(60, 31_536_000),
+  }),
+  SWITCHYARD_OPERATORS: optional({
+    group: 'Sessions',
+    description:
+      'E-mail addresses, comma-separated, of the people who operate this server: once verified, they see the instance’s log and may use its verbs.',
+    example: 'ops@example.com',
+    schema: emailAddresses,
+  }),
+
+  SWITCHYARD_ENCRYPTION_KEYS: optional({
+    group: 'Encryption',
+    description:
+      'Keys that secrets in the database are encrypted with, the current one first: an id, a colon, 32 bytes in base64; comma-separated; the same in every process. Production needs this or SWITCHYARD_ENCRYPTION_KEYS_FILE; elsewhere one is generated into the state folder.',
+    secret: true,
+    example: 'k1: and the output of: openssl rand -base64 32',
+    schema: encryptionKeys,
+  }),
+  SWITCHYARD_ENCRYPTION_KEYS_FILE: optional({
+    group: 'Encryption',
+    description:
+      'File that holds what SWITCHYARD_ENCRYPTION_KEYS would, as secrets managers mount it; a key may have a line of its own. Read at the start.',
+    example: '/run/secrets/switchyard-encryption-keys',
+    schema: folder,
+  }),
 
   DATABASE_URL: optional({
     group: 'Database',
@@ -367,10 +452,25 @@ export const settings = {
   REDIS_URL: optional({
     group: 'Database',
     description:
-      'Redis that carries wake-ups between processes. Unset: PostgreSQL carries them. Data never goes there.',
+      'Redis that carries wake-ups between processes, and counts for rate limits. Unset: PostgreSQL carries them, and each process counts. Nothing that must last goes there.',
     secret: true,
     example: 'rediss://:password@redis.example.com:6380/0',
     schema: connectionUrl('redis:', 'rediss:'),
+  }),
+
+  SMTP_URL: optional({
+    group: 'Mail',
+    description:
+      'Mail server: smtp:// uses STARTTLS, and needs it unless the server is on loopback; smtps:// is TLS from the start. Unset: outside production mail is kept for /dev/mail, in production what needs mail is refused.',
+    secret: true,
+    example: 'smtps://user:password@smtp.example.com:465',
+    schema: smtpUrl,
+  }),
+  MAIL_FROM: optional({
+    group: 'Mail',
+    description: 'From whom mail comes: an address, or a name and an address. Needed with SMTP_URL.',
+    example: 'Switchyard <no-reply@example.com>',
+    schema: mailSender,
   }),
 
   STORAGE_SECRET: optional({
@@ -432,7 +532,8 @@ export const settings = {
   }),
   SWITCHYARD_MAX_SOCKETS_PER_ACTOR: setting({
     group: 'GraphQL',
-    description: 'Most WebSocket connections and event streams of one person or API key to one process.',
+    description:
+      'Most WebSocket connections and event streams together of one person or API key, or of one address where nobody is signed in, to one process.',
     unit: 'connections',
     default: '50',
     example: '10',
@@ -445,6 +546,32 @@ export const settings = {
     default: '100',
     example: '20',
     schema: whole(1, 100_000),
+  }),
+  SWITCHYARD_MAX_MESSAGES_PER_S: setting({
+    group: 'GraphQL',
+    description: 'Most messages a second on one WebSocket connection in the long run; five times as many at once.',
+    unit: 'messages/s',
+    default: '100',
+    example: '20',
+    schema: whole(1, 100_000),
+  }),
+  SWITCHYARD_RATE_POINTS: setting({
+    group: 'GraphQL',
+    description:
+      'Points that the operations of one person or API key may cost in a minute. Without REDIS_URL each process counts for itself.',
+    unit: 'points/min',
+    default: '100000',
+    example: '20000',
+    schema: whole(1, 1_000_000_000),
+  }),
+  SWITCHYARD_RATE_POINTS_ANONYMOUS: setting({
+    group: 'GraphQL',
+    description:
+      'The same for everybody together at one address (IPv6: one /64) who is not signed in. Asking for the schema costs 1000.',
+    unit: 'points/min',
+    default: '20000',
+    example: '5000',
+    schema: whole(1, 1_000_000_000),
   }),
   SWITCHYARD_GRAPHIQL: setting({
     group: 'GraphQL',
@@ -620,6 +747,17 @@ export interface Config {
     /** Undefined outside production: generate one with `ensureSecret(stateDir, 'session')`. */
     readonly secret: Secret | undefined;
     readonly ttlS: number;
+    /** From signing in, however often the session is renewed. */
+    readonly maxAgeS: number;
+  };
+  /** E-mail addresses, lower case. */
+  readonly operators: readonly string[];
+  /** One of them at most; neither only outside production: generate one with `ensureSecret(stateDir, 'encryption')`. */
+  readonly encryption: { readonly keys: Secret | undefined; readonly keysFile: string | undefined };
+  readonly mail: {
+    readonly smtpUrl: Secret | undefined;
+    /** Set when `smtpUrl` is. */
+    readonly from: MailSender | undefined;
   };
   readonly database: {
     /** Undefined: embedded. */
@@ -653,7 +791,10 @@ export interface Config {
     readonly batch: number;
     readonly socketsPerActor: number;
     readonly subscriptionsPerSocket: number;
+    readonly messagesPerS: number;
   };
+  /** Points a minute. */
+  readonly rates: { readonly points: number; readonly anonymousPoints: number };
   readonly worker: {
     readonly concurrency: number;
     readonly runLeaseS: number;
@@ -756,8 +897,27 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   if (values.SWITCHYARD_PERSISTED_ONLY === true && !given.has('SWITCHYARD_PERSISTED_FILE')) {
     problem('SWITCHYARD_PERSISTED_ONLY', 'needs SWITCHYARD_PERSISTED_FILE, or no document could be executed');
   }
+  const keySources = ['SWITCHYARD_ENCRYPTION_KEYS', 'SWITCHYARD_ENCRYPTION_KEYS_FILE'].filter((name) => given.has(name));
+  if (keySources.length > 1) {
+    problem('SWITCHYARD_ENCRYPTION_KEYS', 'must not be set together with SWITCHYARD_ENCRYPTION_KEYS_FILE');
+  }
+  if (mode === 'production' && keySources.length === 0) {
+    problem('SWITCHYARD_ENCRYPTION_KEYS', 'or SWITCHYARD_ENCRYPTION_KEYS_FILE must be set in production');
+  }
+  if (given.has('SMTP_URL') && !given.has('MAIL_FROM')) problem('MAIL_FROM', 'must be set with SMTP_URL');
+  if (isComplete(values)) for (const [name, text] of portProblems(values)) problem(name, text);
   if (problems.length > 0 || !isComplete(values)) throw new ConfigError(problems);
   return deepFreeze(assemble(values, given));
+}
+
+/** Ports of applications that something else of this server needs. */
+function* portProblems(v: Values): Generator<[name: SettingName, text: string]> {
+  const [addresses, instances] = [v.SWITCHYARD_ADDRESS_PORTS, v.SWITCHYARD_INSTANCE_PORTS];
+  const has = ({ from, to }: PortRange, port: number): boolean => port >= from && port <= to;
+  if (addresses.from <= instances.to && instances.from <= addresses.to)
+    yield ['SWITCHYARD_INSTANCE_PORTS', 'must not overlap with SWITCHYARD_ADDRESS_PORTS'];
+  for (const name of ['SWITCHYARD_ADDRESS_PORTS', 'SWITCHYARD_INSTANCE_PORTS'] as const)
+    if (has(v[name], v.PORT)) yield [name, `must not contain ${v.PORT}, which is PORT`];
 }
 
 function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
@@ -775,7 +935,10 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       trustProxy: v.TRUST_PROXY,
       maxBodyBytes: v.SWITCHYARD_MAX_BODY_BYTES,
     },
-    session: { secret: v.SESSION_SECRET, ttlS: v.SESSION_TTL_S },
+    session: { secret: v.SESSION_SECRET, ttlS: v.SESSION_TTL_S, maxAgeS: v.SESSION_MAX_AGE_S },
+    operators: v.SWITCHYARD_OPERATORS ?? [],
+    encryption: { keys: v.SWITCHYARD_ENCRYPTION_KEYS, keysFile: v.SWITCHYARD_ENCRYPTION_KEYS_FILE },
+    mail: { smtpUrl: v.SMTP_URL, from: v.MAIL_FROM },
     database: { url: v.DATABASE_URL, directUrl: v.DATABASE_DIRECT_URL, poolMax: v.DATABASE_POOL_MAX },
     wakeUps: { redisUrl: v.REDIS_URL },
     storage: {
@@ -798,7 +961,9 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       batch: v.SWITCHYARD_MAX_BATCH,
       socketsPerActor: v.SWITCHYARD_MAX_SOCKETS_PER_ACTOR,
       subscriptionsPerSocket: v.SWITCHYARD_MAX_SUBSCRIPTIONS_PER_SOCKET,
+      messagesPerS: v.SWITCHYARD_MAX_MESSAGES_PER_S,
     },
+    rates: { points: v.SWITCHYARD_RATE_POINTS, anonymousPoints: v.SWITCHYARD_RATE_POINTS_ANONYMOUS },
     worker: {
       concurrency: v.SWITCHYARD_WORKER_CONCURRENCY,
       runLeaseS: v.SWITCHYARD_RUN_LEASE_S,

@@ -1,3 +1,4 @@
 /** Every domain of the product. Adding one is a folder, a .prisma file and a line here. */
 import './domains/identity/index.ts';
 import './domains/deployments/index.ts';
+import './domains/instance/index.ts';

@@ -1,11 +1,15 @@
 import { readFile } from 'node:fs/promises';
 import type { Config } from './config.ts';
 import { startDeployments, type DeploymentsHost } from './domains/deployments/index.ts';
+import { createSmtpTransport } from './integrations/smtp/index.ts';
+import { redisCounter } from './integrations/redis/rates.ts';
 import { RedisWakeUps } from './integrations/redis/wakeups.ts';
 import { services, type App, type Service } from './kernel/app.ts';
+import { Denials } from './kernel/audit/denials.ts';
 import { Actors } from './kernel/auth/actors.ts';
-import { createSessions } from './kernel/auth/session.ts';
-import { SessionTokens } from './kernel/auth/tokens.ts';
+import { createOriginIds } from './kernel/auth/origins.ts';
+import { createSessionTokens } from './kernel/auth/session-tokens.ts';
+import { SessionSettings } from './kernel/auth/sessions.ts';
 import { createDatabase } from './kernel/db/client.ts';
 import { acquireEmbeddedPostgres, type EmbeddedPostgres } from './kernel/db/embedded/index.ts';
 import { migrate } from './kernel/db/migrate.ts';
@@ -16,7 +20,15 @@ import { Jobs } from './kernel/jobs/jobs.ts';
 import { Hub } from './kernel/live/hub.ts';
 import { PostgresWakeUps, type WakeUps } from './kernel/live/wakeups.ts';
 import { createLogger, type Logger } from './kernel/log.ts';
+import { outboxRoute } from './kernel/mail/outbox-route.ts';
+import { loggingTransport, noTransport, Transport, type MailTransport } from './kernel/mail/transport.ts';
+import { BudgetSettings } from './kernel/rates/budgets.ts';
+import { Counters, keyHash, memoryCounter, postgresCounter, withFallback } from './kernel/rates/counters.ts';
 import { Executor } from './kernel/runs/executor.ts';
+import { checkKeys } from './kernel/sealing/columns.ts';
+import { configuredKeys, generatedKey } from './kernel/sealing/key-ring.ts';
+import { parseKeys, type EncryptionKey } from './kernel/sealing/keys.ts';
+import { createSealing, Sealing } from './kernel/sealing/sealing.ts';
 import { ensureSecret } from './kernel/secrets.ts';
 import { Artifacts } from './kernel/storage/artifacts.ts';
 import { createDiskBlobStore } from './kernel/storage/disk.ts';
@@ -112,8 +124,9 @@ async function begin(
     ...(options.hubPollMs ? { pollMs: options.hubPollMs } : {}),
   });
   const jobs = new Jobs({ directUrl, worker: config.roles.worker, log, name: config.roles.worker ? 'worker' : 'api' });
-  const sessions = createSessions({
-    secret: config.session.secret?.reveal() ?? (await ensureSecret(dirs.stateDir, 'session')),
+  const sessionSecret = config.session.secret?.reveal() ?? (await ensureSecret(dirs.stateDir, 'session'));
+  const tokens = createSessionTokens({
+    secret: sessionSecret,
     ttlS: config.session.ttlS,
     // Not the address: several API processes, and the same one on another port, accept each other's sessions.
     issuer: 'switchyard',
@@ -124,7 +137,25 @@ async function begin(
     baseUrl: () => http?.url ?? config.http.publicUrl ?? '',
   });
 
-  const provided = new Map<Service<unknown>, unknown>([[SessionTokens, sessions]]);
+  const sealing = createSealing(configuredKeys(await encryptionKeys(config, dirs.stateDir)));
+  const mailTransport = transportOf(config, log);
+  const [budgets, throttles] = [memoryCounter(), postgresCounter(database.pool)];
+  const redis = config.wakeUps.redisUrl && redisCounter({ url: config.wakeUps.redisUrl.reveal(), log });
+  undo.push(() => redis?.close());
+  const provided = new Map<Service<unknown>, unknown>([
+    [BudgetSettings, config.rates],
+    [
+      Counters,
+      {
+        budgets: redis ? withFallback(redis, budgets, log) : budgets,
+        throttles: redis ? withFallback(redis, throttles, log) : throttles,
+        hash: keyHash(sessionSecret),
+      },
+    ],
+    [Sealing, sealing],
+    [Transport, mailTransport],
+    [SessionSettings, { tokens, ttlS: config.session.ttlS, maxAgeS: config.session.maxAgeS }],
+  ]);
   const app: App = {
     log,
     database,
@@ -132,13 +163,14 @@ async function begin(
     transact: createTransact({
       database,
       traceparent: currentTraceparent,
+      originIds: createOriginIds(sessionSecret),
       onAppended(events) {
         for (const workspaceId of new Set(events.map((event) => event.workspaceId)))
           wakeUps.publish(`w:${workspaceId}`);
         for (const event of events) metrics.eventsAppended.inc({ type: event.type });
       },
     }),
-    actors: new Actors({ pool: database.pool, sessions, log }),
+    actors: new Actors({ pool: database.pool, tokens, log, operators: new Set(config.operators) }),
     wakeUps,
     hub,
     jobs,
@@ -154,6 +186,8 @@ async function begin(
   };
   const use = services(provided)(app);
 
+  await checkKeys({ pool: database.pool, sealing, log });
+  undo.push(() => app.use(Denials).flush());
   await jobs.start();
   undo.push(() => jobs.stop());
   await hub.start();
@@ -215,6 +249,9 @@ async function begin(
         onUploaded: (key, result) => app.use(Artifacts).uploaded(key, result),
         log,
       }),
+      routes: [
+        ...(mailTransport.mode === 'keeps' && isLoopback(config.http.host) ? [outboxRoute(app)] : []),
+      ],
       checks: {
         database: async () => void (await database.pool.query('select 1')),
         live: async () => hub.check(),
@@ -240,6 +277,26 @@ async function begin(
     stop,
   };
 }
+
+/** The keys of the configuration, of the file that it names, or this host's own. */
+async function encryptionKeys(config: Config, stateDir: string): Promise<readonly EncryptionKey[]> {
+  const { keys, keysFile } = config.encryption;
+  if (!keys && !keysFile) return [generatedKey(await ensureSecret(stateDir, 'encryption'))];
+  const parsed = parseKeys(keys?.reveal() ?? (await readFile(keysFile ?? '', 'utf8')));
+  if (typeof parsed === 'string') throw new Error(`${keysFile ?? 'SWITCHYARD_ENCRYPTION_KEYS'}: ${parsed}`);
+  return parsed;
+}
+
+function transportOf(config: Config, log: Logger): MailTransport {
+  const { smtpUrl, from } = config.mail;
+  if (smtpUrl && from) return createSmtpTransport({ url: smtpUrl.reveal(), from });
+  if (!config.production) return loggingTransport(log);
+  log.error('NO MAIL: SMTP_URL is not set, so invitations, verifications and password resets are refused');
+  return noTransport;
+}
+
+/** Whether a host name that is listened on is this machine's only. */
+const isLoopback = (host: string): boolean => ['127.0.0.1', '::1', 'localhost'].includes(host);
 
 /** A JSON object: id → document. */
 async function readDocuments(file: string): Promise<ReadonlyMap<string, string>> {

@@ -89,6 +89,15 @@ describe('loadConfig', () => {
     expect(() => load(env)).toThrow(`${problems.length} problems:\n  ${problems[0] ?? ''}`);
   });
 
+  it('keeps the ports of applications apart from each other and from its own', () => {
+    const own = { PORT: '4000', SWITCHYARD_ADDRESS_PORTS: '3999-4001', SWITCHYARD_INSTANCE_PORTS: '5000-5001' };
+    expect(problemsOf(own)).toEqual(['SWITCHYARD_ADDRESS_PORTS: must not contain 4000, which is PORT']);
+    expect(problemsOf({ ...own, PORT: '4002' })).toEqual([]);
+    expect(problemsOf({ SWITCHYARD_ADDRESS_PORTS: '12000-20999', SWITCHYARD_INSTANCE_PORTS: '20999-21000' })).toEqual([
+      'SWITCHYARD_INSTANCE_PORTS: must not overlap with SWITCHYARD_ADDRESS_PORTS',
+    ]);
+  });
+
   it.each(['', ' 1', '1e3', '0x10', '1.5', '+1', '١', '99999999999999999999', 'NaN'])(
     'refuses %j as a number, or takes it as unset',
     (text) => {

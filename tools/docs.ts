@@ -164,10 +164,18 @@ function eventReference(): string {
     return [
       `## ${subject}`,
       table(
-        ['type', 'version', 'meaning', 'changes rights'],
+        ['type', 'version', 'meaning', 'changes rights', 'seen by'],
         types
           .toSorted((a, b) => a.name.localeCompare(b.name))
-          .map((type) => row(code(type.name), String(type.version), type.description, type.rights ? 'yes' : '')),
+          .map((type) =>
+            row(
+              code(type.name),
+              String(type.version),
+              type.description,
+              type.rights ? 'yes' : '',
+              `${type.least.toLowerCase()} and above`,
+            ),
+          ),
       ),
       ...(phases.length > 0
         ? [

@@ -65,7 +65,13 @@ async function main(): Promise<number> {
   const env: NodeJS.ProcessEnv = { LOG_LEVEL: 'warn', ...process.env };
   const usual = loadConfig(env);
   const stateDir = env['SWITCHYARD_STATE_DIR'] ? usual.storage.stateDir : path.join(usual.storage.stateDir, 'demo');
-  const config = loadConfig({ ...env, SWITCHYARD_STATE_DIR: stateDir, PORT: await freePort(usual) });
+  const config = loadConfig({
+    // Not those of a server that is installed here, too.
+    SWITCHYARD_APP_USER_BASE: '70000',
+    ...env,
+    SWITCHYARD_STATE_DIR: stateDir,
+    PORT: await freePort(usual),
+  });
 
   say('Switchyard demo: one process with PostgreSQL, API and worker. Nothing outside of this machine is used.');
   const [{ start }, { ensureSecret }, { resolveStateDirs }] = await Promise.all([

@@ -1,5 +1,6 @@
 import { argon2, createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
+import { crc32 } from 'node:zlib';
 
 const derive = promisify(argon2);
 
@@ -85,7 +86,7 @@ function parsePhc(stored: string): PasswordHash {
 
 /** A new API key. Only `prefix` (to recognise it by) and `hash` are stored; `key` is shown once. */
 export interface NewApiKey {
-  /** `sy_` and 43 base64url characters, which carry 256 random bits. */
+  /** `sy_`, 43 base64url characters, which carry 256 random bits, and 6 base62 digits, the CRC-32 of what is before. */
   readonly key: string;
   /** Its first 11 characters. */
   readonly prefix: string;
@@ -95,9 +96,37 @@ export interface NewApiKey {
 
 /** Makes an API key. */
 export function newApiKey(): NewApiKey {
-  const key = `sy_${randomBytes(32).toString('base64url')}`;
+  const body = `sy_${randomBytes(32).toString('base64url')}`;
+  const key = body + checksum(body);
   return { key, prefix: key.slice(0, 11), hash: hashApiKey(key) };
 }
+
+/**
+ * Whether a text can be an API key: what a slip of the hand or a scanner brings is refused without a look-up. Keys of
+ * before had no checksum.
+ * @see https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/
+ */
+export function isApiKey(text: string): boolean {
+  const [, body, sum] = /^(sy_[\w-]{43})([0-9A-Za-z]{6})?$/.exec(text) ?? [];
+  return body !== undefined && (sum === undefined || sum === checksum(body));
+}
+
+const base62 = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
+
+function checksum(text: string): string {
+  let digits = '';
+  for (let rest = crc32(text); digits.length < 6; rest = Math.floor(rest / 62)) digits = base62.charAt(rest % 62) + digits;
+  return digits;
+}
+
+/** A secret of 256 random bits that is told once and stored as its hash, as in a mail or a receipt. */
+export function newToken(): { readonly token: string; readonly hash: string } {
+  const token = randomBytes(32).toString('base64url');
+  return { token, hash: hashToken(token) };
+}
+
+/** SHA-256 of a token, hexadecimal; like that of a key, there is nothing to guess. */
+export const hashToken = (token: string): string => sha256Hex(token);
 
 /** SHA-256 of a key, hexadecimal. No salt and no stretching: a key has 256 random bits, so there is nothing to guess. */
 export const hashApiKey = (key: string): string => sha256Hex(key);

@@ -4,19 +4,30 @@ export abstract class DomainError extends Error {
   abstract readonly code: string;
 }
 
+/** What the caller gave, short enough to be told back. */
+export const excerpt = (text: string, most = 100): string =>
+  text.length > most ? `${text.slice(0, most - 1).toWellFormed()}…` : text;
+
+/** More of them are not told: an input can be wrong in as many places as it is long. */
+const maxIssues = 50;
+
 /** One thing that is wrong with an input. `path` is dot-separated from the input's root. */
 export interface Issue {
   readonly path: string;
   readonly message: string;
 }
 
-/** The input itself is wrong; names every field that is, not just the first. */
+/** The input itself is wrong; names every field that is (the first 50), not just the first. */
 export class ValidationError extends DomainError {
   readonly code = 'VALIDATION_ERROR';
   readonly issues: readonly Issue[];
   constructor(issues: readonly Issue[]) {
-    super(issues.map((issue) => (issue.path ? `${issue.path}: ${issue.message}` : issue.message)).join('; '));
-    this.issues = issues;
+    // Names of fields can be the caller's own, and messages quote what was given.
+    const told = issues
+      .slice(0, maxIssues)
+      .map(({ path, message }) => ({ path: excerpt(path), message: excerpt(message, 300) }));
+    super(told.map((issue) => (issue.path ? `${issue.path}: ${issue.message}` : issue.message)).join('; '));
+    this.issues = told;
   }
 }
 
@@ -25,21 +36,28 @@ export class NotFound extends DomainError {
   readonly code = 'NOT_FOUND';
   readonly kind: string;
   readonly id: string;
-  constructor(kind: string, id: string) {
-    super(`There is no ${kind} ${id}.`);
+  /** The verb that was refused to a stranger, for the audit log only; null: there is no such thing. */
+  readonly refused: string | null;
+  constructor(kind: string, id: string, refused: string | null = null) {
+    const told = excerpt(id);
+    super(`There is no ${kind} ${told}.`);
     this.kind = kind;
-    this.id = id;
+    this.id = told;
+    this.refused = refused;
   }
 }
 
-/** A member of the workspace asked for what their role does not allow. */
+/** Somebody who may know of the thing asked for what their role or credential does not allow. */
 export class Forbidden extends DomainError {
   readonly code = 'FORBIDDEN';
   /** The verb that was refused, for instance `deployments.createDeployment`. */
   readonly verb: string;
-  constructor(verb: string) {
-    super(`Your role does not allow ${verb}.`);
+  /** The workspace whose audit log tells of it; null: it belongs to none. */
+  readonly workspaceId: string | null;
+  constructor(verb: string, workspaceId: string | null = null) {
+    super(`Your role or credential does not allow ${verb}.`);
     this.verb = verb;
+    this.workspaceId = workspaceId;
   }
 }
 
@@ -77,7 +95,22 @@ export class IdempotencyConflict extends DomainError {
   readonly code = 'IDEMPOTENCY_CONFLICT';
   readonly key: string;
   constructor(key: string) {
-    super(`The idempotency key ${key} was used with another input in the last 24 hours.`);
+    super(`The idempotency key ${excerpt(key)} was used with another input in the last 24 hours.`);
     this.key = key;
+  }
+}
+
+/** Too much, too fast. Nothing was done; try again at `resetAt`. */
+export class RateLimited extends DomainError {
+  readonly code = 'RATE_LIMITED';
+  /** From then on there is room again. */
+  readonly resetAt: Date;
+  constructor(resetAt: Date, message = 'Too many requests.') {
+    super(`${message} Try again at ${resetAt.toISOString()}.`);
+    this.resetAt = resetAt;
+  }
+  /** Whole seconds from now, at least 1: for `Retry-After`. */
+  get retryAfterS(): number {
+    return Math.max(1, Math.ceil((this.resetAt.getTime() - Date.now()) / 1000));
   }
 }

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { App } from './app.ts';
 import { defineJob } from './jobs/define.ts';
+import { pruneThrottles } from './rates/counters.ts';
 
 const nothing = z.object({});
 
@@ -56,6 +57,14 @@ export const cleanUp = defineJob({
       await app.blobs.remove(id);
       await app.db.artifact.deleteMany({ where: { id, status: 'PENDING' } });
     }
-    app.log.info({ events, keys, artifacts: abandoned.length }, 'cleaned up');
+    // Kept for a while, for people who look where they were signed in.
+    const { count: sessions } = await app.db.session.deleteMany({
+      where: { expiresAt: { lt: new Date(Date.now() - 30 * 24 * 3600 * 1000) } },
+    });
+    const { count: origins } = await app.db.origin.deleteMany({
+      where: { lastSeenAt: { lt: new Date(Date.now() - app.limits.eventRetentionDays * 24 * 3600 * 1000) } },
+    });
+    const throttles = await pruneThrottles(app.database.pool);
+    app.log.info({ events, keys, sessions, origins, throttles, artifacts: abandoned.length }, 'cleaned up');
   },
 });

@@ -52,6 +52,9 @@ const wakeUps = new PostgresWakeUps({
 });
 const transact = createTransact({
   database,
+  originIds: () => {
+    throw new Error('no origin here');
+  },
   traceparent: () => undefined,
   onAppended: (events) => events.forEach(({ workspaceId }) => wakeUps.publish(`w:${workspaceId}`)),
 });

@@ -49,6 +49,7 @@ builder.prismaNode('Run', {
 
 builder.mutationFields((t) => ({
   startProbe: t.id({
+    access: 'member',
     description: 'Starts a run that writes so many lines. Row id of the run.',
     args: {
       workspaceId: t.arg.id({ description: 'Global id of the workspace.' }),

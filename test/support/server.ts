@@ -33,6 +33,10 @@ export function portRanges(): { SWITCHYARD_ADDRESS_PORTS: string; SWITCHYARD_INS
   };
 }
 
+/** Users of applications of one test server alone: they must not be those of another one on this machine. */
+const userBase = (): string => String(1_000_000 + ((process.pid % 50_000) * 8 + (userRanges++ % 8)) * 4000);
+let userRanges = 0;
+
 /** A folder that other users of the machine can pass through, as applications run by their own users must. */
 export async function testFolder(): Promise<string> {
   const folder = await mkdtemp(path.join(tmpdir(), 'switchyard-test-'));
@@ -54,6 +58,7 @@ export function environment(
     SWITCHYARD_STATE_DIR: path.join(folder, 'state'),
     SWITCHYARD_SHARED_DIR: path.join(folder, 'shared'),
     ...portRanges(),
+    SWITCHYARD_APP_USER_BASE: userBase(),
     ...extra,
   };
 }

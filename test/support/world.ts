@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { Role } from '#prisma';
 import type { App } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
-import { SessionTokens } from '#kernel/auth/tokens.ts';
+import { Sessions } from '#kernel/auth/sessions.ts';
 import { newApiKey, sha256Hex } from '#kernel/crypto.ts';
 import { newId } from '#kernel/ids.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
@@ -29,7 +29,9 @@ export interface Someone extends Auth {
 export async function someone(app: App, name = 'Somebody'): Promise<Someone> {
   const id = newId();
   await app.db.user.create({ data: { id, name, email: `${id}@example.com` } });
-  const { token } = await app.use(SessionTokens).issue({ userId: id, sessionEpoch: 0 });
+  const { token } = await app.transact(system, (tx) =>
+    app.use(Sessions).open(tx, { userId: id, method: 'PASSWORD', origin: null }),
+  );
   return { id, token };
 }
 

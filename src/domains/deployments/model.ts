@@ -69,7 +69,8 @@ export const NewApplication = z.object({
   healthCheckPath: HealthPath.default('/'),
   healthTimeoutS: z.int().min(1).max(600).default(30),
   environment: Environment.default({}),
-  port: z.int().min(1024).max(32_767).nullish(),
+  /** Which ones there are is this server's setting. */
+  port: z.int().nullish(),
 });
 
 export const NewDeployment = z.object({

@@ -18,13 +18,20 @@ import {
 } from '#kernel/graphql/kit.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { atLeast } from '#kernel/auth/actor.ts';
+import { NoFreeUser } from '../../integrations/process/index.ts';
 import { NoHost, NothingToRestore } from './errors.ts';
 import { phases, type DeploymentPhase } from './model.ts';
+import { can } from './policy.ts';
 import { Applications, Deployments, type Requested, type Written } from './service/index.ts';
 
 errorType(NoHost, {
   name: 'NoHost',
   description: 'No host that can run applications is alive.',
+  interfaces: [ErrorInterface],
+});
+errorType(NoFreeUser, {
+  name: 'NoFreeUser',
+  description: 'The host has given all of its users to other applications.',
   interfaces: [ErrorInterface],
 });
 errorType(NothingToRestore, {
@@ -314,6 +321,7 @@ const idempotencyKey = {
 
 builder.mutationFields((t) => ({
   createApplication: t.fieldWithInput({
+    access: can.createApplication,
     type: applicationSuccess('CreateApplicationSuccess', 'The application was created. Nothing is deployed yet.'),
     errors: failing(Conflict),
     description: 'Creates an application.',
@@ -348,7 +356,7 @@ builder.mutationFields((t) => ({
       }),
       port: t.input.int({
         required: false,
-        description: 'Port of the stable address on the host, 1024 to 32767; without it the server chooses.',
+        description: 'Port of the stable address on the host, one of those that this server has for addresses; without it the server chooses.',
       }),
     },
     resolve: (_, { input }, { app, actor }) =>
@@ -357,6 +365,7 @@ builder.mutationFields((t) => ({
         .create(actor, { ...withoutNulls(input), workspaceId: rowId('Workspace', input.workspaceId) }),
   }),
   stopApplication: t.fieldWithInput({
+    access: can.stopApplication,
     type: applicationSuccess(
       'StopApplicationSuccess',
       'Its address serves nothing any more; its instance is being ended.',
@@ -367,8 +376,9 @@ builder.mutationFields((t) => ({
     resolve: (_, { input }, { app, actor }) => app.use(Applications).stop(actor, rowId('Application', input.id)),
   }),
   createDeployment: t.fieldWithInput({
+    access: can.createDeployment,
     type: deploymentSuccess('CreateDeploymentSuccess', 'The deployment is queued.'),
-    errors: failing(IdempotencyConflict, NoHost, Conflict),
+    errors: failing(IdempotencyConflict, NoHost, NoFreeUser, Conflict),
     description: 'Deploys a branch or commit. Deployments of the application that have not begun are superseded.',
     input: {
       applicationId: t.input.id({ description: 'Global id of the application.' }),
@@ -382,8 +392,9 @@ builder.mutationFields((t) => ({
       app.use(Deployments).create(actor, { ...input, applicationId: rowId('Application', input.applicationId) }),
   }),
   rollbackDeployment: t.fieldWithInput({
+    access: can.rollbackDeployment,
     type: deploymentSuccess('RollbackDeploymentSuccess', 'A deployment that brings the release back is queued.'),
-    errors: failing(IdempotencyConflict, NoHost, NothingToRestore, Conflict),
+    errors: failing(IdempotencyConflict, NoHost, NoFreeUser, NothingToRestore, Conflict),
     description: 'Brings back a former release, exactly as it was built.',
     input: {
       applicationId: t.input.id({ description: 'Global id of the application.' }),

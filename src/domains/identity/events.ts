@@ -5,6 +5,33 @@ export const workspaceCreated = defineEvent('workspace.created', {
   description: 'The workspace was created.',
 });
 
+export const workspaceUpdated = defineEvent('workspace.updated', {
+  subject: 'Workspace',
+  description: 'Its name or short name was changed.',
+});
+export const workspaceDeleted = defineEvent('workspace.deleted', {
+  subject: 'Workspace',
+  description: 'Its deletion was asked for: nobody reaches it any more.',
+  rights: true,
+});
+
+export const memberInvited = defineEvent<{ role: string }>('invitation.sent', {
+  subject: 'Invitation',
+  description: 'Somebody was asked to become a member, for the first time or again.',
+});
+export const invitationRevoked = defineEvent('invitation.revoked', {
+  subject: 'Invitation',
+  description: 'An invitation was taken back, or ended because its maker may not give that role any more.',
+});
+export const invitationAccepted = defineEvent<{ userId: string; membershipId: string }>('invitation.accepted', {
+  subject: 'Invitation',
+  description: 'An invitation was accepted.',
+});
+export const invitationDeclined = defineEvent('invitation.declined', {
+  subject: 'Invitation',
+  description: 'An invitation was declined.',
+});
+
 export const memberAdded = defineEvent<{ userId: string; role: string }>('membership.added', {
   subject: 'Membership',
   description: 'Somebody became a member.',
@@ -19,17 +46,43 @@ export const memberRemoved = defineEvent<{ userId: string }>('membership.removed
   description: 'Somebody is no longer a member.',
   rights: true,
 });
-export const sessionsEnded = defineEvent<{ userId: string }>('user.sessionsEnded', {
-  subject: 'User',
-  description: 'Somebody signed out everywhere.',
-  rights: true,
-});
 export const apiKeyCreated = defineEvent<{ role: string }>('apiKey.created', {
   subject: 'ApiKey',
   description: 'An API key was made.',
 });
+export const apiKeyUpdated = defineEvent('apiKey.updated', {
+  subject: 'ApiKey',
+  description: "An API key's name was changed.",
+});
+export const apiKeyRotated = defineEvent<{ successorId: string }>('apiKey.rotated', {
+  subject: 'ApiKey',
+  description: 'Another key took the place of an API key, which ends at once or after a time of grace.',
+  rights: true,
+});
 export const apiKeyRevoked = defineEvent('apiKey.revoked', {
   subject: 'ApiKey',
   description: 'An API key was revoked.',
+  rights: true,
+});
+
+export const userSignedUp = defineEvent('user.signedUp', {
+  subject: 'User',
+  description: 'Somebody made an account.',
+});
+export const userEmailVerified = defineEvent('user.emailVerified', {
+  subject: 'User',
+  description: 'Somebody proved that they read mail at their address.',
+});
+export const userEmailChanged = defineEvent('user.emailChanged', {
+  subject: 'User',
+  description: 'Somebody has another, verified e-mail address.',
+});
+export const userPasswordChanged = defineEvent<{ by: 'PASSWORD' | 'RESET' }>('user.passwordChanged', {
+  subject: 'User',
+  description: 'Somebody has another password: `by` the one before, or by a mail to their address.',
+});
+export const userClosed = defineEvent<{ userId: string }>('user.closed', {
+  subject: 'User',
+  description: 'Somebody asked for their account to be deleted: nothing of theirs lets them in any more.',
   rights: true,
 });

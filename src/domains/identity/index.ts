@@ -1,3 +1,3 @@
-import './schema.ts';
+import './schema/index.ts';
 
-export { Identity } from './service.ts';
+export { Accounts, ApiKeys, Members, Workspaces } from './service/index.ts';

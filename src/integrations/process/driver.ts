@@ -29,7 +29,7 @@ import {
 } from '#kernel/processes/children.ts';
 import { lineSplitter } from './lines.ts';
 import { followLog, rotateLogs, tailLog } from './logs.ts';
-import { createPortFinder, listenersOf, type PortRange } from './ports.ts';
+import { createPortFinder, listensAlone, type PortRange } from './ports.ts';
 import { detectProject, type DetectedProject } from './projects.ts';
 import { codeOf } from '#kernel/system-error.ts';
 
@@ -60,8 +60,8 @@ export class EnvironmentRefused extends DomainError {
 /** All users of applications of this host have been given away. */
 export class NoFreeUser extends DomainError {
   readonly code = 'NO_FREE_USER';
-  constructor(userSlot: number) {
-    super(`This host has users for ${userCount} applications; slot ${userSlot} is none of them.`);
+  constructor() {
+    super(`The host has users for ${userCount} applications, and all of them are taken.`);
   }
 }
 
@@ -119,6 +119,8 @@ export interface ProbeResult {
 export interface StartedInstance extends ProcessIdentity {
   /** On 127.0.0.1. */
   readonly port: number;
+  /** User that the application has to itself; null without isolation. */
+  readonly uid: number | null;
   /** Where its output begins in the release's log, bytes. */
   readonly logFrom: number;
 }
@@ -188,7 +190,8 @@ export interface ProcessDriver {
   rotateLogs(): Promise<number>;
 }
 
-const userCount = 4_000;
+/** Applications that a host can have. */
+export const userCount = 4_000;
 const defaultUserBase = 61_184;
 const defaultPorts: PortRange = { from: 20_000, to: 26_999 };
 const maxBody = 2_000;
@@ -330,7 +333,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
         record,
       });
       child.unref();
-      return { ...identity, port, logFrom };
+      return { ...identity, port, uid: user?.uid ?? null, logFrom };
     },
 
     async probe({ port, path, timeoutMs, signal, userSlot }) {
@@ -399,7 +402,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
     if (!Number.isSafeInteger(userSlot) || userSlot < 0) throw new Error(`${userSlot} is not a user slot.`);
     if (isolation === 'none') return undefined;
     // Never the user of another application: with all of them given away, nothing is started rather than shared.
-    if (userSlot >= userCount) throw new NoFreeUser(userSlot);
+    if (userSlot >= userCount) throw new NoFreeUser();
     const id = userBase + userSlot;
     return { uid: id, gid: id };
   }
@@ -482,9 +485,8 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
 
   async function strangerOn(port: number, userSlot: number): Promise<string | null> {
     const user = userOf(userSlot);
-    const listeners = user ? await listenersOf(port) : null;
-    if (!user || !listeners) return null;
-    return listeners.every((uid) => uid === user.uid) ? null : 'another user of this machine listens on the port';
+    if (!user || (await listensAlone(port, user.uid)) !== false) return null;
+    return 'another user of this machine listens on the port';
   }
 
   /** By a process of the folder's own user, so that a link put in the way leads nowhere. */

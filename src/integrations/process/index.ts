@@ -2,6 +2,8 @@ export {
   BuildFailed,
   createProcessDriver,
   EnvironmentRefused,
+  NoFreeUser,
+  userCount,
   validateEnvironment,
   type ProbeResult,
   type ProcessDriver,
@@ -9,6 +11,7 @@ export {
   type ProcessDriverOptions,
   type StartedInstance,
 } from './driver.ts';
+export { claimUsers } from './users.ts';
 export { UnknownProject, type DetectedProject } from './projects.ts';
 export {
   ensureProxy,

@@ -1,4 +1,4 @@
-import { copyFile, open, readdir, stat, truncate, type FileHandle } from 'node:fs/promises';
+import { open, readdir, stat, truncate, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { lineSplitter } from './lines.ts';
@@ -7,7 +7,7 @@ import { codeOf } from '#kernel/system-error.ts';
 const tailBytes = 256 * 1024;
 const followIntervalMs = 100;
 
-/** A log that is larger is moved to `<file>.1` by `rotateLogs`, so that an instance's logs take twice that, bytes. */
+/** The end of a log that is larger is moved to `<file>.1` by `rotateLogs`, so that logs take about twice that, bytes. */
 export const maxLogBytes = 10 * 2 ** 20;
 
 /** The last `lines` lines of a log file, across its last rotation, of its last 256 KiB; none when there is no file. */
@@ -74,12 +74,25 @@ export async function rotateLog(file: string, maxBytes = maxLogBytes): Promise<b
   try {
     const found = await stat(file);
     if (!found.isFile() || found.size <= maxBytes) return false;
-    await copyFile(file, `${file}.1`);
+    await copyEnd(file, `${file}.1`, found.size - maxBytes, maxBytes);
     await truncate(file, 0);
     return true;
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return false; // removed in the meantime
     throw error;
+  }
+}
+
+/** Never more than `length`: the program that writes the log says how long it is, and need not have written all of it. */
+async function copyEnd(from: string, to: string, start: number, length: number): Promise<void> {
+  await using source = await open(from, 'r');
+  await using target = await open(to, 'w', 0o600);
+  const piece = Buffer.alloc(Math.min(length, 2 ** 20));
+  for (let done = 0; done < length; ) {
+    const { bytesRead } = await source.read(piece, 0, Math.min(piece.length, length - done), start + done);
+    if (bytesRead === 0) return; // cut by its own program in the meantime
+    await target.writeFile(piece.subarray(0, bytesRead));
+    done += bytesRead;
   }
 }
 

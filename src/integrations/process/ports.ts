@@ -1,6 +1,7 @@
 import { randomInt } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
+import { endianness } from 'node:os';
 import { codeOf } from '#kernel/system-error.ts';
 
 /** Inclusive bounds of TCP ports. Below 32768, where the system's own choices start. */
@@ -39,25 +40,64 @@ function isFree(port: number): Promise<boolean> {
 }
 
 /**
- * The users who listen on a TCP port of this machine; null where the system does not tell (not Linux).
+ * The users who would be given a connection to 127.0.0.1 and a port of this machine; null where the system does not
+ * tell (not Linux). The tables are read after the call; calls that wait share the next read.
  * @see https://www.kernel.org/doc/html/latest/networking/proc_net_tcp.html
  */
 export async function listenersOf(port: number): Promise<number[] | null> {
   if (process.platform !== 'linux') return null;
-  const tables = await Promise.all(['/proc/net/tcp', '/proc/net/tcp6'].map(readTable));
   const wanted = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
-  return tables
-    .flatMap((table) => table.split('\n'))
-    .map((line) => line.trim().split(/\s+/))
-    .filter((fields) => fields[3] === '0A' && fields[1]?.endsWith(wanted)) // 0A: LISTEN
-    .map((fields) => Number(fields[7]));
+  const listeners = (await readListeners()).filter(({ address }) => address.endsWith(wanted));
+  // The most exact address has the connection. Whoever listens on another one beside it (of IPv6, or 127.0.0.2) has not.
+  for (const hosts of loopbackHosts) {
+    const found = listeners.filter(({ address }) => hosts.includes(address.slice(0, -wanted.length)));
+    if (found.length > 0) return found.map(({ uid }) => uid);
+  }
+  return [];
 }
 
-async function readTable(file: string): Promise<string> {
+/** Whether `uid` alone listens there: null where the system does not tell. */
+export async function listensAlone(port: number, uid: number): Promise<boolean | null> {
+  const listeners = await listenersOf(port);
+  return listeners && listeners.length > 0 && listeners.every((one) => one === uid);
+}
+
+interface Listener {
+  /** As the kernel prints it: words of the machine's byte order in hexadecimal, colon, port. */
+  readonly address: string;
+  readonly uid: number;
+}
+
+/** Where a connection to 127.0.0.1 may arrive, the most exact first. */
+const loopbackHosts =
+  endianness() === 'LE'
+    ? [['0100007F', '0000000000000000FFFF00000100007F'], ['00000000', '0000000000000000FFFF000000000000'], ['0'.repeat(32)]]
+    : [['7F000001', '00000000000000000000FFFF7F000001'], ['00000000', '00000000000000000000FFFF00000000'], ['0'.repeat(32)]];
+
+let reading: Promise<unknown> = Promise.resolve();
+let next: Promise<Listener[]> | null = null;
+
+function readListeners(): Promise<Listener[]> {
+  next ??= reading.then(() => {
+    next = null;
+    const read = Promise.all(['/proc/net/tcp', '/proc/net/tcp6'].map(readTable)).then((tables) => tables.flat());
+    reading = read.catch(() => undefined); // told to those who wait for it
+    return read;
+  });
+  return next;
+}
+
+async function readTable(file: string): Promise<Listener[]> {
+  let text: string;
   try {
-    return await readFile(file, 'utf8');
+    text = await readFile(file, 'utf8');
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return ''; // no IPv6 on this machine
+    if (codeOf(error) === 'ENOENT') return []; // no IPv6 on this machine
     throw error;
   }
+  return text
+    .split('\n')
+    .filter((line) => line.includes(' 0A ')) // LISTEN
+    .map((line) => line.trim().split(/\s+/))
+    .map((fields) => ({ address: fields[1] ?? '', uid: Number(fields[7]) }));
 }

@@ -8,21 +8,36 @@ export const atLeast = (role: Role, least: Role): boolean => roles.indexOf(role)
 /** The lower of two roles. */
 export const lowerRole = (a: Role, b: Role): Role => (atLeast(a, b) ? b : a);
 
-export type ActorKind = 'ANONYMOUS' | 'SESSION' | 'API_KEY' | 'SYSTEM';
+/**
+ * Kind of credential. SESSION: a person who signed in here. TOKEN: a person whom a trusted issuer's JWT names. API_KEY:
+ * a program, for the person who made the key. MACHINE: a device or factory, which is no person and reaches what its
+ * token says. SYSTEM: the server itself.
+ */
+export type ActorKind = 'ANONYMOUS' | 'SESSION' | 'TOKEN' | 'API_KEY' | 'MACHINE' | 'SYSTEM';
+
+/** Where a request came from. Personal data: kept apart from the log, which refers to it. */
+export interface Origin {
+  /** IPv4 or IPv6 address. */
+  readonly address: string;
+  /** What the client calls itself, cut to 300 characters; empty when it does not say. */
+  readonly userAgent: string;
+}
 
 /** Who asks, by which credential, with which rights. Made once per operation from the credential and the database. */
 export interface Actor {
   readonly kind: ActorKind;
-  /** The person; for an API key its maker; null for strangers and the server itself. */
+  /** The person; for an API key its maker; null for strangers, machines and the server itself. */
   readonly userId: string | null;
   /** The session's or key's own id; null where there is none. */
   readonly credentialId: string | null;
-  /** For a session: the epoch that it was made in. */
-  readonly sessionEpoch?: number | undefined;
   /** When the credential ends by itself; null: it does not. */
   readonly expiresAt: Date | null;
-  /** Role by workspace id: exactly the workspaces that this credential reaches. */
+  /** Role by workspace id: exactly the workspaces that this credential reaches. Operators own the instance's. */
   readonly roles: ReadonlyMap<string, Role>;
+  /** Names of the verbs that the credential may use, within its roles; null: all of them. */
+  readonly scopes: ReadonlySet<string> | null;
+  /** Null inside the server. */
+  readonly origin: Origin | null;
 }
 
 export const anonymous: Actor = {
@@ -31,10 +46,15 @@ export const anonymous: Actor = {
   credentialId: null,
   expiresAt: null,
   roles: new Map(),
+  scopes: null,
+  origin: null,
 };
 
 /** The server itself: jobs and reconcilers. It has no rights by policy; it does not pass through it. */
 export const system: Actor = { ...anonymous, kind: 'SYSTEM' };
+
+/** Whether a person acts themselves, and not a program for them. */
+export const isPerson = (actor: Actor): boolean => actor.kind === 'SESSION' || actor.kind === 'TOKEN';
 
 /** Ids of the workspaces where the actor has at least this role. */
 export function workspacesWith(actor: Actor, least: Role): string[] {

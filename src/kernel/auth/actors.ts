@@ -1,10 +1,13 @@
 import type pg from 'pg';
 import type { Role } from '#prisma';
-import { hashApiKey } from '../crypto.ts';
+import { hashApiKey, isApiKey } from '../crypto.ts';
 import { Unauthenticated } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import { anonymous, lowerRole, type Actor } from './actor.ts';
-import type { Sessions } from './session.ts';
+import { anonymous, lowerRole, type Actor, type Origin } from './actor.ts';
+import { instanceWorkspaceId } from './instance.ts';
+import type { SessionTokens } from './session-tokens.ts';
+
+export const sessionCookie = 'switchyard_session';
 
 /** What a request or connection brings. */
 export interface Credentials {
@@ -16,12 +19,31 @@ export interface Credentials {
   readonly session?: string | null | undefined;
 }
 
-export const sessionCookie = 'switchyard_session';
+/** JWTs of issuers that this server trusts beside itself. */
+export interface ExternalTokens {
+  /** Whether a token says that it is of such an issuer; nothing is verified. */
+  claims(token: string): boolean;
+  /**
+   * The person whom a token names.
+   * @throws {Unauthenticated} for every token that is not a good one of such an issuer
+   */
+  verify(token: string): Promise<{ readonly userId: string; readonly expiresAt: Date }>;
+}
 
-interface SessionRow {
-  session_epoch: number;
+export interface ActorsOptions {
+  readonly pool: pg.Pool;
+  readonly tokens: SessionTokens;
+  readonly log: Logger;
+  /** E-mail addresses, lower case, of the people who operate this server. */
+  readonly operators: ReadonlySet<string>;
+  readonly external?: ExternalTokens | undefined;
+}
+
+interface PersonRow {
+  operator: boolean;
   workspace_id: string | null;
   role: Role | null;
+  stale: boolean;
 }
 
 interface KeyRow {
@@ -30,39 +52,62 @@ interface KeyRow {
   workspace_id: string;
   key_role: Role;
   member_role: Role;
+  scopes: string[];
   expires_at: Date | null;
   stale: boolean;
 }
 
-const sessionSql = `select u.session_epoch, m.workspace_id, m.role
-  from app_user u left join membership m on m.user_id = u.id where u.id = $1`;
-const keySql = `select k.id, k.created_by_id user_id, k.workspace_id, k.role key_role, m.role member_role, k.expires_at,
-    (k.last_seen_at is null or k.last_seen_at < now() - interval '1 minute') stale
+// An owner reaches the workspace without its provider, which may be what has to be mended.
+const memberships = (ssoConnectionId: string): string =>
+  `left join (membership m join workspace w on w.id = m.workspace_id and w.deleted_at is null)
+     on m.user_id = u.id and (not w.sso_enforced or m.role = 'OWNER'
+       or exists (select 1 from sso_connection c where c.id = ${ssoConnectionId} and c.workspace_id = w.id))`;
+const person = `u.email_verified_at is not null and u.email = any($2) as operator, m.workspace_id, m.role`;
+const sessionSql = `select ${person}, s.last_seen_at < now() - interval '1 minute' stale
+  from session s join app_user u on u.id = s.user_id ${memberships('s.sso_connection_id')}
+  where s.id = $1 and u.id = $3 and s.ended_at is null and s.expires_at > now() and u.closed_at is null`;
+const userSql = `select ${person}, false stale from app_user u ${memberships('null')}
+  where u.id = $1 and u.closed_at is null`;
+const keySql = `select k.id, k.created_by_id user_id, k.workspace_id, k.role key_role, m.role member_role, k.scopes,
+    k.expires_at, (k.last_seen_at is null or k.last_seen_at < now() - interval '1 minute') stale
   from api_key k join membership m on m.workspace_id = k.workspace_id and m.user_id = k.created_by_id
+  join workspace w on w.id = k.workspace_id and w.deleted_at is null
   where k.revoked_at is null and (k.expires_at is null or k.expires_at > now()) and `;
+
+const everything = '*';
 
 /** Makes actors of credentials. Rights are read from the database each time: they are never older than the operation. */
 export class Actors {
   readonly #pool: pg.Pool;
-  readonly #sessions: Sessions;
+  readonly #tokens: SessionTokens;
   readonly #log: Logger;
+  readonly #operators: readonly string[];
+  readonly #external: ExternalTokens | undefined;
 
-  constructor(options: { pool: pg.Pool; sessions: Sessions; log: Logger }) {
+  constructor(options: ActorsOptions) {
     this.#pool = options.pool;
-    this.#sessions = options.sessions;
+    this.#tokens = options.tokens;
     this.#log = options.log;
+    this.#operators = [...options.operators];
+    this.#external = options.external;
   }
 
   /**
    * The actor of the first credential that is there: API key, bearer token, cookie. None: anonymous.
    * @throws {Unauthenticated} for a credential that is there and is not good
    */
-  async authenticate(credentials: Credentials): Promise<Actor> {
+  async authenticate(credentials: Credentials, origin: Origin | null = null): Promise<Actor> {
+    const actor = await this.#actorOf(credentials);
+    return origin ? { ...actor, origin } : actor;
+  }
+
+  #actorOf(credentials: Credentials): Actor | Promise<Actor> {
     if (credentials.apiKey) return this.#byKey(credentials.apiKey);
     if (credentials.authorization) {
       const bearer = /^Bearer ([\w.~+/=-]+)$/i.exec(credentials.authorization)?.[1];
       if (!bearer) throw new Unauthenticated('The Authorization header must be `Bearer <token>`.');
-      return bearer.startsWith('sy_') ? this.#byKey(bearer) : this.#bySession(bearer);
+      if (bearer.startsWith('sy_')) return this.#byKey(bearer);
+      return this.#external?.claims(bearer) ? this.#byExternalToken(this.#external, bearer) : this.#bySession(bearer);
     }
     if (credentials.session) return this.#bySession(credentials.session);
     return anonymous;
@@ -72,40 +117,47 @@ export class Actors {
   async refresh(actor: Actor): Promise<Actor | null> {
     if (actor.expiresAt && actor.expiresAt <= new Date()) return null;
     try {
-      if (actor.kind === 'SESSION' && actor.userId)
-        return await this.#withRoles(actor, actor.userId, actor.sessionEpoch);
-      if (actor.kind === 'API_KEY' && actor.credentialId) return await this.#keyActor('k.id = $1', actor.credentialId);
-      return actor;
+      const now = await this.#again(actor);
+      return { ...now, origin: actor.origin };
     } catch (error) {
       if (error instanceof Unauthenticated) return null;
       throw error;
     }
   }
 
-  async #bySession(token: string): Promise<Actor> {
-    const session = await this.#sessions.verify(token);
-    return this.#withRoles(
-      {
-        ...anonymous,
-        kind: 'SESSION',
-        userId: session.userId,
-        credentialId: session.tokenId,
-        expiresAt: session.expiresAt,
-      },
-      session.userId,
-      session.sessionEpoch,
-    );
+  #again(actor: Actor): Actor | Promise<Actor> {
+    if (actor.kind === 'API_KEY' && actor.credentialId) return this.#keyActor('k.id = $1', actor.credentialId);
+    if (actor.kind === 'SESSION' || actor.kind === 'TOKEN') return this.#withRoles(actor);
+    return actor;
   }
 
-  async #withRoles(base: Actor, userId: string, epoch: number | undefined): Promise<Actor> {
-    const { rows } = await this.#pool.query<SessionRow>(sessionSql, [userId]);
-    if (rows[0]?.session_epoch !== epoch) throw new Unauthenticated('The session has ended. Sign in again.');
+  async #bySession(token: string): Promise<Actor> {
+    const { userId, sessionId, expiresAt } = await this.#tokens.verify(token);
+    return this.#withRoles({ ...anonymous, kind: 'SESSION', userId, credentialId: sessionId, expiresAt });
+  }
+
+  async #byExternalToken(external: ExternalTokens, token: string): Promise<Actor> {
+    const { userId, expiresAt } = await external.verify(token);
+    return this.#withRoles({ ...anonymous, kind: 'TOKEN', userId, expiresAt });
+  }
+
+  async #withRoles(base: Actor): Promise<Actor> {
+    const { rows } =
+      base.kind === 'SESSION'
+        ? await this.#pool.query<PersonRow>(sessionSql, [base.credentialId, this.#operators, base.userId])
+        : await this.#pool.query<PersonRow>(userSql, [base.userId, this.#operators]);
+    const [first] = rows;
+    if (!first) throw new Unauthenticated('The session has ended. Sign in again.');
+    if (first.stale) this.#seen('session', base.credentialId);
     const roles = new Map<string, Role>();
     for (const { workspace_id, role } of rows) if (workspace_id && role) roles.set(workspace_id, role);
-    return { ...base, sessionEpoch: epoch, roles };
+    if (first.operator) roles.set(instanceWorkspaceId, 'OWNER');
+    return { ...base, roles };
   }
 
   #byKey(key: string): Promise<Actor> {
+    // Garbage costs no look-up.
+    if (!isApiKey(key)) throw new Unauthenticated('The API key is not valid.');
     return this.#keyActor('k.key_hash = $1', hashApiKey(key));
   }
 
@@ -113,17 +165,22 @@ export class Actors {
     const { rows } = await this.#pool.query<KeyRow>(keySql + condition, [value]);
     const [row] = rows;
     if (!row) throw new Unauthenticated('The API key is not valid.');
-    if (row.stale) {
-      this.#pool.query(`update api_key set last_seen_at = now() where id = $1`, [row.id]).catch((error: unknown) => {
-        this.#log.warn({ err: error }, 'last use of an API key not noted');
-      });
-    }
+    if (row.stale) this.#seen('api_key', row.id);
     return {
+      ...anonymous,
       kind: 'API_KEY',
       userId: row.user_id,
       credentialId: row.id,
       expiresAt: row.expires_at,
       roles: new Map([[row.workspace_id, lowerRole(row.key_role, row.member_role)]]),
+      scopes: row.scopes.includes(everything) ? null : new Set(row.scopes),
     };
+  }
+
+  /** Notes the last use, once a minute; a request does not wait for it. */
+  #seen(table: 'session' | 'api_key', id: string | null): void {
+    this.#pool.query(`update ${table} set last_seen_at = now() where id = $1`, [id]).catch((error: unknown) => {
+      this.#log.warn({ err: error }, 'last use of a credential not noted');
+    });
   }
 }

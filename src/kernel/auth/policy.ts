@@ -1,6 +1,6 @@
 import type { Role } from '#prisma';
 import { Forbidden, NotFound, Unauthenticated } from '../errors.ts';
-import { atLeast, workspacesWith, type Actor } from './actor.ts';
+import { atLeast, isPerson, workspacesWith, type Actor } from './actor.ts';
 
 /**
  * Who may see a row, in a small closed form. One rule serves as the type's guard and as the `where` of every list,
@@ -130,7 +130,7 @@ export function decidedByRow(rule: RowRule, actor: Actor, row: Record<string, un
  * Lets the actor use a verb in a workspace, or throws.
  * @throws {Unauthenticated} when nobody is signed in
  * @throws {NotFound} for a workspace that the actor is no member of: strangers do not learn that it exists
- * @throws {Forbidden} for a member whose role is too low
+ * @throws {Forbidden} for a member whose role is too low, or whose key is not for this verb
  */
 export function authorize(
   actor: Actor,
@@ -141,12 +141,12 @@ export function authorize(
   if (verb.least === 'public') return;
   if (actor.kind === 'ANONYMOUS') throw new Unauthenticated();
   if (verb.least === 'user') {
-    if (actor.kind !== 'SESSION') throw new Forbidden(verb.name);
+    if (!isPerson(actor)) throw new Forbidden(verb.name);
     return;
   }
   const role = workspaceId === null ? undefined : actor.roles.get(workspaceId);
-  if (role === undefined) throw new NotFound(target?.kind ?? 'Workspace', target?.id ?? String(workspaceId));
-  if (!atLeast(role, verb.least)) throw new Forbidden(verb.name);
+  if (role === undefined) throw new NotFound(target?.kind ?? 'Workspace', target?.id ?? String(workspaceId), verb.name);
+  if (!atLeast(role, verb.least) || actor.scopes?.has(verb.name) === false) throw new Forbidden(verb.name, workspaceId);
 }
 
 /**

@@ -6,6 +6,8 @@ export const authPolicy = definePolicy('auth', {
   rows: {
     Workspace: inWorkspace('VIEWER', 'id'),
     Membership: inWorkspace('VIEWER'),
+    // What events tell of people: who did it, from where.
+    AuditEntry: inWorkspace('ADMIN'),
     // Oneself, and everybody with whom one shares a workspace.
     User: anyOf(self('id'), some('memberships', inWorkspace('VIEWER'))),
     // Its maker, but only in a workspace that the credential reaches: a key of one workspace tells nothing of another.

@@ -1,4 +1,6 @@
-import { Role } from '#prisma';
+import DataLoader from 'dataloader';
+import { Role, type User } from '#prisma';
+import type { Context } from '../graphql/context.ts';
 import { builder } from '../graphql/builder.ts';
 import { guarded, newestFirst, visible } from '../graphql/kit.ts';
 import './row-policy.ts';
@@ -24,6 +26,23 @@ export const UserRef = builder.prismaNode('User', {
     createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When they registered.' }),
   }),
 });
+
+const users = new WeakMap<Context, DataLoader<string, User | null>>();
+
+/** People of many rows in one statement; null for those whom the viewer may not see. */
+export function loadUser(context: Context, id: string | null): Promise<User | null> | null {
+  if (!id) return null;
+  let loader = users.get(context);
+  if (!loader) {
+    loader = new DataLoader<string, User | null>(async (ids) => {
+      const found = await context.app.db.user.findMany({ where: visible(context, 'User', { id: { in: [...ids] } }) });
+      const byId = new Map(found.map((user) => [user.id, user]));
+      return ids.map((one) => byId.get(one) ?? null);
+    });
+    users.set(context, loader);
+  }
+  return loader.load(id);
+}
 
 export const MembershipRef = builder.prismaNode('Membership', {
   id: { field: 'id' },
@@ -97,6 +116,7 @@ export const WorkspaceRef = builder.prismaNode('Workspace', {
 
 builder.queryFields((t) => ({
   viewer: t.prismaField({
+    access: 'public',
     type: UserRef,
     nullable: true,
     description: 'The person who asks (for an API key: its maker); null when nobody is signed in.',
@@ -104,6 +124,7 @@ builder.queryFields((t) => ({
       actor.userId ? app.db.user.findUnique({ ...query, where: { id: actor.userId } }) : null,
   }),
   workspaces: t.prismaConnection({
+    access: 'member',
     type: WorkspaceRef,
     cursor: 'id',
     description: 'The workspaces that you reach, newest first.',
@@ -112,6 +133,7 @@ builder.queryFields((t) => ({
       context.app.db.workspace.findMany({ ...query, where: visible(context, 'Workspace'), orderBy: newestFirst }),
   }),
   workspace: t.prismaField({
+    access: 'member',
     type: WorkspaceRef,
     nullable: true,
     description: 'A workspace by its short name; null when there is none that you reach.',

@@ -1,6 +1,7 @@
 import type pg from 'pg';
 import { Prisma } from '#prisma';
 import type { Actor } from '../auth/actor.ts';
+import type { OriginIds } from '../auth/origins.ts';
 import type { LoggedEvent, NewEvent } from '../events/define.ts';
 import { sessionLimits, type Database, type DbTx } from './client.ts';
 
@@ -23,6 +24,7 @@ export interface Transaction {
 export interface TransactOptions {
   readonly database: Database;
   readonly traceparent: () => string | undefined;
+  readonly originIds: OriginIds;
   readonly onAppended: (events: readonly Pick<LoggedEvent, 'workspaceId' | 'seq' | 'type'>[]) => void;
 }
 
@@ -76,7 +78,7 @@ async function once<T>(options: TransactOptions, actor: Actor, fn: (tx: Transact
       },
     });
     open = false;
-    await flush(db, actor, pending, options.traceparent());
+    if (pending.length > 0) await flush(db, actor, pending, options);
     return value;
   });
   if (pending.length > 0) {
@@ -92,8 +94,17 @@ async function flush(
   db: DbTx,
   actor: Actor,
   pending: readonly { event: NewEvent; at: Appended }[],
-  traceparent: string | undefined,
+  options: TransactOptions,
 ): Promise<void> {
+  const { userId, kind, credentialId, origin } = actor;
+  const traceparent = options.traceparent() ?? null;
+  const originId = origin ? options.originIds(userId, origin) : null;
+  if (origin) {
+    // Seldom new, and then its own statement: what the log's head is locked for stays short.
+    await db.$executeRaw`
+      insert into origin (id, user_id, address, user_agent) values (${originId}::uuid, ${userId}::uuid, ${origin.address}, ${origin.userAgent})
+      on conflict (id) do update set last_seen_at = now() where origin.last_seen_at < now() - interval '1 hour'`;
+  }
   const byWorkspace = Map.groupBy(pending, ({ event }) => event.workspaceId);
   for (const workspaceId of [...byWorkspace.keys()].toSorted()) {
     const group = byWorkspace.get(workspaceId) ?? [];
@@ -113,10 +124,11 @@ async function flush(
         update event_head set seq = seq + ${rows.length} where workspace_id = ${workspaceId}::uuid returning seq, epoch
       ), added as (
         insert into event (workspace_id, seq, type, version, from_state, to_state, subject_type, subject_id, run_id, run_kind,
-                           actor_id, actor_kind, data, traceparent)
+                           actor_id, actor_kind, credential_id, origin_id, data, traceparent)
         select ${workspaceId}::uuid, head.seq - ${rows.length} + e.i, e.row->>'type', (e.row->>'version')::smallint,
                e.row->>'from_state', e.row->>'to_state', e.row->>'subject_type', (e.row->>'subject_id')::uuid,
-               (e.row->>'run_id')::uuid, e.row->>'run_kind', ${actor.userId}::uuid, ${actor.kind}, e.row->'data', ${traceparent ?? null}
+               (e.row->>'run_id')::uuid, e.row->>'run_kind', ${userId}::uuid, ${kind}, ${credentialId}::uuid, ${originId}::uuid,
+               e.row->'data', ${traceparent}
         from head, jsonb_array_elements(${JSON.stringify(rows)}::jsonb) with ordinality as e(row, i)
       )
       select seq, epoch from head`;

@@ -1,3 +1,4 @@
+import type { Role } from '#prisma';
 import type { ActorKind } from '../auth/actor.ts';
 
 /** A kind of fact. Its name and the shape of its data at a version never change once released. */
@@ -13,6 +14,8 @@ export interface EventType<D extends object = object> {
    * has a `userId`, it concerns the credentials of that person only.
    */
   readonly rights: boolean;
+  /** Least role that sees it in the workspace's log. */
+  readonly least: Role;
   readonly __data?: D;
 }
 
@@ -21,7 +24,7 @@ const types = new Map<string, EventType>();
 /** Declares an event type. `D` is the shape of its data: ids and enumerations only, no personal data. */
 export function defineEvent<D extends object = Record<string, never>>(
   name: string,
-  options: { subject: string; description: string; version?: number; rights?: boolean },
+  options: { subject: string; description: string; version?: number; rights?: boolean; least?: Role },
 ): EventType<D> {
   if (types.has(name)) throw new Error(`Two event types named ${name}`);
   const type: EventType<D> = {
@@ -30,6 +33,7 @@ export function defineEvent<D extends object = Record<string, never>>(
     subject: options.subject,
     description: options.description,
     rights: options.rights ?? false,
+    least: options.least ?? 'VIEWER',
   };
   types.set(name, type);
   return type;
@@ -63,6 +67,10 @@ export interface LoggedEvent {
   readonly runKind: string | null;
   readonly actorId: string | null;
   readonly actorKind: ActorKind;
+  /** The session or key; null where there is none. */
+  readonly credentialId: string | null;
+  /** Where it came from, by reference; null inside the server. */
+  readonly originId: string | null;
   readonly data: Record<string, unknown>;
   readonly at: Date;
   readonly traceparent: string | null;

@@ -8,11 +8,14 @@ import ScopeAuthPlugin from '@pothos/plugin-scope-auth';
 import SimpleObjectsPlugin from '@pothos/plugin-simple-objects';
 import WithInputPlugin from '@pothos/plugin-with-input';
 import { getNamedType, getNullableType, GraphQLError, isListType, type GraphQLOutputType } from 'graphql';
-import { BigIntResolver, DateTimeResolver, JSONResolver, NonNegativeIntResolver, URLResolver } from 'graphql-scalars';
+import { DateTimeResolver, JSONResolver, NonNegativeIntResolver, URLResolver } from 'graphql-scalars';
 import type PrismaTypes from '../../generated/pothos.ts';
 import { getDatamodel } from '../../generated/pothos.ts';
 import { ValidationError } from '../errors.ts';
 import { isId } from '../ids.ts';
+import { access } from './access.ts';
+import { audited } from './audited.ts';
+import { BigIntScalar } from './big-int.ts';
 import type { Context } from './context.ts';
 import { describe } from './describe.ts';
 import { decodeNodeId } from './global-id.ts';
@@ -60,8 +63,13 @@ function pageCost(args: Record<string, unknown>): { field: number; multiplier: n
     const cursor = args[name];
     if (typeof cursor === 'string' && !isPageCursor(cursor)) throw badPage(name, 'is not a cursor of this list');
   }
-  const size = args['first'] ?? args['last'] ?? defaultPageSize;
-  return { field: 1, multiplier: Math.min(Number(size), maxPageSize) };
+  return sizeCost(args);
+}
+
+/** The same for a list with cursors of another kind. */
+export function sizeCost(args: object): { field: number; multiplier: number } {
+  const { first, last } = args as { first?: unknown; last?: unknown };
+  return { field: 1, multiplier: Math.min(Number(first ?? last ?? defaultPageSize), maxPageSize) };
 }
 
 const badPage = (name: string, problem: string) =>
@@ -80,6 +88,8 @@ export const builder = new SchemaBuilder<SchemaTypes>({
   // Errors first: it wraps what all others throw.
   plugins: [
     ErrorsPlugin,
+    audited,
+    access,
     ScopeAuthPlugin,
     ComplexityPlugin,
     WithInputPlugin,
@@ -132,11 +142,13 @@ export const builder = new SchemaBuilder<SchemaTypes>({
     nodeTypeOptions: { description: 'Something with a global id, which `node` finds again.' },
     idFieldOptions: { description: 'Global id.' },
     nodeQueryOptions: {
+      access: 'member',
       description: 'The thing with this global id; null when there is none that you reach.',
       args: { id: { description: 'Global id.' } },
       resolve: async (_, { id }, context, info) => (await loadNodes(context, info, [id]))[0],
     },
     nodesQueryOptions: {
+      access: 'member',
       description:
         'The things with these global ids, in their order; null for each that does not exist or that you do not reach.',
       args: { ids: { description: `Global ids, at most ${maxNodeIds}.` } },
@@ -177,7 +189,7 @@ builder.subscriptionType({
 });
 builder.addScalarType('DateTime', DateTimeResolver);
 builder.addScalarType('JSON', JSONResolver);
-builder.addScalarType('BigInt', BigIntResolver);
+builder.addScalarType('BigInt', BigIntScalar);
 builder.addScalarType('NonNegativeInt', NonNegativeIntResolver);
 builder.addScalarType('URL', URLResolver);
 

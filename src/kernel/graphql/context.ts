@@ -1,5 +1,6 @@
 import type { Actor } from '../auth/actor.ts';
 import type { App } from '../app.ts';
+import type { Rate } from '../rates/budgets.ts';
 
 /** What every resolver is given. */
 export interface Context {
@@ -7,6 +8,8 @@ export interface Context {
   /** Who asks. Changes only where the operation itself signs in or gains a workspace. */
   actor: Actor;
   readonly requestId: string;
+  /** What the operation took from its client's budget; undefined before it was admitted. */
+  rate?: Rate;
   /** Address of the client, as far as the trusted proxies tell it; null inside the server. */
   readonly clientAddress: string | null;
   /** Sets or clears the session cookie of an HTTP response; null on other transports. */

@@ -6,6 +6,7 @@ import {
   IdempotencyConflict,
   IllegalTransition,
   NotFound,
+  RateLimited,
   Unauthenticated,
   ValidationError,
 } from '../errors.ts';
@@ -86,6 +87,14 @@ errorType(IdempotencyConflict, {
   description: 'The idempotency key was used with another input in the last 24 hours.',
   interfaces: [ErrorInterface],
   fields: (t) => ({ key: t.exposeString('key', { description: 'The key.' }) }),
+});
+errorType(RateLimited, {
+  name: 'RateLimited',
+  description: 'Too much, too fast. Nothing was done.',
+  interfaces: [ErrorInterface],
+  fields: (t) => ({
+    resetAt: t.expose('resetAt', { type: 'DateTime', description: 'From then on there is room again.' }),
+  }),
 });
 type ErrorClass = abstract new (...args: never[]) => DomainError;
 

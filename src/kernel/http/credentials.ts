@@ -1,5 +1,6 @@
-import type { IncomingHttpHeaders } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { GraphQLError } from 'graphql';
+import type { Origin } from '../auth/actor.ts';
 import { sessionCookie, type Credentials } from '../auth/actors.ts';
 
 export interface OriginRules {
@@ -46,6 +47,16 @@ export function sameSite(headers: IncomingHttpHeaders, rules: OriginRules): bool
   // No browser of today, or one that was asked to preflight: another site cannot set this header without permission.
   return headers['graphql-require-preflight'] !== undefined;
 }
+
+/** Whether a browser says that a page of another site made the request. What is no browser says nothing. */
+export const fromOtherSite = (headers: IncomingHttpHeaders, rules: OriginRules): boolean =>
+  (headers.origin !== undefined || headers['sec-fetch-site'] !== undefined) && !sameSite(headers, rules);
+
+/** Where a request comes from; `address` as far as the trusted proxies tell it. */
+export const originOf = (req: IncomingMessage, address: string): Origin => ({
+  address: address.slice(0, 45),
+  userAgent: (req.headers['user-agent'] ?? '').slice(0, 300),
+});
 
 /** Clears or sets the cookie. @see https://www.rfc-editor.org/rfc/rfc6265 */
 export function sessionCookieHeader(session: { token: string; expiresAt: Date } | null, secure: boolean): string {

@@ -1,10 +1,16 @@
 import { PothosValidationError } from '@pothos/core';
 import { GraphQLError } from 'graphql';
-import { DomainError, Unauthenticated, ValidationError } from '../errors.ts';
+import { DomainError, RateLimited, Unauthenticated, ValidationError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
-/** HTTP status of a domain error that ends a whole request. */
-const statusOf = (error: DomainError): number | undefined => (error instanceof Unauthenticated ? 401 : undefined);
+/** What HTTP says of a domain error that ends a whole request. */
+function httpOf(error: DomainError, placed: boolean): object | undefined {
+  // Of a whole request also where GraphQL over HTTP allows a 200: what lies between heeds these statuses.
+  if (error instanceof Unauthenticated) return placed ? { status: 401, spec: true } : { status: 401 };
+  if (error instanceof RateLimited && !placed)
+    return { status: 429, headers: { 'Retry-After': String(error.retryAfterS) } };
+  return undefined;
+}
 
 /**
  * What a client is told of an error. What it can act on has a stable `extensions.code`; everything else is a fault of
@@ -14,14 +20,15 @@ export function maskError(error: unknown, requestId: string, log: Logger): Graph
   const original = rootOf(error);
   if (original instanceof DomainError) {
     const at = error instanceof GraphQLError ? error : undefined;
-    const status = statusOf(original);
+    const http = httpOf(original, at?.path !== undefined);
     return new GraphQLError(original.message, {
       ...(at?.nodes ? { nodes: at.nodes } : {}),
       ...(at?.path ? { path: at.path } : {}),
       extensions: {
         code: original.code,
         ...(original instanceof ValidationError ? { issues: original.issues } : {}),
-        ...(status ? { http: { status, spec: true } } : {}),
+        ...(original instanceof RateLimited ? { resetAt: original.resetAt.toISOString() } : {}),
+        ...(http ? { http } : {}),
       },
     });
   }

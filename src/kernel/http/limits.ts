@@ -7,6 +7,9 @@ import {
   type ASTNode,
   type ASTVisitor,
   type DocumentNode,
+  type OperationDefinitionNode,
+  type SelectionNode,
+  type SelectionSetNode,
   type ValidationContext,
 } from 'graphql';
 import type { Plugin } from 'graphql-yoga';
@@ -27,23 +30,16 @@ export interface OperationLimits {
 const tooMuch = (message: string, code: string, extensions: object) =>
   new GraphQLError(message, { extensions: { code, ...extensions, http: { status: 400, spec: true } } });
 
-/** Refuses operations that are too large before anything of them is executed, on every transport. */
-export function operationLimits(limits: OperationLimits): Plugin<Context> {
+/** Refuses documents that are too large before anything of them is executed, on every transport. */
+export function documentLimits(limits: OperationLimits): Plugin<Context> {
   const aliasRule = (context: ValidationContext): ASTVisitor => {
     let aliases = 0;
-    let schemas = 0;
     return {
       Field(node) {
         if (node.alias) aliases++;
-        if (node.name.value === '__schema' || node.name.value === '__type') schemas++;
       },
       Document: {
         leave() {
-          if (schemas > maxIntrospections) {
-            context.reportError(
-              tooMuch(`The document asks ${schemas} times for the schema.`, 'TOO_COSTLY', { limit: maxIntrospections }),
-            );
-          }
           if (aliases <= limits.aliases) return;
           context.reportError(
             tooMuch(`The document has ${aliases} aliases; ${limits.aliases} are allowed.`, 'TOO_MANY_ALIASES', {
@@ -68,22 +64,89 @@ export function operationLimits(limits: OperationLimits): Plugin<Context> {
     },
     onValidate({ addValidationRule }) {
       addValidationRule(aliasRule);
+      addValidationRule(introspectionRule);
       addValidationRule(textRule);
-    },
-    onExecute({ args, setResultAndStopExecution }) {
-      const errors = refusals(limits, args);
-      if (errors.length > 0) setResultAndStopExecution({ errors });
-    },
-    onSubscribe({ args, setResultAndStopExecution }) {
-      const errors = refusals(limits, args);
-      if (errors.length > 0) setResultAndStopExecution({ errors });
     },
   };
 }
 
+/**
+ * Bounds what a document asks of the schema's description, whose fields have no cost of their own: the standard query
+ * of graphql-js, GraphiQL and code generators passes, and nothing much larger.
+ */
+const introspectionRule = (context: ValidationContext): ASTVisitor => {
+  let asked = 0;
+  let whole = 0;
+  const shapes = new Map<string, Shape>();
+  const shapeOf = ({ selections }: SelectionSetNode): Shape =>
+    selections.map((selection) => shapeOfOne(selection)).reduce(larger, flat);
+  const shapeOfOne = (selection: SelectionNode): Shape => {
+    if (selection.kind === Kind.INLINE_FRAGMENT) return shapeOf(selection.selectionSet);
+    if (selection.kind === Kind.FIELD) {
+      const inner = selection.selectionSet ? shapeOf(selection.selectionSet) : flat;
+      return {
+        alias: inner.alias || selection.alias !== undefined,
+        lists: inner.lists + Number(introspectionLists.has(selection.name.value)),
+        wrappers: inner.wrappers + Number(selection.name.value === 'ofType'),
+      };
+    }
+    const name = selection.name.value;
+    const known = shapes.get(name);
+    if (known) return known;
+    // For a fragment that contains itself, which another rule refuses.
+    shapes.set(name, flat);
+    const fragment = context.getFragment(name);
+    const shape = fragment ? shapeOf(fragment.selectionSet) : flat;
+    shapes.set(name, shape);
+    return shape;
+  };
+  return {
+    Field(node) {
+      const name = node.name.value;
+      if (name !== '__schema' && name !== '__type') return;
+      asked++;
+      if (name === '__schema') whole++;
+      const { alias, lists, wrappers } = node.selectionSet ? shapeOf(node.selectionSet) : flat;
+      const most = name === '__schema' ? 1 : 2;
+      if (alias)
+        context.reportError(tooMuch(`Below ${name} no aliases are allowed.`, 'TOO_MANY_ALIASES', { limit: 0 }));
+      if (lists > most)
+        context.reportError(tooMuch(`Below ${name} lists nest ${most} deep at most.`, 'TOO_DEEP', { limit: most }));
+      if (wrappers > maxWrappers)
+        context.reportError(tooMuch(`\`ofType\` nests ${maxWrappers} deep at most.`, 'TOO_DEEP', { limit: maxWrappers }));
+    },
+    Document: {
+      leave() {
+        if (asked <= maxIntrospections && whole <= 1) return;
+        context.reportError(
+          tooMuch(`The document asks ${asked} times for the schema.`, 'TOO_COSTLY', { limit: maxIntrospections }),
+        );
+      },
+    },
+  };
+};
+
+/** The lists of a type. `args` are not among them: they lie in `fields`, and are few. */
+const introspectionLists = new Set(['fields', 'interfaces', 'possibleTypes', 'enumValues', 'inputFields']);
+/** The standard query has nine. */
+const maxWrappers = 10;
+
+/** What is in a selection, at its deepest. */
+interface Shape {
+  readonly alias: boolean;
+  readonly lists: number;
+  readonly wrappers: number;
+}
+const flat: Shape = { alias: false, lists: 0, wrappers: 0 };
+const larger = (a: Shape, b: Shape): Shape => ({
+  alias: a.alias || b.alias,
+  lists: Math.max(a.lists, b.lists),
+  wrappers: Math.max(a.wrappers, b.wrappers),
+});
+
 /** Longest document, characters; the densest one within the default token limit has about half. */
 const maxDocumentLength = 32_768;
-/** The schema's description has no cost of its own: so often it may be asked for. */
+/** `__schema`, once, and `__type` in one document. */
 const maxIntrospections = 2;
 /** Levels of lists and objects in the variables. */
 const maxVariableDepth = 32;
@@ -119,13 +182,8 @@ const textRule = (context: ValidationContext): ASTVisitor => ({
   },
 });
 
-function refusals(limits: OperationLimits, args: Args): readonly GraphQLError[] {
-  const variables = refuseVariables(args.variableValues);
-  return variables ? [variables] : measure(limits, args);
-}
-
 /** Looks at variables before anything recurses into them. */
-function refuseVariables(variables: unknown): GraphQLError | null {
+export function refuseVariables(variables: unknown): GraphQLError | null {
   let level: unknown[] = [variables];
   let values = 0;
   for (let depth = 0; level.length > 0; depth++) {
@@ -151,17 +209,34 @@ function refuseVariables(variables: unknown): GraphQLError | null {
   return null;
 }
 
-type Args = Parameters<NonNullable<Plugin['onExecute']>>[0]['args'];
+/** An operation that is about to be executed. */
+export type Args = Parameters<NonNullable<Plugin['onExecute']>>[0]['args'];
+
+/** What an operation costs, and why it is not executed. */
+export interface Measured {
+  readonly cost: number;
+  readonly errors: readonly GraphQLError[];
+  /** Whether it asks for the schema's description. */
+  readonly introspects: boolean;
+}
+
+/** What the schema's description costs: it is as large as an answer of so many fields. */
+const introspectionCost = 1000;
 
 /** The cost depends on variables (`first: $n`), so it is looked at with them, after validation. */
-function measure(limits: OperationLimits, args: Args): readonly GraphQLError[] {
+export function measure(limits: OperationLimits, args: Args): Measured {
   // The rules for introspection bound it, and it is switched off where it is not wanted.
-  if (asksOnlyForSchema(args)) return [];
+  if (asksOnlyForSchema(args)) {
+    const introspects = rootNames(args.document).some((name) => name !== '__typename');
+    return { cost: introspects ? introspectionCost : 1, errors: [], introspects };
+  }
+  let cost = 1;
   const rule = createComplexityRule({
     context: args.contextValue ?? {},
     variableValues: args.variableValues ?? {},
     operationName: args.operationName ?? null,
     validate({ complexity, depth }, report) {
+      cost = Math.max(1, Math.ceil(complexity));
       if (depth > limits.depth) {
         report(
           tooMuch(`The operation is ${depth} levels deep; ${limits.depth} are allowed.`, 'TOO_DEEP', {
@@ -180,21 +255,25 @@ function measure(limits: OperationLimits, args: Args): readonly GraphQLError[] {
     },
   });
   try {
-    return validate(args.schema, args.document, [rule]);
+    const errors = validate(args.schema, args.document, [rule]);
+    return { cost, errors, introspects: false };
   } catch (error) {
     // The arguments that the cost depends on are looked at by the way.
-    if (error instanceof GraphQLError) return [error];
+    if (error instanceof GraphQLError) return { cost, errors: [error], introspects: false };
     throw error;
   }
 }
 
-function asksOnlyForSchema(args: Args): boolean {
-  const document = args.document as DocumentNode;
-  return document.definitions
-    .filter((definition) => definition.kind === Kind.OPERATION_DEFINITION)
-    .every((operation) =>
-      operation.selectionSet.selections.every(
-        (field) => field.kind === Kind.FIELD && field.name.value.startsWith('__'),
-      ),
-    );
-}
+const operations = (document: DocumentNode): OperationDefinitionNode[] =>
+  document.definitions.filter((definition) => definition.kind === Kind.OPERATION_DEFINITION);
+
+const asksOnlyForSchema = (args: Args): boolean =>
+  operations(args.document).every((operation) =>
+    operation.selectionSet.selections.every((field) => field.kind === Kind.FIELD && field.name.value.startsWith('__')),
+  );
+
+/** Names of the fields at the roots of a document's operations. */
+const rootNames = (document: DocumentNode): string[] =>
+  operations(document).flatMap((operation) =>
+    operation.selectionSet.selections.flatMap((field) => (field.kind === Kind.FIELD ? [field.name.value] : [])),
+  );

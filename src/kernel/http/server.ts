@@ -5,8 +5,11 @@ import type { App } from '../app.ts';
 import { timingSafeEqualText } from '../crypto.ts';
 import type { StorageHandler } from '../storage/http.ts';
 import { withTrace } from '../telemetry/trace.ts';
+import { Connections } from './connections.ts';
 import type { OriginRules } from './credentials.ts';
+import { createDoor } from './door.ts';
 import { health, type Check } from './health.ts';
+import { checkDeclared, defineRoute, type Route } from './routes.ts';
 import { attachWebSocket } from './websocket.ts';
 import { createGraphQL, requestIdHeader, requestIdOf, underRequestId, type GraphQLOptions } from './yoga.ts';
 
@@ -31,8 +34,14 @@ export interface HttpOptions {
   readonly limits: GraphQLOptions['limits'] & {
     readonly socketsPerActor: number;
     readonly subscriptionsPerSocket: number;
+    /** Messages a second of one WebSocket; default 100. */
+    readonly messagesPerS?: number;
+    /** WebSockets of one network that have not said who they are; default 200. */
+    readonly silentSockets?: number;
   };
   readonly storage: StorageHandler;
+  /** Further addresses, tried in this order after the server's own. */
+  readonly routes?: readonly Route[];
   readonly checks: Readonly<Record<string, Check>>;
   /** Bearer token that `/metrics` asks for; `open`: none; null: closed. */
   readonly metrics: { readonly token: string } | 'open' | null;
@@ -45,6 +54,47 @@ export interface HttpServer {
   /** Stops accepting, tells open streams to reconnect elsewhere, and waits for requests in progress. */
   close(graceMs: number): Promise<void>;
 }
+
+const graphqlRoute = defineRoute({
+  path: '/graphql',
+  methods: ['GET', 'POST', 'OPTIONS'],
+  description: 'GraphQL over HTTP and server-sent events; the upgrade to WebSocket; GraphiQL where it is switched on.',
+  authentication: 'by root field',
+  limits: 'budget of points by client; size, depth, cost; streams and sockets by client; bad credentials by network',
+  cors: 'CORS_ORIGINS',
+});
+const liveRoute = defineRoute({
+  path: '/health/live',
+  methods: ['GET'],
+  description: 'Whether the process answers.',
+  authentication: 'none',
+  limits: 'none',
+  cors: 'none',
+});
+const readyRoute = defineRoute({
+  path: '/health/ready',
+  methods: ['GET'],
+  description: 'Whether what it needs works.',
+  authentication: 'none',
+  limits: 'none',
+  cors: 'none',
+});
+const metricsRoute = defineRoute({
+  path: '/metrics',
+  methods: ['GET'],
+  description: 'Figures for Prometheus.',
+  authentication: 'bearer METRICS_TOKEN; outside production none, unless it is set',
+  limits: 'none',
+  cors: 'none',
+});
+const storageRoute = defineRoute({
+  path: '/storage/*',
+  methods: ['GET', 'HEAD', 'PUT'],
+  description: 'Upload and download of files.',
+  authentication: 'signed address that expires',
+  limits: 'SWITCHYARD_MAX_UPLOAD_BYTES',
+  cors: 'none',
+});
 
 /** The API's HTTP server: GraphQL with its WebSocket, files, health and metrics on one port. */
 export async function startHttpServer(options: HttpOptions): Promise<HttpServer> {
@@ -61,6 +111,8 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     allowed: new Set([new URL(url).origin, ...loopbackNames(options, port), ...options.corsOrigins]),
   };
   const clientAddress = (req: IncomingMessage) => addressOf(req, options.trustProxy);
+  const door = createDoor(app);
+  const connections = new Connections(options.limits.socketsPerActor);
   const yoga = createGraphQL({
     app,
     schema: options.schema,
@@ -70,17 +122,69 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     corsOrigins: options.corsOrigins,
     secureCookies: options.secureCookies,
     clientAddress,
+    door,
+    connections,
   });
   const sockets = attachWebSocket(server, {
     app,
     yoga,
     origins,
     persisted: options.graphql.persisted,
-    limits: { ...options.limits, messageBytes: options.maxBodyBytes },
+    limits: {
+      ...options.limits,
+      messageBytes: options.maxBodyBytes,
+      messagesPerS: options.limits.messagesPerS ?? 100,
+    },
     clientAddress,
+    door,
+    connections,
     initTimeoutMs: options.initTimeoutMs,
   });
   let stopping = false;
+
+  const routes: readonly Route[] = [
+    {
+      name: graphqlRoute.path,
+      matches: (pathname) => pathname === graphqlRoute.path,
+      async handle(req, res, { url: address }) {
+        const page = options.graphql.graphiql !== null && req.method === 'GET' && accepts(req, 'text/html');
+        if (page) res.setHeader('content-security-policy', pagePolicy);
+        if (options.corsOrigins.length > 0) res.setHeader('vary', 'Origin');
+        if (!jsonParameters(address)) {
+          refuse(res, 400, 'BAD_REQUEST', '`variables` and `extensions` must be JSON.');
+        } else if (await readBody(req, res, options.maxBodyBytes, options.bodyTimeoutMs ?? 20_000)) {
+          await underRequestId(String(res.getHeader(requestIdHeader)), () => yoga.handle(req, res));
+        }
+      },
+    },
+    {
+      name: liveRoute.path,
+      matches: (pathname) => pathname === liveRoute.path,
+      handle: async (_, res) => answer(res, 200, { status: 'ok' }),
+    },
+    {
+      name: readyRoute.path,
+      matches: (pathname) => pathname === readyRoute.path,
+      async handle(_, res) {
+        const report = await health(options.checks, stopping);
+        answer(res, report.status === 'ok' ? 200 : 503, report);
+      },
+    },
+    {
+      name: metricsRoute.path,
+      matches: (pathname) => pathname === metricsRoute.path,
+      handle: (req, res) => metrics(app, options.metrics, req, res),
+    },
+    {
+      name: storageRoute.path,
+      matches: (pathname) => pathname.startsWith('/storage/'),
+      async handle(req, res, { url: address }) {
+        if (!(await options.storage(req, res, address))) answer(res, 404, { code: 'NOT_FOUND', message: 'No files.' });
+      },
+    },
+    ...(options.routes ?? []),
+  ];
+  checkDeclared(routes);
 
   const route = async (req: IncomingMessage, res: ServerResponse): Promise<string> => {
     const address = addressed(req);
@@ -88,42 +192,20 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
       answer(res, 400, { code: 'BAD_REQUEST', message: 'The address is malformed.' });
       return 'none';
     }
-    switch (address.pathname) {
-      case '/graphql':
-        // For GraphiQL, the only page that there is: it brings all it needs with it.
-        res.setHeader('content-security-policy', pagePolicy);
-        if (options.corsOrigins.length > 0) res.setHeader('vary', 'Origin');
-        if (!jsonParameters(address)) {
-          refuse(res, 400, 'BAD_REQUEST', '`variables` and `extensions` must be JSON.');
-        } else if (await readBody(req, res, options.maxBodyBytes, options.bodyTimeoutMs ?? 20_000)) {
-          await underRequestId(String(res.getHeader(requestIdHeader)), () => yoga.handle(req, res));
-        }
-        return '/graphql';
-      case '/health/live':
-        answer(res, 200, { status: 'ok' });
-        return '/health/live';
-      case '/health/ready': {
-        const report = await health(options.checks, stopping);
-        answer(res, report.status === 'ok' ? 200 : 503, report);
-        return '/health/ready';
-      }
-      case '/metrics':
-        await metrics(app, options.metrics, req, res);
-        return '/metrics';
-      default:
-        if (await options.storage(req, res, address)) return '/storage';
-        answer(res, 404, { code: 'NOT_FOUND', message: 'There is nothing here.' });
-        return 'none';
+    const found = routes.find((one) => one.matches(address.pathname));
+    if (!found) {
+      answer(res, 404, { code: 'NOT_FOUND', message: 'There is nothing here.' });
+      return 'none';
     }
+    await found.handle(req, res, { url: address, origins, clientAddress: clientAddress(req) });
+    return found.name;
   };
 
   server.on('request', (req: IncomingMessage, res: ServerResponse) => {
     const begun = performance.now();
     const requestId = requestIdOf(req);
     res.setHeader(requestIdHeader, requestId);
-    res.setHeader('x-content-type-options', 'nosniff');
-    res.setHeader('referrer-policy', 'no-referrer');
-    res.setHeader('x-frame-options', 'DENY');
+    for (const [name, value] of securityHeaders(options.secureCookies)) res.setHeader(name, value);
     if (stopping) res.setHeader('connection', 'close');
     const traceparent = req.headers['traceparent'];
     withTrace(typeof traceparent === 'string' ? traceparent : undefined, 'http request', () => route(req, res))
@@ -171,7 +253,33 @@ const refuse = (res: ServerResponse, status: number, code: string, message: stri
   return false;
 };
 
-/** @see https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Content-Security-Policy */
+/** What a page has no use for here, whatever it is. */
+const features = ['accelerometer', 'camera', 'display-capture', 'geolocation', 'gyroscope', 'microphone', 'payment', 'usb'];
+
+/**
+ * Headers of every answer. The answers are data: no page, no part of one, and nothing to keep.
+ * @see https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.html
+ */
+const securityHeaders = (https: boolean): [name: string, value: string][] => [
+  ['x-content-type-options', 'nosniff'],
+  ['referrer-policy', 'no-referrer'],
+  ['x-frame-options', 'DENY'],
+  ['content-security-policy', "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"],
+  ['cross-origin-opener-policy', 'same-origin'],
+  // Pages of other origins read by CORS or not at all; that is what this leaves as it is.
+  ['cross-origin-resource-policy', 'same-origin'],
+  ['permissions-policy', features.map((feature) => `${feature}=()`).join(', ')],
+  ['cache-control', 'no-store'],
+  // Not for other names below it: they are not this server's to decide on.
+  ...(https ? [['strict-transport-security', 'max-age=31536000'] as [string, string]] : []),
+];
+
+const accepts = (req: IncomingMessage, type: string): boolean => (req.headers.accept ?? '').includes(type);
+
+/**
+ * Of GraphiQL, the only page that there is: it brings all it needs with it.
+ * @see https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Content-Security-Policy
+ */
 const pagePolicy = [
   "default-src 'none'",
   "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",

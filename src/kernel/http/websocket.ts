@@ -5,10 +5,13 @@ import { GraphQLError, type ExecutionArgs } from 'graphql';
 import { useServer, type Extra } from 'graphql-ws/use/ws';
 import { WebSocketServer, type WebSocket } from 'ws';
 import type { App } from '../app.ts';
-import { anonymous, type Actor } from '../auth/actor.ts';
+import type { Actor } from '../auth/actor.ts';
 import { sessionCookie, type Credentials } from '../auth/actors.ts';
-import { Unauthenticated } from '../errors.ts';
-import { cookieOf, sameSite, type OriginRules } from './credentials.ts';
+import { RateLimited, Unauthenticated } from '../errors.ts';
+import { clientOf, networkOf } from '../rates/address.ts';
+import { Connections } from './connections.ts';
+import { cookieOf, originOf, sameSite, type OriginRules } from './credentials.ts';
+import type { Door } from './door.ts';
 import { maskError } from './errors.ts';
 import { documentOf, underRequestId, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
 
@@ -18,10 +21,17 @@ export interface WebSocketOptions {
   readonly origins: OriginRules;
   readonly persisted: Persisted | null;
   readonly limits: {
-    readonly socketsPerActor: number;
     readonly subscriptionsPerSocket: number;
     readonly messageBytes: number;
+    /** Messages a second that one socket may send in the long run; five times as many at once. */
+    readonly messagesPerS: number;
+    /** Sockets of one network that have not said `connection_init` yet; default 200. */
+    readonly silentSockets?: number | undefined;
   };
+  /** Where credentials are looked at. */
+  readonly door: Door;
+  /** Open sockets and streams by client. */
+  readonly connections: Connections;
   readonly clientAddress: (req: IncomingMessage) => string;
   /** How long a client may take to say `connection_init`; default 5 s. */
   readonly initTimeoutMs?: number | undefined;
@@ -34,7 +44,8 @@ interface Connection extends Record<PropertyKey, unknown> {
   actor: Actor;
   credentials: Credentials;
   expiry?: NodeJS.Timeout;
-  counted?: string;
+  /** Gives its place among the client's connections back. */
+  release?: () => void;
 }
 
 /**
@@ -52,7 +63,9 @@ export function attachWebSocket(
     perMessageDeflate: false,
     handleProtocols: (protocols) => (protocols.has('graphql-transport-ws') ? 'graphql-transport-ws' : false),
   });
-  const perActor = new Map<string, number>();
+  const silent = new Connections(limits.silentSockets ?? 200);
+  /** What gives a socket's place among the silent ones back. */
+  const introduced = new WeakMap<WebSocket, () => void>();
 
   const upgrade = (req: IncomingMessage, socket: Duplex, head: Buffer) => {
     const refuse = (status: string) =>
@@ -61,9 +74,15 @@ export function attachWebSocket(
     if (URL.parse(req.url ?? '/', 'http://localhost')?.pathname !== '/graphql') return refuse('404 Not Found');
     // A browser names the page that asks; programs name none.
     if (req.headers.origin !== undefined && !sameSite(req.headers, options.origins)) return refuse('403 Forbidden');
+    const introduce = silent.take(networkOf(options.clientAddress(req)));
+    if (!introduce) return refuse('429 Too Many Requests\r\nRetry-After: 5');
+    socket.once('close', introduce);
     return sockets.handleUpgrade(req, socket, head, (ws) => {
+      introduced.set(ws, introduce);
       // A client's broken frame closes its socket and is no event of ours; without a listener it would end the process.
       ws.on('error', (error) => app.log.debug({ err: error }, 'websocket broken'));
+      // Before the protocol's own listener, which must not see what is too much.
+      boundMessages(ws, limits.messagesPerS);
       sockets.emit('connection', ws, req);
     });
   };
@@ -83,23 +102,26 @@ export function attachWebSocket(
         const credentials = connectionCredentials(context.connectionParams, request);
         let actor: Actor;
         try {
-          actor = await app.actors.authenticate(credentials);
+          actor = await options.door.authenticate(credentials, originOf(request, options.clientAddress(request)));
         } catch (error) {
           if (error instanceof Unauthenticated) return false; // closes with 4403
+          if (error instanceof RateLimited) {
+            socket.close(closeCode.tooMany, error.message.slice(0, 120));
+            return false;
+          }
           app.log.error({ err: error }, 'a connection could not be authenticated');
           socket.close(closeCode.later, 'Try again later');
           return false;
         }
         // It went away meanwhile, and its end was told already: nothing would count it down again.
         if (socket.readyState !== socket.OPEN) return false;
-        const key = actor.userId ?? options.clientAddress(request);
-        const open = (perActor.get(key) ?? 0) + 1;
-        if (open > limits.socketsPerActor) {
+        const release = options.connections.take(clientOf(actor, options.clientAddress(request)));
+        if (!release) {
           socket.close(closeCode.tooMany, 'Too many connections');
           return false;
         }
-        perActor.set(key, open);
-        Object.assign(context.extra, { actor, credentials, counted: key });
+        introduced.get(socket)?.();
+        Object.assign(context.extra, { actor, credentials, release });
         if (actor.expiresAt) {
           // The credential's end is the connection's: the client signs in again and resumes by cursor.
           context.extra.expiry = setTimeout(
@@ -110,12 +132,9 @@ export function attachWebSocket(
         return true;
       },
       onClose(context) {
-        const { expiry, counted } = context.extra;
+        const { expiry, release } = context.extra;
         clearTimeout(expiry);
-        if (counted === undefined) return;
-        const left = (perActor.get(counted) ?? 1) - 1;
-        if (left > 0) perActor.set(counted, left);
-        else perActor.delete(counted);
+        release?.();
       },
       async onSubscribe(context, _id, payload) {
         if (Object.keys(context.subscriptions).length > limits.subscriptionsPerSocket) {
@@ -208,10 +227,31 @@ function connectionCredentials(params: Record<string, unknown> | undefined, req:
 
 /** The connection's credential with the rights of now. @throws {Unauthenticated} when it has ended */
 async function currentActor(app: App, extra: Connection): Promise<Actor> {
-  if (extra.actor.kind === 'ANONYMOUS') return anonymous;
+  if (extra.actor.kind === 'ANONYMOUS') return extra.actor;
   const actor = await app.actors.refresh(extra.actor);
   if (!actor) throw new Unauthenticated('The credential of this connection has ended. Sign in again.');
   return actor;
+}
+
+/** Messages that may come at once, in seconds of the rate. */
+const burstS = 5;
+/** How long a client that was told to go may take. */
+const goneMs = 1000;
+
+/** Closes a socket that sends more messages, or pings, than it may; what came too fast is not looked at. */
+function boundMessages(ws: WebSocket, perS: number): void {
+  let left = perS * burstS;
+  let since = performance.now();
+  const count = () => {
+    const now = performance.now();
+    left = Math.min(perS * burstS, left + ((now - since) / 1000) * perS) - 1;
+    since = now;
+    if (left >= 0) return;
+    ws.removeAllListeners('message').removeAllListeners('ping');
+    ws.close(closeCode.tooMany, 'Too many messages');
+    setTimeout(() => ws.terminate(), goneMs).unref();
+  };
+  ws.on('message', count).on('ping', count);
 }
 
 /** Closes a moment later, so that what was sent before arrives. */

@@ -16,9 +16,12 @@ import type { Actor } from '../auth/actor.ts';
 import type { Context } from '../graphql/context.ts';
 import { subscribeFresh } from '../live/subscribe.ts';
 import { currentTraceparent } from '../telemetry/trace.ts';
-import { credentialsOf, sessionCookieHeader, type OriginRules } from './credentials.ts';
+import { credentialsOf, originOf, sessionCookieHeader, type OriginRules } from './credentials.ts';
+import { admission } from './admission.ts';
+import type { Connections } from './connections.ts';
+import type { Door } from './door.ts';
 import { maskError } from './errors.ts';
-import { operationLimits, type OperationLimits } from './limits.ts';
+import { documentLimits, type OperationLimits } from './limits.ts';
 
 export interface GraphQLOptions {
   readonly app: App;
@@ -32,6 +35,10 @@ export interface GraphQLOptions {
   readonly corsOrigins: readonly string[];
   readonly secureCookies: boolean;
   readonly clientAddress: (req: IncomingMessage) => string;
+  /** Where credentials are looked at. */
+  readonly door: Door;
+  /** Open streams by client. */
+  readonly connections: Connections;
 }
 
 /** What a transport hands to Yoga for one operation. */
@@ -71,7 +78,9 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
   const actorOf = (req: IncomingMessage): Promise<Actor> => {
     let actor = actors.get(req);
     if (!actor) {
-      actor = Promise.resolve().then(() => app.actors.authenticate(credentialsOf(req.headers, options.origins)));
+      actor = Promise.resolve().then(() =>
+        options.door.authenticate(credentialsOf(req.headers, options.origins), originOf(req, options.clientAddress(req))),
+      );
       actors.set(req, actor);
     }
     return actor;
@@ -121,7 +130,7 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
           'GraphQL-Require-Preflight',
           'traceparent',
         ],
-        exposedHeaders: ['X-Request-Id'],
+        exposedHeaders: ['X-Request-Id', 'RateLimit', 'RateLimit-Policy', 'Retry-After'],
         maxAge: 600,
       };
     },
@@ -137,7 +146,8 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
     plugins: [
       // First, so that it sees what the others refuse.
       observed(app),
-      operationLimits(options.limits),
+      documentLimits(options.limits),
+      admission({ app, limits: options.limits, connections: options.connections }),
       freshContexts,
       ...(options.introspection ? [] : [withoutIntrospection]),
       ...(options.persisted ? [persistedDocuments(options.persisted)] : []),

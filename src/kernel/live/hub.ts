@@ -42,7 +42,7 @@ const lineHeads = `select r.id, r.log_seq seq, 0 pruned_seq, h.epoch
   from run r join event_head h using (workspace_id) where r.id = any($1::uuid[])`;
 // The epoch is read with the entries, in one statement: a page of another history must not pass for the next one of this.
 const eventPage = `select workspace_id, e.seq, type, version, from_state, to_state, subject_type, subject_id, run_id, run_kind,
-  actor_id, actor_kind, data, at, traceparent, h.epoch from event e join event_head h using (workspace_id)
+  actor_id, actor_kind, credential_id, origin_id, data, at, traceparent, h.epoch from event e join event_head h using (workspace_id)
   where workspace_id = $1 and e.seq > $2 order by e.seq limit $3`;
 const linePage = `select l.run_id, l.seq, l.at, l.stream, l.step, l.text, h.epoch
   from log_line l join run r on r.id = l.run_id join event_head h on h.workspace_id = r.workspace_id
@@ -65,6 +65,8 @@ export type EventRow = {
   run_kind: string | null;
   actor_id: string | null;
   actor_kind: LoggedEvent['actorKind'];
+  credential_id: string | null;
+  origin_id: string | null;
   data: Record<string, unknown>;
   at: Date;
   traceparent: string | null;
@@ -84,6 +86,8 @@ export const toEvent = (row: EventRow): LoggedEvent => ({
   runKind: row.run_kind,
   actorId: row.actor_id,
   actorKind: row.actor_kind,
+  credentialId: row.credential_id,
+  originId: row.origin_id,
   data: row.data,
   at: row.at,
   traceparent: row.traceparent,

@@ -53,7 +53,7 @@ export const EventRef = builder.objectRef<Placed<LoggedEvent>>('Event').implemen
       resolve: ({ entry }) => (entry.actorId ? globalId('User', entry.actorId) : null),
     }),
     actorKind: t.string({
-      description: 'Credential: SESSION, API_KEY or SYSTEM.',
+      description: 'Credential: SESSION, TOKEN, API_KEY, MACHINE or SYSTEM.',
       resolve: ({ entry }) => entry.actorKind,
     }),
     data: t.field({
@@ -90,7 +90,7 @@ export const LogLineRef = builder.objectRef<Placed<LoggedLine>>('LogLine').imple
   }),
 });
 
-const CheckpointRef = builder.objectRef<Checkpoint>('StreamCheckpoint').implement({
+export const CheckpointRef = builder.objectRef<Checkpoint>('StreamCheckpoint').implement({
   description:
     'Nothing that you asked for came, up to here. Sent at least every 15 seconds: it is also the sign of life.',
   fields: (t) => ({ cursor: t.exposeString('cursor', cursorField) }),
@@ -106,7 +106,7 @@ const GapReasonEnum = builder.enumType('StreamGapReason', {
   } as const,
 });
 
-const GapRef = builder.objectRef<Gap>('StreamGap').implement({
+export const GapRef = builder.objectRef<Gap>('StreamGap').implement({
   description:
     'The stream cannot continue without leaving something out, says so, and ends. Read the state anew, then follow on.',
   fields: (t) => ({
@@ -150,6 +150,7 @@ const after = (otherwise: string) =>
 
 builder.subscriptionFields((t) => ({
   workspaceEvents: t.field({
+    access: 'member',
     type: EventStreamItem,
     description: "A workspace's events in order of commit, none left out, none twice.",
     args: {
@@ -166,6 +167,7 @@ builder.subscriptionFields((t) => ({
     resolve: (item) => item as never,
   }),
   runEvents: t.field({
+    access: 'member',
     type: EventStreamItem,
     description: "A run's events from its first (or after the cursor), until the run is over.",
     args: {
@@ -176,6 +178,7 @@ builder.subscriptionFields((t) => ({
     resolve: (item) => item as never,
   }),
   runLogs: t.field({
+    access: 'member',
     type: LogStreamItem,
     description: "A run's output from its first line (or after the cursor), until the run is over.",
     args: {

@@ -1,6 +1,6 @@
 import { GraphQLError } from 'graphql';
+import type { Role } from '#prisma';
 import { atLeast, type Actor } from '../auth/actor.ts';
-import { rowRule } from '../auth/policy.ts';
 import { NotFound, Unauthenticated } from '../errors.ts';
 import { eventTypes, type LoggedEvent } from '../events/define.ts';
 import type { Context } from '../graphql/context.ts';
@@ -109,11 +109,9 @@ export function abortable<T>(
  * Looks at the rights again; what is resolved from now on has those of now.
  * @throws when the actor may no longer read the workspace
  */
-async function recheck(context: Context, workspaceId: string): Promise<void> {
+async function recheck(context: Context, workspaceId: string, least: Role = 'VIEWER'): Promise<void> {
   const now = await context.app.actors.refresh(context.actor);
   const role = now?.roles.get(workspaceId);
-  const rule = rowRule('Run');
-  const least = rule.by === 'workspace' ? rule.least : 'OWNER';
   if (now && role !== undefined && atLeast(role, least)) {
     context.actor = now;
     return;
@@ -138,6 +136,13 @@ function requireMember(
 ): asserts workspaceId is string {
   if (context.actor.kind === 'ANONYMOUS') throw new Unauthenticated();
   if (!workspaceId || !context.actor.roles.has(workspaceId)) throw new NotFound(kind, id);
+}
+
+/** Whether the actor's role in the event's workspace is enough to be told of it. */
+export function mayHear(context: Context, event: LoggedEvent): boolean {
+  const role = context.actor.roles.get(event.workspaceId);
+  const least = eventTypes().get(event.type)?.least ?? 'VIEWER';
+  return role !== undefined && atLeast(role, least);
 }
 
 const gapOf = (stream: string, found: Extract<Followed<unknown>, { kind: 'gap' }>): Gap => ({
@@ -227,8 +232,27 @@ export function workspaceEvents(
 ): AsyncIterableIterator<StreamItem<LoggedEvent>> {
   requireMember(context, isId(workspaceId) ? workspaceId : undefined, 'Workspace', workspaceId);
   const cursor = given(after, workspaceId);
+  const wanted = matches(filter);
   return abortable(context, (signal) =>
-    followEvents(context, { workspaceId, after: cursor, signal, wanted: matches(filter) }),
+    followEvents(context, {
+      workspaceId,
+      after: cursor,
+      signal,
+      wanted: (event) => wanted(event) && mayHear(context, event),
+    }),
+  );
+}
+
+/** The same with the audit log's own rights and filter. */
+export function auditEvents(
+  context: Context,
+  workspaceId: string,
+  after: string | null | undefined,
+  wanted: (event: LoggedEvent) => boolean,
+): AsyncIterableIterator<StreamItem<LoggedEvent>> {
+  const cursor = given(after, workspaceId);
+  return abortable(context, (signal) =>
+    followEvents(context, { workspaceId, after: cursor, signal, wanted, least: 'ADMIN' }),
   );
 }
 
@@ -242,16 +266,18 @@ async function* followEvents(
     wanted: (event: LoggedEvent) => boolean;
     last?: (event: LoggedEvent) => boolean;
     until?: bigint | undefined;
+    /** Role without which the stream ends. */
+    least?: Role;
   },
 ): AsyncGenerator<StreamItem<LoggedEvent>, void, void> {
-  const { workspaceId, signal, wanted, last, until } = options;
+  const { workspaceId, signal, wanted, last, until, least } = options;
   const subscription = await context.app.hub.watchEvents(workspaceId);
   if (!subscription) throw new NotFound('Workspace', workspaceId);
   try {
     const { channel } = subscription;
     const after = options.after ?? { stream: workspaceId, epoch: channel.head.epoch, seq: channel.head.seq };
     // Rights that changed after the actor was read and before this place have no event in the stream.
-    await recheck(context, workspaceId);
+    await recheck(context, workspaceId, least);
     // Who is cut off before the first event can resume from here.
     if (!options.after) yield { kind: 'checkpoint', cursor: encodeCursor(after) };
     yield* follow<LoggedEvent>({
@@ -260,7 +286,7 @@ async function* followEvents(
       after,
       signal,
       wanted,
-      before: (event) => (changesRights(event, context.actor) ? recheck(context, workspaceId) : undefined),
+      before: (event) => (changesRights(event, context.actor) ? recheck(context, workspaceId, least) : undefined),
       ...(last ? { last } : {}),
       until,
     });

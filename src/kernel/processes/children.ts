@@ -1,6 +1,6 @@
 import { execFile, spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
 import { once } from 'node:events';
-import { readdir, readFile } from 'node:fs/promises';
+import { open, readdir, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { codeOf } from '../system-error.ts';
@@ -69,7 +69,7 @@ const gate =
  */
 export async function spawnRecorded(options: SpawnRecordedOptions): Promise<RecordedChild> {
   const [stdin, stdout, stderr] = options.stdio ?? ['ignore', 'pipe', 'pipe'];
-  const stdio: StdioOptions = ['pipe', stdout, stderr];
+  await using shut = await shutInherited(['pipe', stdout, stderr]);
   const umask = (options.umask ?? 0o027).toString(8);
   const child = spawn(
     '/bin/sh',
@@ -77,7 +77,7 @@ export async function spawnRecorded(options: SpawnRecordedOptions): Promise<Reco
     {
       cwd: options.cwd,
       env: { ...options.env },
-      stdio,
+      stdio: shut.stdio,
       detached: true,
       ...(options.uid === undefined ? {} : { uid: options.uid }),
       ...(options.gid === undefined ? {} : { gid: options.gid }),
@@ -104,6 +104,44 @@ export async function spawnRecorded(options: SpawnRecordedOptions): Promise<Reco
     throw error;
   }
 }
+
+/**
+ * The files of the command, for as long as it takes to start it: what this process was itself started with beside the
+ * first three (by a shell, or a service manager) is opened for every child, and becomes /dev/null for this one. Node
+ * opens nothing in that way.
+ */
+async function shutInherited(files: readonly StdioPipeOrFile[]): Promise<AsyncDisposable & { stdio: StdioOptions }> {
+  const inherited = (await openForChildren()).filter((fd) => fd >= files.length);
+  if (inherited.length === 0) return { stdio: [...files], [Symbol.asyncDispose]: () => Promise.resolve() };
+  const nothing = await open('/dev/null', 'r+');
+  const stdio: (StdioPipeOrFile | 'ignore')[] = [...files];
+  // 'ignore' leaves a number of 3 and above as it is.
+  while (stdio.length <= Math.max(...inherited)) stdio.push('ignore');
+  for (const fd of inherited) stdio[fd] = nothing.fd;
+  return { stdio, [Symbol.asyncDispose]: () => nothing.close() };
+}
+
+type StdioPipeOrFile = 'pipe' | 'ignore' | number;
+
+/** Open files of this process that a program which it executes has, too. None where the system does not tell. */
+async function openForChildren(): Promise<number[]> {
+  if (process.platform !== 'linux') return [];
+  const found = await Promise.all(
+    (await readdir('/proc/self/fdinfo')).map(async (fd) => {
+      try {
+        const flags = /^flags:\s*(\d+)/m.exec(await readFile(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1];
+        return flags !== undefined && (Number.parseInt(flags, 8) & closeOnExec) === 0 ? [Number(fd)] : [];
+      } catch (error) {
+        if (codeOf(error) === 'ENOENT') return []; // closed in the meantime
+        throw error;
+      }
+    }),
+  );
+  return found.flat();
+}
+
+/** O_CLOEXEC of Linux, on all processors that Node runs on. */
+const closeOnExec = 0o2000000;
 
 /** The process that has this pid now; null: there is none. */
 export async function processIdentity(pid: number): Promise<ProcessIdentity | null> {

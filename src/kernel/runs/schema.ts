@@ -1,6 +1,6 @@
 import DataLoader from 'dataloader';
-import { RunStatus, RunTrigger, StepStatus, type User } from '#prisma';
-import { UserRef } from '../auth/schema.ts';
+import { RunStatus, RunTrigger, StepStatus } from '#prisma';
+import { loadUser, UserRef } from '../auth/schema.ts';
 import type { LoggedEvent } from '../events/define.ts';
 import { builder } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
@@ -291,23 +291,6 @@ builder.prismaInterfaceFields(RunRef, (t) => ({
   }),
 }));
 
-const users = new WeakMap<Context, DataLoader<string, User | null>>();
-
-/** The actors of many runs in one statement; null for those whom the viewer may not see. */
-function loadUser(context: Context, id: string | null): Promise<User | null> | null {
-  if (!id) return null;
-  let loader = users.get(context);
-  if (!loader) {
-    loader = new DataLoader<string, User | null>(async (ids) => {
-      const found = await context.app.db.user.findMany({ where: visible(context, 'User', { id: { in: [...ids] } }) });
-      const byId = new Map(found.map((user) => [user.id, user]));
-      return ids.map((one) => byId.get(one) ?? null);
-    });
-    users.set(context, loader);
-  }
-  return loader.load(id);
-}
-
 const DeadLetterRef = builder.prismaNode('DeadLetter', {
   id: { field: 'id' },
   description: 'Background work that failed as often as it may. It can be put back into its queue.',
@@ -380,6 +363,7 @@ const runSuccess = (name: string, description: string) =>
 
 builder.mutationFields((t) => ({
   cancelRun: t.fieldWithInput({
+    access: runPolicy.verbs.cancelRun,
     type: runSuccess('CancelRunSuccess', 'The run was told to stop, or is stopped already.'),
     errors: failing(IllegalTransition),
     description: 'Tells a run of any kind to stop. One that waits ends at once, one that runs within a second or so.',
@@ -387,6 +371,7 @@ builder.mutationFields((t) => ({
     resolve: (_, { input }, { app, actor }) => app.use(Runs).cancel(actor, rowId('Run', input.id)),
   }),
   retryRun: t.fieldWithInput({
+    access: runPolicy.verbs.retryRun,
     type: runSuccess('RetryRunSuccess', 'A new run does the same again.'),
     errors: failing(IllegalTransition, IdempotencyConflict, Conflict),
     description: 'Does a run that failed or was canceled again, as a new run.',
@@ -401,6 +386,7 @@ builder.mutationFields((t) => ({
     resolve: (_, { input }, { app, actor }) => app.use(Runs).retry(actor, rowId('Run', input.id), input.idempotencyKey),
   }),
   replayDeadLetter: t.fieldWithInput({
+    access: runPolicy.verbs.replayDeadLetter,
     type: builder.objectRef<{ id: string }>('ReplayDeadLetterSuccess').implement({
       description: 'It is in its queue again.',
       fields: (f) => ({
@@ -434,6 +420,7 @@ const RunSnapshotRef = builder.objectRef<{ id: string; cursor: string }>('RunSna
 
 builder.subscriptionFields((t) => ({
   run: t.field({
+    access: 'member',
     type: RunSnapshotRef,
     description:
       'A run: at once as it is, then after each change, merged when they come faster than you read. Ends with the run.',

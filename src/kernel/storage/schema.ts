@@ -2,6 +2,7 @@ import { ArtifactStatus } from '#prisma';
 import { builder } from '../graphql/builder.ts';
 import { rowId } from '../graphql/global-id.ts';
 import { failing, guarded, newestFirst, visible } from '../graphql/kit.ts';
+import { runPolicy } from '../runs/policy.ts';
 import { Artifacts } from './artifacts.ts';
 import type { SignedUrl } from './signed-urls.ts';
 
@@ -54,6 +55,7 @@ builder.prismaObjectField('Workspace', 'artifacts', (t) =>
 
 builder.mutationField('createUpload', (t) =>
   t.fieldWithInput({
+    access: runPolicy.verbs.createUpload,
     type: builder.objectRef<{ id: string; upload: SignedUrl }>('CreateUploadSuccess').implement({
       description: 'The file is announced. Put its bytes to the address.',
       fields: (f) => ({

@@ -36,6 +36,11 @@ async function fresh(
   const sha = await own.commit(files);
   return { id: await on.application({ name, repositoryUrl: own.url, ...input }), source: own, sha };
 }
+/** Addresses that the proxy opens. */
+async function routedPorts(): Promise<number[]> {
+  const file = path.join(server.env['SWITCHYARD_SHARED_DIR'] ?? '', 'host/proxy/routes.json');
+  return (JSON.parse(await readFile(file, 'utf8')) as { routes: { port: number }[] }).routes.map(({ port }) => port);
+}
 const releaseOf = async (applicationId: string) =>
   db().release.findFirst({ where: { activeOf: { id: raw('Application', applicationId) } } });
 
@@ -318,10 +323,93 @@ test('a port that was asked for is the address; one that is taken is told, one t
     phase: 'FAILED',
     statusReason: `The application's port ${port + 1} cannot be opened: EADDRINUSE`,
   });
+  // The proxy does not wait for it to become free.
+  expect(await db().application.findUnique({ where: { id: raw('Application', third.id) } })).toMatchObject({
+    port: port + 1,
+    addressRunId: null,
+  });
+  await until('the proxy has let go of it', async () => !(await routedPorts()).includes(port + 1), livenessMs);
   other.close();
   await once(other, 'close');
+  // Whatever a row says, no other port is opened for an application that does not serve.
+  const fourth = await fresh({ ...plain, 'server.js': answering('fourth') });
+  const outside = Number(low) - 1;
+  await db().application.update({
+    where: { id: raw('Application', fourth.id) },
+    data: { port: outside, portAsked: true },
+  });
+  const [, high = ''] = (server.env['SWITCHYARD_ADDRESS_PORTS'] ?? '').split('-');
+  expect(await on.deploy(fourth.id)).toMatchObject({
+    phase: 'FAILED',
+    statusReason: `The application's port ${outside} is not from ${low} to ${high}: it cannot be opened.`,
+  });
   expect((await on.deploy(third.id)).phase).toBe('DEPLOYED');
   expect(await on.answer(third.id)).toBe('third');
+});
+
+test('a first deployment that fails leaves no address behind', async () => {
+  const { id } = await fresh({ ...plain, 'server.js': answering('x') });
+  const row = () => db().application.findUniqueOrThrow({ where: { id: raw('Application', id) } });
+  const file = path.join(server.env['SWITCHYARD_SHARED_DIR'] ?? '', 'host/proxy/proxy.json');
+  const proxy = JSON.parse(await readFile(file, 'utf8')) as { pid: number };
+  // Its address is reserved, and the proxy does not tell whether it is open.
+  process.kill(proxy.pid, 'SIGSTOP');
+  const asked = await on.createDeployment({ applicationId: id });
+  const runId = asked.deployment?.id ?? '';
+  try {
+    await until('its address is reserved', async () => (await row()).addressRunId === raw('Run', runId), livenessMs);
+    expect((await row()).port).not.toBeNull();
+    await db().run.update({ where: { id: raw('Run', runId) }, data: { status: 'CANCELING' } });
+  } finally {
+    process.kill(proxy.pid, 'SIGCONT');
+  }
+  expect((await on.over(runId)).phase).toBe('CANCELED');
+  expect(await row()).toMatchObject({ port: null, addressRunId: null, activeReleaseId: null });
+  expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  expect(await row()).toMatchObject({ addressRunId: null, portAsked: false });
+  expect(await on.answer(id)).toBe('x');
+});
+
+test('an application gets the lowest free user of its host when it is first deployed, and no other', async () => {
+  const slotOf = async (id: string) =>
+    (await db().application.findUniqueOrThrow({ where: { id: raw('Application', id) } })).userSlot;
+  const first = await fresh({ ...plain, 'server.js': answering('x') }, { buildCommand: 'exit 1' });
+  expect(await slotOf(first.id)).toBeNull();
+  const taken = await db().application.count({ where: { hostId: { not: null } } });
+  const asked = await Promise.all([first, await fresh(plain), await fresh(plain)].map(async ({ id }) => ({ id, run: await on.createDeployment({ applicationId: id }) }))); // prettier-ignore
+  const slots = await Promise.all(asked.map(({ id }) => slotOf(id)));
+  expect(slots.toSorted((a, b) => Number(a) - Number(b))).toEqual([taken, taken + 1, taken + 2]);
+  for (const { run } of asked) await on.over(run.deployment?.id ?? '');
+
+  const { workspaceId, hostId } = await db().application.findUniqueOrThrow({
+    where: { id: raw('Application', first.id) },
+  });
+  const { pool } = server.running.app.database;
+  try {
+    await pool.query(
+      `insert into application (id, workspace_id, name, repository_url, branch, host_id, user_slot, updated_at)
+       select gen_random_uuid(), $1, 'filler-' || slot, 'https://example.com', 'main', $2, slot, now() from generate_series(0, 3999) slot
+       where not exists (select 1 from application where host_id = $2 and user_slot = slot)`,
+      [workspaceId, hostId],
+    );
+    const last = await fresh({ ...plain, 'server.js': answering('last') });
+    expect(await on.createDeployment({ applicationId: last.id })).toMatchObject({
+      __typename: 'NoFreeUser',
+      code: 'NO_FREE_USER',
+    });
+    expect(await slotOf(last.id)).toBeNull();
+    await pool.query(`delete from application where name = 'filler-1234'`);
+    expect((await on.deploy(last.id)).phase).toBe('DEPLOYED');
+    expect(await slotOf(last.id)).toBe(1234);
+  } finally {
+    await pool.query(`delete from application where name like 'filler-%'`);
+  }
+});
+
+test('a variable that looks like a URL with a broken password does no harm', async () => {
+  const environment = { DATABASE_URL: 'postgres://u:%zz@example.com/x' };
+  const { id } = await fresh({ ...plain, 'server.js': answering('here') }, { environment });
+  expect((await on.deploy(id)).phase).toBe('DEPLOYED');
 });
 
 test('a port of the range that another program has is passed over', async () => {

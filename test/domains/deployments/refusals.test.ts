@@ -62,6 +62,8 @@ const wrong: readonly (readonly [field: string, input: object])[] = [
   ['environment.A-B', { environment: { 'A-B': 'x' } }],
   ['environment.LONG', { environment: { LONG: 'x'.repeat(32_769) } }],
   ['port', { port: 80 }],
+  ['port', { port: 4000 }],
+  ['port', { port: 5432 }],
   ['port', { port: 40_000 }],
 ];
 
@@ -71,10 +73,29 @@ test.each(wrong)('an application with a wrong %s is refused with its name: %j', 
   expect(refused.issues?.map((issue) => issue.path)).toEqual([field]);
 });
 
-test('a port among those of instances is refused', async () => {
-  const [low] = (server.env['SWITCHYARD_INSTANCE_PORTS'] ?? '').split('-');
-  const refused = await on.create({ name: 'fine', repositoryUrl: source.url, port: Number(low) + 3 });
-  expect(refused.issues).toMatchObject([{ path: 'port' }]);
+test('a port is one of those for addresses, and a refusal names them', async () => {
+  const [from = 0, to = 0] = (server.env['SWITCHYARD_ADDRESS_PORTS'] ?? '').split('-').map(Number);
+  const [instance = 0] = (server.env['SWITCHYARD_INSTANCE_PORTS'] ?? '').split('-').map(Number);
+  for (const port of [from - 1, to + 1, instance, Number(new URL(server.url).port), 0, -1]) {
+    const refused = await on.create({ name: 'fine', repositoryUrl: source.url, port });
+    expect([port, refused.issues]).toEqual([
+      port,
+      [{ path: 'port', message: `must be from ${from} to ${to}: those are for addresses of applications` }],
+    ]);
+  }
+  for (const port of [from, to]) await on.application({ name: `at-${port}`, repositoryUrl: source.url, port });
+});
+
+test('what is told back of an input is short', async () => {
+  const long = 'x'.repeat(100_000);
+  for (const environment of [{ [`-${long}`]: 'x' }, { [long]: 'x' }, { LD_PRELOAD: long, [`LD_${long}`]: '' }]) {
+    const refused = await on.create({ name: 'fine', repositoryUrl: source.url, environment });
+    expect(refused.code).toBe('VALIDATION_ERROR');
+    expect(JSON.stringify(refused).length).toBeLessThan(1_000);
+  }
+  const environment = Object.fromEntries(Array.from({ length: 1_000 }, (_, n) => [`-${n}`, '']));
+  const many = await on.create({ name: 'fine', repositoryUrl: source.url, environment });
+  expect(many.issues).toHaveLength(50);
 });
 
 test('everything that is wrong is named at once', async () => {

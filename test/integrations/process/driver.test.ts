@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { chmod, cp, lstat, mkdir, readdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
+import { chmod, cp, lstat, mkdir, open, readdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
@@ -14,7 +14,7 @@ import {
   type ProcessDriver,
   type ProcessDriverOptions,
 } from '../../../src/integrations/process/driver.ts';
-import { rotateLogs } from '../../../src/integrations/process/logs.ts';
+import { rotateLog, rotateLogs } from '../../../src/integrations/process/logs.ts';
 import { detectProject, UnknownProject } from '../../../src/integrations/process/projects.ts';
 import { asRoot, temporaryFolder, until } from '../../support/embedded.ts';
 
@@ -283,6 +283,40 @@ describe('instances', () => {
     expect(await driver.stop(instance, 5_000)).toBe('TERMINATED');
   });
 
+  test.runIf(process.platform === 'linux')('have no open file that the server was itself started with', async () => {
+    const { driver, path, hostDir, folder } = await setUp();
+    await writeFile(join(folder, 'secret'), 'x', { mode: 0o600 });
+    const module = new URL('../../../src/integrations/process/driver.ts', import.meta.url).href;
+    const logModule = new URL('../../../src/kernel/log.ts', import.meta.url).href;
+    const { log: _log, ...plain } = optionsFor(hostDir);
+    await writeFile(
+      join(folder, 'parent.mjs'),
+      `import { createProcessDriver } from ${JSON.stringify(module)};
+      import { createLogger } from ${JSON.stringify(logModule)};
+      const driver = await createProcessDriver({ ...${JSON.stringify(plain)}, log: createLogger('silent') });
+      const options = { path: ${JSON.stringify(path)}, environment: {}, userSlot: ${userSlot}, record: async () => {} };
+      await driver.build({ ...options, command: 'ls -l /proc/self/fd', signal: AbortSignal.timeout(10_000), timeoutMs: 10_000,
+        onOutput: (stream, line) => console.log(line) });
+      await driver.start({ ...options, startCommand: 'ls -l /proc/self/fd' });`,
+    );
+    await using secret = await open(join(folder, 'secret'));
+    // Node closes those that follow each other from 0 on for its children, and a gap hides the others.
+    const stdio = ['ignore', 'pipe', 'inherit', ...Array.from({ length: 37 }, () => 'ignore' as const), secret.fd] as const;
+    const parent = spawn(process.execPath, [join(folder, 'parent.mjs')], { stdio: [...stdio], env: {} });
+    let said = '';
+    parent.stdout?.setEncoding('utf8').on('data', (chunk: string) => (said += chunk));
+    const [exitCode] = await once(parent, 'close');
+    expect(exitCode).toBe(0);
+    await until('the instance has told', async () => (await driver.tail(path, 20)).length >= 4);
+    for (const lines of [said.split('\n'), await driver.tail(path, 20)]) {
+      const files = new Map(lines.flatMap((line) => [...line.matchAll(/(\d+) -> (.+)$/g)]).map(([, fd, to]) => [fd, to]));
+      expect(['0', '1', '2'].filter((fd) => !files.has(fd))).toEqual([]);
+      expect(files.get('40')).toBe('/dev/null');
+      const others = [...files].filter(([fd, to]) => Number(fd) > 2 && to !== '/dev/null' && !to?.startsWith('/proc/'));
+      expect(others).toEqual([]);
+    }
+  });
+
   test('have logs that are cut while they write', async () => {
     const { driver, path, hostDir } = await setUp();
     const { port: _port, ...instance } = await start(
@@ -299,6 +333,19 @@ describe('instances', () => {
     await truncate(`${path}.log`, 0);
     expect((await driver.tail(path, 3)).length).toBe(3); // from before the rotation
   });
+});
+
+test('of a log that is mostly a hole its end is kept', async () => {
+  const file = join(await temporaryFolder(), 'x.log');
+  await writeFile(file, 'begin\n');
+  await truncate(file, 2 ** 40);
+  await writeFile(file, 'the end\n', { flag: 'a' });
+  const from = performance.now();
+  expect(await rotateLog(file, 3_000_000)).toBe(true);
+  expect(performance.now() - from).toBeLessThan(5_000);
+  expect((await lstat(file)).size).toBe(0);
+  expect((await lstat(`${file}.1`)).size).toBe(3_000_000);
+  expect(await readFile(`${file}.1`, 'utf8')).toMatch(/^\0+the end\n$/);
 });
 
 describe.runIf(asRoot)('isolation by user', () => {

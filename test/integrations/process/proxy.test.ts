@@ -21,8 +21,10 @@ const awayUrl = 'postgresql://nobody:x@127.0.0.1:1/none';
 
 // The columns that the proxy reads, as in prisma/schema/deployments.prisma.
 const tables = `
-  create table release (id uuid primary key, instance_port integer);
-  create table application (id uuid primary key, host_id uuid, port integer, active_release_id uuid, route_version integer not null default 0);`;
+  create table run (id uuid primary key, completed_at timestamptz);
+  create table release (id uuid primary key, instance_port integer, instance_uid integer);
+  create table application (id uuid primary key, host_id uuid, port integer, active_release_id uuid, route_version integer not null default 0,
+    address_run_id uuid);`;
 
 async function serve(text: string): Promise<number> {
   const server = createServer((_request, response) => void response.end(text));
@@ -57,9 +59,16 @@ test('follows the database, outlives it, and serves from its file after a restar
   onTestFinished(() => client.end().catch(() => undefined));
   await client.query(tables);
   const [applicationId, first, second, hostId] = [randomUUID(), randomUUID(), randomUUID(), randomUUID()];
+  const runId = randomUUID();
   const [one, two, address] = [await serve('one'), await serve('two'), await freePort()];
-  await client.query('insert into release values ($1, $2), ($3, $4)', [first, one, second, two]);
-  await client.query('insert into application values ($1, $2, $3, null, 0)', [applicationId, hostId, address]);
+  await client.query('insert into release values ($1, $2, null), ($3, $4, null)', [first, one, second, two]);
+  await client.query('insert into run values ($1, null)', [runId]);
+  await client.query('insert into application values ($1, $2, $3, null, 0, $4)', [
+    applicationId,
+    hostId,
+    address,
+    runId,
+  ]);
   await client.query('insert into application values ($1, $2, $3, null, 0)', [
     randomUUID(),
     randomUUID(),
@@ -74,15 +83,19 @@ test('follows the database, outlives it, and serves from its file after a restar
   }
   expect((await stat(join(hostDir, 'proxy'))).mode & 0o777).toBe(0o700);
   await until('the database is connected', async () => (await proxy.sync()).databaseError === null);
+  // Reserved by a run that is not over, and by no other.
   expect((await proxy.sync()).rows).toEqual([
-    { port: address, applicationId, upstreamPort: null, version: 0, problem: null },
+    { port: address, applicationId, upstreamPort: null, upstreamUid: null, version: 0, problem: null },
   ]);
   expect(await get(address)).toBe('This application has no active release.\n');
+  await client.query('update run set completed_at = now()');
+  expect((await proxy.sync()).rows).toEqual([]);
+  await expect(fetch(`http://127.0.0.1:${address}/`)).rejects.toThrow('fetch failed');
 
   const activate = 'update application set active_release_id = $2, route_version = route_version + 1 where id = $1';
   await client.query(activate, [applicationId, first]);
   await client.query("select pg_notify('switchyard_routes', '')");
-  await until('the switch is followed by itself', async () => (await get(address)) === 'one');
+  await until('the switch is followed by itself', async () => (await get(address).catch(() => '')) === 'one');
   await client.query(activate, [applicationId, second]);
   const status = await proxy.sync();
   expect(status.rows[0]).toMatchObject({ upstreamPort: two, version: 2 });
@@ -133,7 +146,7 @@ test('one of another version is replaced when it is idle, and a deaf one always'
   const upstream = await serve('up');
   const address = await freePort();
   await mkdir(join(hostDir, 'proxy'), { recursive: true, mode: 0o700 });
-  const row = { port: address, applicationId: randomUUID(), upstreamPort: upstream, version: 1 };
+  const row = { port: address, applicationId: randomUUID(), upstreamPort: upstream, upstreamUid: null, version: 1 };
   await writeFile(join(hostDir, 'proxy/routes.json'), JSON.stringify({ hostId, routes: [row] }));
   const options = { hostDir, hostId, databaseUrl: awayUrl };
   const first = await startProxy(options);

@@ -1,11 +1,12 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { Agent, createServer, request, type IncomingHttpHeaders, type RequestListener, type Server } from 'node:http';
-import { connect, createServer as createNetServer } from 'node:net';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import { connect, createServer as createNetServer, type AddressInfo } from 'node:net';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { WebSocket, WebSocketServer } from 'ws';
 import { createLogger } from '#kernel/log.ts';
-import { createPortFinder } from '../../../src/integrations/process/ports.ts';
+import { createPortFinder, listenersOf } from '../../../src/integrations/process/ports.ts';
+import { asRoot } from '../../support/embedded.ts';
 import { createRouter, type Router, type Routes } from '../../../src/integrations/process/proxy/router.ts';
 
 vi.setConfig({ testTimeout: 30_000 });
@@ -19,8 +20,13 @@ function router(): Router {
   return made;
 }
 
-function routeTo(listenPort: number, upstreamPort: number | null, version = 1): Routes {
-  return new Map([[listenPort, { applicationId: 'a', upstreamPort, version }]]);
+function routeTo(
+  listenPort: number,
+  upstreamPort: number | null,
+  version = 1,
+  upstreamUid: number | null = null,
+): Routes {
+  return new Map([[listenPort, { applicationId: 'a', upstreamPort, upstreamUid, version }]]);
 }
 
 /** A server in this process; gives its port. */
@@ -308,7 +314,7 @@ test('opens and closes addresses, and tries again where one is taken', async () 
   const proxy = router();
   const [one, two] = [await freePort(), await freePort()];
   const upstream = await serve((_request, response) => response.end('up'));
-  const route = { applicationId: 'a', upstreamPort: upstream, version: 1 };
+  const route = { applicationId: 'a', upstreamPort: upstream, upstreamUid: null, version: 1 };
   const taken = createServer().listen(two, '127.0.0.1');
   await once(taken, 'listening');
   await proxy.setRoutes(new Map([[one, route], [two, route]])); // prettier-ignore
@@ -335,4 +341,84 @@ test('keeps the session cookie of the server from applications, and passes on th
   await ask(port, { headers: { cookie: 'switchyard_session=secret' } });
   await ask(port, { headers: { cookie: 'a=1' } });
   expect(seen).toEqual(['a=1; b=2', undefined, 'a=1']);
+});
+
+/** A server of another user of the machine, which says every byte that it is sent and answers nothing of HTTP. */
+const listenerProgram = `
+  const [port, host, uid] = process.argv.slice(1);
+  process.setgroups([]);
+  process.setuid(Number(uid));
+  require('node:http').createServer((request, response) => {
+    console.log('request');
+    response.end('mine');
+  }).listen({ port: Number(port), host, ipv6Only: true }, () => console.log('up'));
+`;
+async function listenAs(uid: number, port: number, host = '127.0.0.1'): Promise<{ said: () => string; end(): Promise<void> }> {
+  const child = spawn(process.execPath, ['-e', listenerProgram, String(port), host, String(uid)], {
+    env: {},
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  let said = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (said += text));
+  await once(child.stdout, 'data');
+  return {
+    said: () => said,
+    async end() {
+      const gone = once(child, 'exit');
+      child.kill('SIGKILL');
+      await gone;
+    },
+  };
+}
+
+describe.runIf(asRoot && process.platform === 'linux')('whoever listens on the port of an instance', () => {
+  const [own, neighbour] = [61_001, 61_002];
+
+  test('is sent nothing unless it is the user of the application', async () => {
+    const proxy = router();
+    const [address, upstream] = [await freePort(), await freePort()];
+    await proxy.setRoutes(routeTo(address, upstream, 1, own));
+    const instance = await listenAs(own, upstream);
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    for (const method of ['GET', 'GET', 'POST'])
+      expect(await ask(address, { agent, method })).toMatchObject({ status: 200, body: 'mine' });
+
+    await instance.end();
+    const thief = await listenAs(neighbour, upstream);
+    for (const method of ['GET', 'HEAD', 'POST', 'OPTIONS'])
+      expect(await ask(address, { agent, method, ...(method === 'POST' && { body: 'secret' }) })).toMatchObject({
+        status: 502,
+      });
+    const socket = new WebSocket(`ws://127.0.0.1:${address}/`);
+    const [error] = (await once(socket, 'error')) as [Error];
+    expect(error.message).toContain('502');
+    expect(thief.said()).toBe('up\n');
+
+    await thief.end();
+    await listenAs(own, upstream);
+    expect(await ask(address, { agent })).toMatchObject({ status: 200, body: 'mine' });
+    agent.destroy();
+  });
+
+  test('is not somebody beside it, at another address of the machine', async () => {
+    const proxy = router();
+    for (const [others, mine] of [[['127.0.0.2', '::1'], '127.0.0.1'], [['127.0.0.2', '::'], '127.0.0.1'], [['::1'], '0.0.0.0']] as const) { // prettier-ignore
+      const [address, upstream] = [await freePort(), await freePort()];
+      await proxy.setRoutes(routeTo(address, upstream, 1, own));
+      await listenAs(own, upstream, mine);
+      for (const host of others) await listenAs(neighbour, upstream, host);
+      expect(await ask(address)).toMatchObject({ status: 200, body: 'mine' });
+      expect(await listenersOf(upstream)).toEqual([own]);
+    }
+  });
+
+  test('is found at every address that a program can choose', async () => {
+    for (const host of ['127.0.0.1', '0.0.0.0', '::', '::ffff:127.0.0.1']) {
+      const server = createServer().listen({ port: 0, host });
+      await once(server, 'listening');
+      expect([host, await listenersOf((server.address() as AddressInfo).port)]).toEqual([host, [0]]);
+      server.close();
+    }
+  });
 });

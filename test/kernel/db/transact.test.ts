@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { system } from '../../../src/kernel/auth/actor.ts';
+import { createOriginIds } from '#kernel/auth/origins.ts';
 import { createDatabase, type Database } from '../../../src/kernel/db/client.ts';
 import { codeOf, createTransact, type Appended, type Transact } from '../../../src/kernel/db/transact.ts';
 import { newId } from '../../../src/kernel/ids.ts';
@@ -11,12 +12,14 @@ let database: Database;
 let transact: Transact;
 let told: { workspaceId: string; seq: bigint; type: string }[] = [];
 const actor = { ...system, userId: newId() };
+const originIds = createOriginIds('s'.repeat(32));
 
 beforeAll(async () => {
   own = await testDatabase();
   database = createDatabase({ url: own.url, directUrl: own.url, poolMax: 10, applicationName: 'test' });
   transact = createTransact({
     database,
+    originIds,
     traceparent: () => '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
     onAppended: (events) => told.push(...events),
   });
@@ -212,7 +215,12 @@ test('another error is not retried', async () => {
 test('the session limits hold in a transaction, also where a pooler forgets those of the session', async () => {
   const pooled = createDatabase({ url: own.url, directUrl: `${own.url}?direct`, poolMax: 1, applicationName: 'test' });
   try {
-    const through = createTransact({ database: pooled, traceparent: () => undefined, onAppended: () => undefined });
+    const through = createTransact({
+      database: pooled,
+      originIds,
+      traceparent: () => undefined,
+      onAppended: () => undefined,
+    });
     for (const run of [transact, through]) {
       const [limits] = await run(
         system,

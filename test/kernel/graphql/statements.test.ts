@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
-import { data } from '../../support/client.ts';
+import { data, send } from '../../support/client.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import { statements } from '../../support/statements.ts';
 import { deployment, memberOf, rowOf, tenant, type Tenant } from '../../support/world.ts';
@@ -154,11 +154,13 @@ test('viewer', async () => {
   expect(texts).toHaveLength(2);
 });
 
-test('a stranger costs nothing but the query', async () => {
-  const texts = await statements(server.running.app.database.pool, () =>
-    data(server.url, '{ viewer { id } workspace(slug: "x") { id } }'),
-  );
-  expect(texts).toHaveLength(1);
+test('a stranger costs nothing, whether refused or not', async () => {
+  const texts = await statements(server.running.app.database.pool, async () => {
+    await data(server.url, '{ viewer { id } rateLimit { remaining } }');
+    const refused = await send(server.url, '{ viewer { id } workspace(slug: "x") { id } }');
+    expect(refused.errors?.[0]?.extensions?.['code']).toBe('UNAUTHENTICATED');
+  });
+  expect(texts).toEqual([]);
 });
 
 test('pages of deployments lie end to end, newest first', async () => {

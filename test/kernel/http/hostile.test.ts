@@ -278,10 +278,10 @@ describe('variables', () => {
   const create = `mutation ($input: CreateApplicationInput!) { createApplication(input: $input) { __typename } }`;
 
   test('of the wrong type', async () => {
-    expect(said(await post(server.url, { query: slug, variables: { slug: { a: 1 } } }))).toEqual(
+    expect(said(await post(server.url, { query: slug, variables: { slug: { a: 1 } } }, auth))).toEqual(
       refusal('BAD_USER_INPUT'),
     );
-    expect(said(await post(server.url, { query: slug, variables: {} }))).toEqual(refusal('BAD_USER_INPUT'));
+    expect(said(await post(server.url, { query: slug, variables: {} }, auth))).toEqual(refusal('BAD_USER_INPUT'));
   });
   test.each([
     ['DateTime', 'x'],
@@ -341,7 +341,7 @@ describe('variables', () => {
   });
   test('names that objects have of themselves', async () => {
     const body = `{"query":${JSON.stringify(slug)},"variables":{"slug":"x","__proto__":{"a":1},"constructor":1}}`;
-    expect((await post(server.url, body)).body).toEqual({ data: { workspace: null } });
+    expect((await post(server.url, body, auth)).body).toEqual({ data: { workspace: null } });
   });
 });
 

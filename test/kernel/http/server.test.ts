@@ -81,7 +81,7 @@ describe('request ids', () => {
 
   test('and for a fault of the server around it', async () => {
     const { url } = await own({ storage: () => Promise.reject(new Error('secret')) });
-    const answer = await get(`${url}/elsewhere`);
+    const answer = await get(`${url}/storage/x`);
     expect([answer.status, answer.body]).toEqual([
       500,
       { code: 'INTERNAL', message: 'Something went wrong on the server.', requestId: answer.headers['x-request-id'] },

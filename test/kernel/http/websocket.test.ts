@@ -158,7 +158,7 @@ describe('who it is', () => {
     const { app } = server.running;
     const person = await memberOf(app, of, 'VIEWER');
     const raw = await new Raw().ready(headersOf(person));
-    await app.db.user.update({ where: { id: person.id }, data: { sessionEpoch: 1 } });
+    await app.db.session.updateMany({ where: { userId: person.id }, data: { endedAt: new Date() } });
     raw.subscribe('1', '{ viewer { id } }');
     expect(codesOf(await raw.hears('error'))).toEqual(['UNAUTHENTICATED']);
     expect((await raw.closed).code).toBe(4403);

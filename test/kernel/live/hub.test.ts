@@ -62,6 +62,9 @@ async function oneProcess(options: { pollMs?: number; wakeUps?: WakeUps } = {}):
   });
   const transact = createTransact({
     database,
+    originIds: () => {
+      throw new Error('no origin here');
+    },
     traceparent: () => undefined,
     onAppended: (events) => events.forEach(({ workspaceId }) => wakeUps.publish(`w:${workspaceId}`)),
   });

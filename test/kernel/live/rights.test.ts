@@ -3,7 +3,7 @@ import { createClient } from 'graphql-sse';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { memberRemoved } from '../../../src/domains/identity/events.ts';
 import { system } from '../../../src/kernel/auth/actor.ts';
-import { createSessions } from '../../../src/kernel/auth/session.ts';
+import { createSessionTokens } from '../../../src/kernel/auth/session-tokens.ts';
 import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { ensureSecret } from '../../../src/kernel/secrets.ts';
 import { apiKey, member, person, workspace, type Person } from '../../support/actors.ts';
@@ -237,9 +237,11 @@ describe('a credential that expires', () => {
   const short = async (someone: Person, seconds: number): Promise<Auth> => {
     // As the server makes them, with a nearer end.
     const secret = await ensureSecret(server.stateDir, 'session');
-    const sessions = createSessions({ secret, ttlS: seconds, issuer: 'switchyard' });
-    const { token } = await sessions.issue({ userId: rowId('User', someone.id), sessionEpoch: 0 });
-    return { token };
+    const tokens = createSessionTokens({ secret, ttlS: 3600, issuer: 'switchyard' });
+    const { id: sessionId, userId } = await app().db.session.findFirstOrThrow({
+      where: { userId: rowId('User', someone.id) },
+    });
+    return { token: await tokens.issue({ userId, sessionId, expiresAt: new Date(Date.now() + seconds * 1000) }) };
   };
 
   test('ends its socket with 4403', async () => {

@@ -122,6 +122,8 @@ export async function owner(api: TestServer): Promise<{ actor: Actor; workspaceI
       credentialId: null,
       expiresAt: null,
       roles: new Map([[workspaceId, 'OWNER' as const]]),
+      scopes: null,
+      origin: null,
     },
   };
 }

@@ -15,10 +15,8 @@ import { can } from '../policy.ts';
 /** What the operator of this server allows. */
 export interface DeploymentSettings {
   readonly gitProtocols: readonly GitProtocol[];
-  /** Stable addresses of applications that name no port. */
+  /** Stable addresses of applications: no other port is ever one. */
   readonly addressPorts: { readonly from: number; readonly to: number };
-  /** Ports of instances: no application can have one as its address. */
-  readonly instancePorts: { readonly from: number; readonly to: number };
 }
 export const DeploymentSettings = required<DeploymentSettings>('deployment settings');
 
@@ -34,14 +32,13 @@ export const Applications = service('applications', (app) => ({
   async create(actor: Actor, raw: unknown): Promise<Written> {
     const input = parse(NewApplication, raw);
     authorize(actor, can.createApplication, input.workspaceId);
-    const { instancePorts } = app.use(DeploymentSettings);
-    const port = input.port ?? 0;
+    const { addressPorts } = app.use(DeploymentSettings);
     refuse([
       [
         'port',
-        port >= instancePorts.from && port <= instancePorts.to
-          ? `must not be from ${instancePorts.from} to ${instancePorts.to}: those are for instances`
-          : null,
+        input.port == null || isAddressPort(addressPorts, input.port)
+          ? null
+          : `must be from ${addressPorts.from} to ${addressPorts.to}: those are for addresses of applications`,
       ],
       ['repositoryUrl', validateRepositoryUrl(input.repositoryUrl, app.use(DeploymentSettings).gitProtocols)],
       ['branch', validateRef(input.branch)],
@@ -62,6 +59,7 @@ export const Applications = service('applications', (app) => ({
             healthTimeoutS: input.healthTimeoutS,
             environment: input.environment,
             port: input.port ?? null,
+            portAsked: input.port != null,
           },
         });
         const event = tx.append({ type: applicationCreated, workspaceId: input.workspaceId, subjectId: id });
@@ -100,6 +98,16 @@ export const Applications = service('applications', (app) => ({
     });
   },
 }));
+
+/** Whether an application may have its address there: the proxy would take any other port away from its program. */
+export const isAddressPort = ({ from, to }: DeploymentSettings['addressPorts'], port: number): boolean =>
+  port >= from && port <= to;
+
+/** Its user on its host. @throws Error when it has not been placed on one */
+export function userSlotOf({ id, userSlot }: Pick<Application, 'id' | 'userSlot'>): number {
+  if (userSlot === null) throw new Error(`The application ${id} has no user: it is on no host.`);
+  return userSlot;
+}
 
 /** Tells the agent of a host, after the commit, that it has something to do. */
 export function notifyHost(publish: (key: string) => void, tx: Transaction, hostId: string | null): void {

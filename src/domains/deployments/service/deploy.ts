@@ -10,7 +10,7 @@ import { DomainError } from '#kernel/errors.ts';
 import { NothingToRestore, Unhealthy } from '../errors.ts';
 import { releaseActivated } from '../events.ts';
 import type { DeploymentInput } from '../model.ts';
-import { DeploymentSettings, lockApplication, notifyHost } from './applications.ts';
+import { DeploymentSettings, isAddressPort, lockApplication, notifyHost, userSlotOf } from './applications.ts';
 import { alive, DeploymentHost } from './host.ts';
 
 type Context = RunContext<DeploymentInput>;
@@ -63,9 +63,18 @@ function secretsOf(environment: Record<string, string>): string[] {
     const password = URL.parse(value)?.password;
     return [
       ...(/SECRET|TOKEN|PASS|CREDENTIAL|KEY|AUTH/i.test(name) ? [value] : []),
-      ...(password ? [password, decodeURIComponent(password)] : []),
+      ...(password ? [password, decoded(password)] : []),
     ];
   });
+}
+
+/** The text itself where it is no percent-encoding. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 async function serves({ app }: Context, { id }: Application, { releaseId }: Candidate): Promise<boolean> {
@@ -75,12 +84,12 @@ async function serves({ app }: Context, { id }: Application, { releaseId }: Cand
 async function build(context: Context, application: Application): Promise<Built> {
   const { app, input, run, hold } = context;
   const { git, driver } = app.use(DeploymentHost);
-  const user = driver.userOf(application.userSlot);
+  const user = driver.userOf(userSlotOf(application));
   const checkout = async (step: StepContext, ref: string, timeoutMs: number) => {
     const { path } = await driver.prepare({
       applicationId: application.id,
       name: `${run.id}.${hold.attempt}`,
-      userSlot: application.userSlot,
+      userSlot: userSlotOf(application),
     });
     const lines = inOrder((line: string) => step.log(line));
     const commit = await git.fetchCommit({
@@ -135,7 +144,7 @@ async function build(context: Context, application: Application): Promise<Built>
         path,
         command: buildCommand,
         environment: application.environment as Record<string, string>,
-        userSlot: application.userSlot,
+        userSlot: userSlotOf(application),
         signal: step.signal,
         timeoutMs: timeouts.buildS * 1000,
         onOutput: (stream, line) => step.log(line, stream),
@@ -163,23 +172,24 @@ async function startCandidate(context: Context, application: Application, built:
     async (step) => {
       if (restored && (await settled(context, restored.id, step)).status === 'ACTIVE') {
         await step.log('This release serves already.');
-        return { releaseId, pid: 0, startTime: '', port: 0, logFrom: null };
+        return { releaseId, pid: 0, startTime: '', port: 0, uid: null, logFrom: null };
       }
       await step.log(`$ ${from.startCommand}`);
       const instance = await driver.start({
         path: from.path,
         startCommand: from.startCommand,
         environment: application.environment as Record<string, string>,
-        userSlot: application.userSlot,
+        userSlot: userSlotOf(application),
         record: (child) => step.record(child),
       });
       await step.log(`Started as process ${instance.pid} on port ${instance.port}.`);
-      const { pid, startTime, port, logFrom } = instance;
-      return { releaseId, pid, startTime, port, logFrom };
+      const { pid, startTime, port, uid, logFrom } = instance;
+      return { releaseId, pid, startTime, port, uid, logFrom };
     },
     async (tx, instance) => {
       if (instance.logFrom === null) return;
-      const process = { pid: instance.pid, startTime: instance.startTime, instancePort: instance.port };
+      const { pid, startTime, port: instancePort, uid: instanceUid } = instance;
+      const process = { pid, startTime, instancePort, instanceUid };
       if (restored) {
         const { count } = await tx.db.release.updateMany({
           where: { id: releaseId, status: 'RETIRED', pid: null, prunedAt: null },
@@ -241,7 +251,7 @@ async function checkHealth(context: Context, application: Application, candidate
             path: application.healthCheckPath,
             timeoutMs: probeTimeoutMs,
             signal: step.signal,
-            userSlot: application.userSlot,
+            userSlot: userSlotOf(application),
           });
           if (last.ok && living) break;
           if (!living) throw new Unhealthy('The instance ended before it was healthy.');
@@ -304,13 +314,18 @@ async function startAgain(
     path: release.path,
     startCommand: release.startCommand,
     environment: application.environment as Record<string, string>,
-    userSlot: application.userSlot,
+    userSlot: userSlotOf(application),
     record: (child) => step.record(child),
   });
   const started = await context.write((tx) =>
     tx.db.release.update({
       where: { id: release.id },
-      data: { pid: instance.pid, startTime: instance.startTime, instancePort: instance.port },
+      data: {
+        pid: instance.pid,
+        startTime: instance.startTime,
+        instancePort: instance.port,
+        instanceUid: instance.uid,
+      },
     }),
   );
   return { release: started, logFrom: instance.logFrom };
@@ -356,6 +371,7 @@ async function activate(
         data: {
           activeReleaseId: candidate.releaseId,
           routeVersion: { increment: 1 },
+          addressRunId: null,
         },
       });
       await tx.db.$executeRaw`select pg_notify('switchyard_routes', '')`;
@@ -387,32 +403,38 @@ async function activate(
 }
 
 /**
- * Makes sure that the application has an address that the proxy can open, before anything is switched to it.
+ * Makes sure that the application has an address that the proxy can open, before anything is switched to it. It is the
+ * run's until the switch; a run that fails gives it back (`onEnd` of the kind).
  * @throws {Unhealthy} when the port that it was given is in use, or all of the range are
  */
 async function reserveAddress(context: Context, application: Application, step: StepContext): Promise<void> {
-  const { app } = context;
+  const { app, run } = context;
   const host = app.use(DeploymentHost);
+  const { addressPorts } = app.use(DeploymentSettings);
   const { id } = application;
-  let least = app.use(DeploymentSettings).addressPorts.from;
-  for (let chosen = false; ; chosen = true) {
-    const port = await context.write(async (tx) => {
+  for (let least = addressPorts.from; ; ) {
+    const { port, own } = await context.write(async (tx) => {
       const row = await lockApplication(tx, id);
-      if (row?.port != null && !chosen) return row.port;
-      const free = await freeAddress(tx, context, application, least);
-      await tx.db.application.update({ where: { id }, data: { port: free } });
-      least = free + 1;
-      return free;
+      if (!row) throw new Unhealthy('The application was removed.');
+      // What was asked for, or was visited already, is no other; what an earlier execution chose may be.
+      const own = row.port !== null && (row.portAsked || row.routeVersion > 0);
+      const port = own && row.port !== null ? row.port : await freeAddress(tx, context, application, least);
+      if (row.activeReleaseId === null && !isAddressPort(addressPorts, port))
+        throw new Unhealthy(
+          `The application's port ${port} is not from ${addressPorts.from} to ${addressPorts.to}: it cannot be opened.`,
+        );
+      await tx.db.application.update({ where: { id }, data: { port, addressRunId: run.id } });
+      return { port, own };
     });
     const problem = await host.addressProblem(port, step.signal);
     if (problem === null) return;
-    if (least === app.use(DeploymentSettings).addressPorts.from)
-      throw new Unhealthy(`The application's port ${port} cannot be opened: ${problem}`);
+    if (own) throw new Unhealthy(`The application's port ${port} cannot be opened: ${problem}`);
     await step.log(`Port ${port} is taken by another program (${problem}): trying the next one.`);
+    least = port + 1;
   }
 }
 
-/** The lowest port of the range, from `least` on, that no application of the host has. */
+/** The lowest port of the range, from `least` on, that no other application of the host has. */
 async function freeAddress(
   tx: Transaction,
   context: Context,
@@ -422,14 +444,11 @@ async function freeAddress(
   const { from, to } = context.app.use(DeploymentSettings).addressPorts;
   // One at a time for each host: what two would find free at once is decided here.
   await tx.db.$queryRaw`select 1 from host where id = ${application.hostId}::uuid for update`;
-  const taken = new Set(
-    (
-      await tx.db.application.findMany({
-        where: { hostId: application.hostId, port: { gte: from, lte: to } },
-        select: { port: true },
-      })
-    ).map(({ port }) => port),
-  );
+  const others = await tx.db.application.findMany({
+    where: { hostId: application.hostId, port: { gte: from, lte: to }, id: { not: application.id } },
+    select: { port: true },
+  });
+  const taken = new Set(others.map(({ port }) => port));
   for (let port = least; port <= to; port++) if (!taken.has(port)) return port;
   throw new Unhealthy(`All addresses from ${from} to ${to} are taken.`);
 }
@@ -457,7 +476,7 @@ async function rollBack(
       await context.write((tx) =>
         tx.db.release.update({
           where: { id: candidate.id },
-          data: { pid: null, startTime: null, instancePort: null },
+          data: { pid: null, startTime: null, instancePort: null, instanceUid: null },
         }),
       );
     }
@@ -472,7 +491,7 @@ async function rollBack(
             path: application.healthCheckPath,
             timeoutMs: probeTimeoutMs,
             signal: step.signal,
-            userSlot: application.userSlot,
+            userSlot: userSlotOf(application),
           })
         : null;
       if (probe?.ok) {

@@ -7,6 +7,7 @@ import { isId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { Runs } from '#kernel/runs/runs.ts';
 import { validateRef } from '../../../integrations/git/index.ts';
+import { NoFreeUser, userCount } from '../../../integrations/process/index.ts';
 import { NoHost, NothingToRestore } from '../errors.ts';
 import { NewDeployment, NewRollback, type DeploymentInput } from '../model.ts';
 import { can } from '../policy.ts';
@@ -54,14 +55,24 @@ export const Deployments = service('deployments', (app) => {
     });
   };
 
-  /** Puts an application on the live host with the fewest. It stays there. @throws {NoHost} {Conflict} */
+  /**
+   * Puts an application on the live host with the fewest, with a user of its own there. It stays there.
+   * @throws {NoHost} {NoFreeUser} {Conflict}
+   */
   const place = async (tx: Transaction, id: string): Promise<string> => {
     const [host] = await tx.db.$queryRaw<{ id: string }[]>`
       select h.id from host h left join application a on a.host_id = h.id
       where h.last_seen_at > now() - interval '30 seconds' group by h.id order by count(a.id), h.id limit 1`;
     if (!host) throw new NoHost();
+    // One at a time for each host: what two would find free at once is decided here.
+    await tx.db.$queryRaw`select 1 from host where id = ${host.id}::uuid for update`;
+    const [free] = await tx.db.$queryRaw<{ slot: number }[]>`
+      select slot from generate_series(0, ${userCount - 1}::int) slot
+      where not exists (select 1 from application a where a.host_id = ${host.id}::uuid and a.user_slot = slot)
+      order by slot limit 1`;
+    if (!free) throw new NoFreeUser();
     try {
-      await tx.db.application.update({ where: { id }, data: { hostId: host.id } });
+      await tx.db.application.update({ where: { id }, data: { hostId: host.id, userSlot: free.slot } });
     } catch (error) {
       if (isTaken(error)) throw new Conflict("Another application of the host has the application's port.");
       throw error;
@@ -88,7 +99,7 @@ export const Deployments = service('deployments', (app) => {
   return {
     /**
      * Queues a deployment of a branch or commit. Older ones of the application that have not begun are superseded.
-     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost} {Conflict}
+     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost} {NoFreeUser} {Conflict}
      */
     async create(actor: Actor, raw: unknown): Promise<Requested> {
       const input = parse(NewDeployment, raw);
@@ -103,7 +114,7 @@ export const Deployments = service('deployments', (app) => {
     /**
      * Queues a deployment that brings back a former release, exactly as it was built: the given one, or the one that
      * served before the one that serves.
-     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NothingToRestore} {NoHost}
+     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NothingToRestore} {NoHost} {NoFreeUser}
      */
     async rollback(actor: Actor, raw: unknown): Promise<Requested> {
       const input = parse(NewRollback, raw);

@@ -13,14 +13,16 @@ import { isId } from '#kernel/ids.ts';
 import { isAlive } from '#kernel/processes/children.ts';
 import { createGit, type Git, type GitProtocol } from '../../../integrations/git/index.ts';
 import {
+  claimUsers,
   createProcessDriver,
   ensureProxy,
+  userCount,
   type ProcessDriver,
   type ProxyHandle,
   type ProxyStatus,
 } from '../../../integrations/process/index.ts';
 import { instanceRestarted } from '../events.ts';
-import { DeploymentSettings, lockApplication } from './applications.ts';
+import { DeploymentSettings, lockApplication, userSlotOf } from './applications.ts';
 
 /** What this host runs applications with. */
 export interface DeploymentHost {
@@ -77,7 +79,6 @@ export async function startDeployments(
   const settings: DeploymentSettings = {
     gitProtocols: options.outbound.gitProtocols,
     addressPorts: options.driver.addressPorts,
-    instancePorts: options.driver.instancePorts,
   };
   provided.set(DeploymentSettings, settings);
   if (!options.worker || !options.driver.process) {
@@ -97,6 +98,8 @@ export async function startDeployments(
     buildEnvironment: options.driver.buildEnvironment,
     log: app.log,
   });
+  if (driver.limits.isolation === 'user')
+    await claimUsers({ hostDir, userBase: options.driver.appUserBase, count: userCount });
   const git = await createGit({
     path: options.driver.pathDirs.join(':'),
     protocols: options.outbound.gitProtocols,
@@ -316,11 +319,11 @@ class HostAgent {
       path: release.path,
       startCommand: release.startCommand,
       environment: application.environment as Record<string, string>,
-      userSlot: application.userSlot,
+      userSlot: userSlotOf(application),
       // In the row before it runs: whatever happens to this process, the instance is known.
-      record: ({ pid, startTime }) => change(release, { pid, startTime, instancePort: null }),
+      record: ({ pid, startTime }) => change(release, { pid, startTime, instancePort: null, instanceUid: null }),
     });
-    await change({ ...release, ...instance }, { instancePort: instance.port }, (tx) =>
+    await change({ ...release, ...instance }, { instancePort: instance.port, instanceUid: instance.uid }, (tx) =>
       tx.append({
         type: instanceRestarted,
         workspaceId: application.workspaceId,
@@ -354,7 +357,7 @@ class HostAgent {
     }
     await this.#app.db.release.updateMany({
       where: { id: release.id, pid: release.pid, startTime: release.startTime },
-      data: { pid: null, startTime: null, instancePort: null },
+      data: { pid: null, startTime: null, instancePort: null, instanceUid: null },
     });
   }
 

@@ -37,13 +37,20 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   },
   async onEnd(tx, run, phase) {
     if (phase === 'DEPLOYED') return;
+    const { applicationId, restoresId } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
+    // The address that it had reserved is nobody's; one that was never visited may become another application's.
+    const reserved = { id: applicationId, addressRunId: run.id };
+    await tx.db.application.updateMany({
+      where: { ...reserved, portAsked: false, routeVersion: 0 },
+      data: { port: null },
+    });
+    await tx.db.application.updateMany({ where: reserved, data: { addressRunId: null } });
     // Whatever it started must not run on: the host's agent ends the instances of retired releases.
     await tx.db.release.updateMany({
       where: { deploymentId: run.id, status: 'CANDIDATE' },
       data: { status: 'RETIRED', retiredAt: new Date() },
     });
     // One that it was to bring back stays in the order in which the releases had served.
-    const { restoresId } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
     if (restoresId) {
       await tx.db.release.updateMany({ where: { id: restoresId, status: 'CANDIDATE' }, data: { status: 'RETIRED' } });
     }

@@ -37,10 +37,13 @@ const queryTimeoutMs = 5_000;
 const rotateMs = 10_000;
 const stopGraceMs = 5_000;
 
+// What serves, or did and keeps its address while it is stopped; and what a deployment that runs is about to serve.
 const routesQuery = `
-  select a.id as "applicationId", a.port, r.instance_port as "upstreamPort", a.route_version as "version"
+  select a.id as "applicationId", a.port, r.instance_port as "upstreamPort", r.instance_uid as "upstreamUid",
+    a.route_version as "version"
   from application a left join release r on r.id = a.active_release_id
-  where a.host_id = $1 and a.port is not null
+  where a.host_id = $1 and a.port is not null and (a.active_release_id is not null or a.route_version > 0
+    or exists (select 1 from run where run.id = a.address_run_id and run.completed_at is null))
   order by a.port`;
 
 const configFile = process.argv[2];

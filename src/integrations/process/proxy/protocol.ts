@@ -9,7 +9,7 @@ import { codeOf } from '#kernel/system-error.ts';
  * What the proxy's program, control and files are now. Raise it with every change that a running proxy should be
  * replaced for.
  */
-export const proxyVersion = 1;
+export const proxyVersion = 2;
 
 /** The proxy's part of a host's folder; nobody but the server's user may enter it. */
 export interface ProxyFiles {
@@ -53,6 +53,7 @@ export const routeRow = z.object({
   port: z.int().min(1).max(65_535),
   applicationId: z.string(),
   upstreamPort: z.int().min(1).max(65_535).nullable(),
+  upstreamUid: z.int().min(0).nullable(),
   version: z.int(),
 });
 export const routesFile = z.object({ hostId: z.string(), routes: z.array(routeRow) });

@@ -1,23 +1,28 @@
 import { Agent, createServer, request as startRequest } from 'node:http';
 import type {
+  AgentOptions,
   ClientRequest,
+  ClientRequestArgs,
   IncomingMessage,
   OutgoingHttpHeaders,
   Server,
   ServerOptions,
   ServerResponse,
 } from 'node:http';
-import type { Socket } from 'node:net';
+import { connect, type NetConnectOpts, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Logger } from '#kernel/log.ts';
 import { sessionCookie } from '#kernel/auth/actors.ts';
 import { codeOf } from '#kernel/system-error.ts';
+import { listensAlone } from '../ports.ts';
 
 /** Where the requests of one listening port go. */
 export interface Route {
   readonly applicationId: string;
   /** On 127.0.0.1; null: there is no active release. */
   readonly upstreamPort: number | null;
+  /** The user who must listen there; null: the application has none to itself, and whoever listens is believed. */
+  readonly upstreamUid: number | null;
   /** Raised by every switch, so that whoever switched can tell that the router follows. */
   readonly version: number;
 }
@@ -89,7 +94,7 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
   let closing = false;
   const listeners = new Map<number, Server>();
   const failures = new Map<number, string>();
-  const agents = new Map<number, Agent>();
+  const agents = new Map<string, UpstreamAgents>();
   const counts = new Map<string, InFlight & { count: number }>();
   const upgraded = new Set<Duplex>();
 
@@ -132,7 +137,10 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
       );
       clearTimeout(cut);
       for (const socket of upgraded) socket.destroy();
-      for (const agent of agents.values()) agent.destroy();
+      for (const { kept, single } of agents.values()) {
+        kept.destroy();
+        single.destroy();
+      }
       agents.clear();
     },
   };
@@ -189,20 +197,26 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
   function dropIdleAgents(): void {
     const used = new Set([...table.values()].map((route) => route.upstreamPort));
     for (const one of counts.values()) used.add(one.upstreamPort);
-    for (const [port, agent] of agents) {
+    for (const [key, { port, kept }] of agents) {
       if (used.has(port)) continue;
-      agent.destroy();
-      agents.delete(port);
+      kept.destroy();
+      agents.delete(key);
     }
   }
 
-  function agentOf(port: number): Agent {
-    const known = agents.get(port);
+  /** A port may be given to another application later: its connections are others. */
+  function agentsOf(port: number, uid: number | null): UpstreamAgents {
+    const key = `${port} ${uid}`;
+    const known = agents.get(key);
     if (known) return known;
-    // Shorter than the 5 s after which a Node server closes an idle connection.
-    const agent = new Agent({ keepAlive: true, maxFreeSockets: 64, timeout: 4_000 });
-    agents.set(port, agent);
-    return agent;
+    const made = {
+      port,
+      // Shorter than the 5 s after which a Node server closes an idle connection.
+      kept: new UpstreamAgent(uid, { keepAlive: true, maxFreeSockets: 64, timeout: 4_000 }),
+      single: new UpstreamAgent(uid),
+    };
+    agents.set(key, made);
+    return made;
   }
 
   function forward(listenPort: number, request: IncomingMessage, response: ServerResponse): void {
@@ -218,8 +232,9 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
         refuse(response, 503, 'This application has no active release.\n');
         return;
       }
-      const { applicationId, upstreamPort } = route;
+      const { applicationId, upstreamPort, upstreamUid } = route;
       const done = count(applicationId, upstreamPort);
+      const { kept, single } = agentsOf(upstreamPort, upstreamUid);
       // A kept connection may be closed by the upstream at the very moment that it is used again, and only what may be
       // repeated survives that.
       const upstream = startRequest({
@@ -228,7 +243,7 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
         method: request.method,
         path: request.url,
         headers: forwardedHeaders(request, listenPort),
-        agent: mayRepeat ? agentOf(upstreamPort) : false,
+        agent: mayRepeat ? kept : single,
         setHost: false,
       });
       const late = setTimeout(() => upstream.destroy(new Error('no answer in time')), answerTimeoutMs);
@@ -304,7 +319,7 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
       socket.end(plainAnswer(503, 'Service Unavailable', 'This application has no active release.\n'));
       return;
     }
-    const { applicationId, upstreamPort } = route;
+    const { applicationId, upstreamPort, upstreamUid } = route;
     const done = count(applicationId, upstreamPort);
     const headers = forwardedHeaders(request, listenPort);
     headers['connection'] = 'Upgrade';
@@ -315,7 +330,7 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
       method: request.method,
       path: request.url,
       headers,
-      agent: false,
+      agent: agentsOf(upstreamPort, upstreamUid).single,
       setHost: false,
     });
     const late = setTimeout(() => upstream.destroy(new Error('no answer in time')), answerTimeoutMs);
@@ -351,6 +366,56 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
       else socket.destroy();
     });
     upstream.end();
+  }
+}
+
+interface UpstreamAgents {
+  readonly port: number;
+  /** Its connections are used again. */
+  readonly kept: Agent;
+  /** Each of its connections is for one request. */
+  readonly single: Agent;
+}
+
+/**
+ * Connections to an instance. Nothing is sent through one before it is known who has accepted it: an instance that
+ * has died leaves its port to whoever is the first to listen on it.
+ */
+class UpstreamAgent extends Agent {
+  readonly #uid: number | null;
+  constructor(uid: number | null, options: AgentOptions = {}) {
+    super(options);
+    this.#uid = uid;
+  }
+
+  override createConnection(
+    options: ClientRequestArgs,
+    callback: (error: Error | null, socket: Duplex) => void,
+  ): Duplex | undefined {
+    const socket = connect(options as NetConnectOpts);
+    const uid = this.#uid;
+    if (uid === null) return socket;
+    // Each is one of those that were listening when it was accepted, and these are asked after that.
+    const port = Number(options.port);
+    let settled = false;
+    const settle = (error: Error | null): void => {
+      if (settled) return;
+      settled = true;
+      socket.off('error', settle);
+      socket.off('close', closed);
+      if (error) socket.destroy();
+      callback(error, socket);
+    };
+    const closed = (): void => settle(new Error('the connection was closed'));
+    socket.once('error', settle);
+    socket.once('close', closed);
+    socket.once('connect', () => {
+      listensAlone(port, uid).then(
+        (alone) => settle(alone === false ? new Error('another user of this machine listens on its port') : null),
+        (error: unknown) => settle(error instanceof Error ? error : new Error(String(error))),
+      );
+    });
+    return undefined;
   }
 }
 

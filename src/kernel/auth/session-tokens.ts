@@ -1,4 +1,4 @@
-import { createSecretKey, randomUUID } from 'node:crypto';
+import { createSecretKey } from 'node:crypto';
 import { errors, jwtVerify, SignJWT } from 'jose';
 import { z } from 'zod';
 import { Unauthenticated } from '../errors.ts';
@@ -14,34 +14,31 @@ const clockSkewS = 5;
 
 const claims = z.object({
   sub: z.string().min(1).max(64),
-  epoch: z.int().min(0),
   jti: z.uuid(),
   exp: z.int(),
 });
 
 /** What a session token says. */
-export interface Session {
+export interface SessionToken {
   /** Claim `sub`. */
   readonly userId: string;
-  /** Claim `epoch`: the session is over when the user's own epoch has moved past it. The caller compares. */
-  readonly sessionEpoch: number;
   /** Claim `exp`, to the second. */
   readonly expiresAt: Date;
-  /** Claim `jti`, a UUID. */
-  readonly tokenId: string;
+  /** Claim `jti`: id of the session's row, without which the token is worth nothing. */
+  readonly sessionId: string;
 }
 
-export interface Sessions {
-  issue(
-    of: Pick<Session, 'userId' | 'sessionEpoch'>,
-  ): Promise<{ readonly token: string; readonly expiresAt: Date; readonly tokenId: string }>;
+export interface SessionTokens {
+  /** @param of `expiresAt` is cut to the second */
+  issue(of: SessionToken): Promise<string>;
   /** @throws Unauthenticated for every token that is not a live one of this issuer */
-  verify(token: string): Promise<Session>;
+  verify(token: string): Promise<SessionToken>;
 }
 
 export interface SessionOptions {
   /** At least 32 bytes, the same in every process. */
   readonly secret: string;
+  /** Longest life of a token, seconds. */
   readonly ttlS: number;
   /** Claim `iss`: the public URL of the server. */
   readonly issuer: string;
@@ -50,33 +47,30 @@ export interface SessionOptions {
 }
 
 /**
- * Session tokens: JWTs signed with HS256 and nothing else, with the claims `sub` (user id), `epoch`, `iss`, `aud`
- * (`switchyard-api`), `iat`, `nbf`, `exp` and `jti`. They are not stored: what ends one before its time is the epoch.
+ * Session tokens: JWTs signed with HS256 and nothing else, with the claims `sub` (user id), `iss`, `aud`
+ * (`switchyard-api`), `iat`, `nbf`, `exp` and `jti` (session id). What ends one before its time is the session's row.
  *
  * @see https://www.rfc-editor.org/rfc/rfc7519
  * @see https://www.rfc-editor.org/rfc/rfc8725
  */
-export function createSessions({ secret, ttlS, issuer, now = () => new Date() }: SessionOptions): Sessions {
+export function createSessionTokens({ secret, ttlS, issuer, now = () => new Date() }: SessionOptions): SessionTokens {
   if (Buffer.byteLength(secret) < 32) throw new RangeError('The session secret must have at least 32 bytes');
   const key = createSecretKey(secret, 'utf8');
   const seconds = (): number => Math.floor(now().getTime() / 1000);
 
   return {
-    async issue({ userId, sessionEpoch }) {
+    issue({ userId, sessionId, expiresAt }) {
       const issuedAt = seconds();
-      const expiresAt = issuedAt + ttlS;
-      const tokenId = randomUUID();
-      const token = await new SignJWT({ epoch: sessionEpoch })
+      return new SignJWT()
         .setProtectedHeader({ alg: 'HS256', typ: tokenType })
         .setSubject(userId)
         .setIssuer(issuer)
         .setAudience(audience)
         .setIssuedAt(issuedAt)
         .setNotBefore(issuedAt)
-        .setExpirationTime(expiresAt)
-        .setJti(tokenId)
+        .setExpirationTime(Math.floor(expiresAt.getTime() / 1000))
+        .setJti(sessionId)
         .sign(key);
-      return { token, expiresAt: new Date(expiresAt * 1000), tokenId };
     },
 
     async verify(token) {
@@ -88,7 +82,7 @@ export function createSessions({ secret, ttlS, issuer, now = () => new Date() }:
         audience,
         maxTokenAge: ttlS,
         clockTolerance: clockSkewS,
-        requiredClaims: ['sub', 'jti', 'exp', 'nbf', 'iat', 'epoch'],
+        requiredClaims: ['sub', 'jti', 'exp', 'nbf', 'iat'],
         currentDate: now(),
       }).then(
         (result) => result.payload,
@@ -100,10 +94,10 @@ export function createSessions({ secret, ttlS, issuer, now = () => new Date() }:
       );
       const read = claims.safeParse(payload);
       if (!read.success) throw new Unauthenticated('The session token is not valid.');
-      const { sub, epoch, jti, exp } = read.data;
+      const { sub, jti, exp } = read.data;
       // The tolerance is for clocks that run behind; it does not prolong a session.
       if (exp <= seconds()) throw new Unauthenticated('The session has expired. Sign in again.');
-      return { userId: sub, sessionEpoch: epoch, expiresAt: new Date(exp * 1000), tokenId: jti };
+      return { userId: sub, sessionId: jti, expiresAt: new Date(exp * 1000) };
     },
   };
 }

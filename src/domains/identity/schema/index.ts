@@ -1,0 +1,4 @@
+import './accounts.ts';
+import './api-keys.ts';
+import './members.ts';
+import './workspaces.ts';

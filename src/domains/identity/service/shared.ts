@@ -1,0 +1,114 @@
+import { Prisma, type Membership, type Role } from '#prisma';
+import { atLeast, type Actor } from '#kernel/auth/actor.ts';
+import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
+import type { Verb } from '#kernel/auth/policy.ts';
+import type { Appended, Transaction } from '#kernel/db/transact.ts';
+import { Forbidden } from '#kernel/errors.ts';
+import { isId, newId } from '#kernel/ids.ts';
+import { LastOwner } from '../errors.ts';
+import { apiKeyRevoked, invitationRevoked, memberAdded, memberRemoved, memberRoleChanged } from '../events.ts';
+import { can } from '../policy.ts';
+
+/** A row that was written, and the event that tells of it. */
+export interface Written {
+  readonly id: string;
+  readonly workspaceId: string;
+  readonly event: Appended;
+}
+
+/** Nobody gives or takes a role above their own. @throws {Forbidden} */
+export function mayGive(actor: Actor, workspaceId: string, role: Role): void {
+  const own = actor.roles.get(workspaceId);
+  if (!own || !atLeast(own, role)) throw new Forbidden(`identity.give${role}`, workspaceId);
+}
+
+/** The server's own workspace has no members, no keys and no end. @throws {Forbidden} */
+export function notInstance(verb: Verb, workspaceId: string): void {
+  if (workspaceId === instanceWorkspaceId) throw new Forbidden(verb.name, workspaceId);
+}
+
+/** Whether somebody with this role may ask others to take that one. */
+export const mayInvite = (own: Role | undefined, role: Role): boolean =>
+  own !== undefined && atLeast(own, can.inviteMember.least as Role) && atLeast(own, role);
+
+export async function addMember(tx: Transaction, workspaceId: string, userId: string, role: Role): Promise<Written> {
+  const { id } = await tx.db.membership.create({ data: { id: newId(), workspaceId, userId, role } });
+  const event = tx.append({ type: memberAdded, workspaceId, subjectId: id, data: { userId, role } });
+  return { id, workspaceId, event };
+}
+
+/**
+ * A workspace that is not being deleted, locked until the end of the transaction: its members change, and its owners
+ * are counted, under this lock only, so that two of them cannot leave at once. False when there is none.
+ */
+export async function lockWorkspace(tx: Transaction, id: string): Promise<boolean> {
+  const rows = await tx.db.$queryRaw<unknown[]>`
+    select 1 from workspace where id = ${id}::uuid and deleted_at is null for update`;
+  return rows.length > 0;
+}
+
+/** A membership, its workspace locked. */
+export async function lockMembership(tx: Transaction, id: string): Promise<Membership | null> {
+  if (!isId(id)) return null;
+  const found = await tx.db.membership.findUnique({ where: { id }, select: { workspaceId: true } });
+  if (!found || !(await lockWorkspace(tx, found.workspaceId))) return null;
+  // As it is now that nobody else changes it.
+  return tx.db.membership.findUnique({ where: { id } });
+}
+
+/** @throws {LastOwner} when no other membership of the workspace is an owner's */
+async function keepAnOwner(tx: Transaction, leaving: { id: string; workspaceId: string }): Promise<void> {
+  const others = await tx.db.membership.count({
+    where: { workspaceId: leaving.workspaceId, role: 'OWNER', id: { not: leaving.id } },
+  });
+  if (others === 0) throw new LastOwner();
+}
+
+/** Changes the role of a membership whose workspace is locked. @throws {LastOwner} */
+export async function giveRole(tx: Transaction, membership: Membership, role: Role): Promise<Written> {
+  const { id, workspaceId, userId, role: from } = membership;
+  if (from === 'OWNER' && role !== 'OWNER') await keepAnOwner(tx, membership);
+  await tx.db.membership.update({ where: { id }, data: { role } });
+  await endInvitationsOf(tx, membership, role);
+  const event = tx.append({ type: memberRoleChanged, workspaceId, subjectId: id, from, to: role, data: { userId } });
+  return { id, workspaceId, event };
+}
+
+/**
+ * Ends a membership whose workspace is locked, and with it the keys that the person made there and the invitations that
+ * they sent.
+ * @throws {LastOwner}
+ */
+export async function endMembership(tx: Transaction, membership: Membership): Promise<Written> {
+  const { id, workspaceId, userId } = membership;
+  if (membership.role === 'OWNER') await keepAnOwner(tx, membership);
+  await tx.db.membership.delete({ where: { id } });
+  await endInvitationsOf(tx, membership, undefined);
+  // Revoked, not only out of use: their keys must not come back to life when the person does.
+  const keys = await tx.db.apiKey.updateManyAndReturn({
+    where: { workspaceId, createdById: userId, revokedAt: null },
+    data: { revokedAt: new Date() },
+    select: { id: true },
+  });
+  for (const key of keys) tx.append({ type: apiKeyRevoked, workspaceId, subjectId: key.id });
+  const event = tx.append({ type: memberRemoved, workspaceId, subjectId: id, data: { userId } });
+  return { id, workspaceId, event };
+}
+
+/** Ends the invitations of a member to what they, with this role, may not give. */
+async function endInvitationsOf(
+  tx: Transaction,
+  { workspaceId, userId }: Pick<Membership, 'workspaceId' | 'userId'>,
+  own: Role | undefined,
+): Promise<void> {
+  const sent = await tx.db.invitation.findMany({
+    where: { workspaceId, invitedById: userId },
+    select: { id: true, role: true },
+  });
+  const ended = sent.filter(({ role }) => !mayInvite(own, role));
+  await tx.db.invitation.deleteMany({ where: { id: { in: ended.map(({ id }) => id) } } });
+  for (const { id } of ended) tx.append({ type: invitationRevoked, workspaceId, subjectId: id });
+}
+
+export const isTaken = (error: unknown): boolean =>
+  error instanceof Prisma.PrismaClientKnownRequestError && error.code === 'P2002';

@@ -1,0 +1,3 @@
+import './schema.ts';
+
+export { Instance } from './service.ts';

@@ -1,0 +1,116 @@
+import { service } from '../app.ts';
+import { system, type Actor } from '../auth/actor.ts';
+import { instanceWorkspaceId } from '../auth/instance.ts';
+import { Forbidden, NotFound } from '../errors.ts';
+import type { EventType } from '../events/define.ts';
+import { accessDenied, signInRefused } from './events.ts';
+
+/** Equal refusals within so long are one event, milliseconds. */
+const windowMs = 60_000;
+/** Different refusals told apart in one window: of a workspace, and of all. Further ones are one event of the server's. */
+const mostOfWorkspace = 50;
+const mostOfAll = 2000;
+
+/** What was refused, as it is written. */
+interface Refusal {
+  readonly type: EventType<never>;
+  readonly workspaceId: string;
+  readonly actor: Actor;
+  readonly data: Readonly<Record<string, string | null>>;
+}
+
+interface Counting extends Refusal {
+  /** Not written yet. */
+  count: number;
+}
+
+/**
+ * Notes refusals in the audit log, after them and in transactions of their own: what was refused does not wait for it.
+ * The first of its kind in a minute is written at once, the others are counted and written together at the minute's
+ * end, so that a flood of refused calls costs a workspace's log one event a minute.
+ */
+export const Denials = service('denials', (app) => {
+  let window = new Map<string, Counting>();
+  let ofWorkspace = new Map<string, number>();
+  let timer: NodeJS.Timeout | null = null;
+  const writing = new Set<Promise<void>>();
+
+  const write = ({ type, workspaceId, actor, data }: Refusal, count: number): void => {
+    const written = app
+      .transact(actor, async (tx) => {
+        tx.append({ type, workspaceId, subjectId: workspaceId, data: { ...data, count } as never });
+      })
+      // Its workspace may be gone; the refusal itself stands.
+      .catch((error: unknown) => app.log.warn({ err: error, workspaceId, refused: data }, 'refusal not noted'))
+      .finally(() => writing.delete(written));
+    writing.add(written);
+  };
+
+  const endWindow = (): void => {
+    const ended = window;
+    window = new Map();
+    ofWorkspace = new Map();
+    timer = null;
+    for (const one of ended.values()) if (one.count > 0) write(one, one.count);
+  };
+
+  const note = (refusal: Refusal): void => {
+    const { type, workspaceId, actor, data } = refusal;
+    timer ??= setTimeout(endWindow, windowMs).unref();
+    const key = JSON.stringify([workspaceId, type.name, actor.userId, actor.credentialId, actor.origin, data]);
+    const known = window.get(key);
+    if (known) {
+      known.count++;
+      return;
+    }
+    const others = ofWorkspace.get(workspaceId) ?? 0;
+    const tooMany = others >= mostOfWorkspace || window.size >= mostOfAll;
+    const rest = tooMany ? `${workspaceId} ${type.name}` : null;
+    if (rest !== null) {
+      const counting = window.get(rest) ?? {
+        ...refusal,
+        actor: system,
+        data: { ...data, ...anything(type) },
+        count: 0,
+      };
+      counting.count++;
+      window.set(rest, counting);
+      return;
+    }
+    ofWorkspace.set(workspaceId, others + 1);
+    window.set(key, { ...refusal, count: 0 });
+    write(refusal, 1);
+  };
+
+  return {
+    /** Notes a verb's refusal; other errors are none. */
+    caught(actor: Actor, error: unknown): void {
+      if (error instanceof Forbidden) {
+        // A key reaches one workspace: that is where its refusals belong, whatever it asked for.
+        const [own] = actor.kind === 'API_KEY' ? actor.roles.keys() : [];
+        const workspaceId = error.workspaceId ?? own ?? instanceWorkspaceId;
+        note({ type: accessDenied as EventType<never>, workspaceId, actor, data: { verb: error.verb } });
+      } else if (error instanceof NotFound && error.refused !== null) {
+        // A stranger writes nothing into the log of others.
+        const data = { verb: error.refused };
+        note({ type: accessDenied as EventType<never>, workspaceId: instanceWorkspaceId, actor, data });
+      }
+    },
+
+    /** Notes that somebody did not get in. `userId`: the account, where there is one. */
+    signIn(actor: Actor, method: string, reason: string, userId: string | null = null): void {
+      const data = { method, reason, userId };
+      note({ type: signInRefused as EventType<never>, workspaceId: instanceWorkspaceId, actor, data });
+    },
+
+    /** Ends the minute now, and waits until everything is written. */
+    async flush(): Promise<void> {
+      if (timer) clearTimeout(timer);
+      endWindow();
+      await Promise.all(writing);
+    },
+  };
+});
+
+const anything = (type: EventType<never>): Record<string, string | null> =>
+  type.name === accessDenied.name ? { verb: '*' } : { method: '*', reason: '*', userId: null };

@@ -1,0 +1,82 @@
+import type { App } from '../app.ts';
+import type { Actor, Origin } from '../auth/actor.ts';
+import type { Credentials } from '../auth/actors.ts';
+import { sha256Hex } from '../crypto.ts';
+import { RateLimited, Unauthenticated } from '../errors.ts';
+import { networkOf } from '../rates/address.ts';
+import { defineThrottle, Throttles } from '../rates/throttles.ts';
+
+/** Bad credentials by network: API keys and tokens that are not good, or no longer. */
+export const badCredentials = defineThrottle({
+  name: 'http.badCredentials',
+  description: 'API keys, tokens and cookies that are not good, by network of the client',
+  points: 60,
+  durationS: 60,
+});
+
+/** Credentials that were good are remembered, so many at most, and no longer than this. */
+const maxKnown = 10_000;
+const knownForMs = 3_600_000;
+/** Networks that are remembered as closed, at most. */
+const maxClosed = 10_000;
+
+/** Looks at credentials for HTTP and WebSocket. */
+export interface Door {
+  /**
+   * @throws {Unauthenticated} for a credential that is not good
+   * @throws {RateLimited} for one that was not looked at, because too many from its network were not good
+   */
+  authenticate(credentials: Credentials, origin: Origin): Promise<Actor>;
+}
+
+/**
+ * The door counts credentials that are not good. When a network had too many in a minute, further ones of it are refused
+ * without a look at the database. A network can be a whole company behind one address, so two things still pass: who
+ * brings none (signing in has throttles of its own), and a credential that was good at this process within the last
+ * hour. One cannot guess such a credential, and whether it is among them is told by a hash in memory; it is then checked
+ * in full.
+ */
+export function createDoor(app: App): Door {
+  const throttles = app.use(Throttles);
+  const closed = new Map<string, Date>();
+  const known = new Map<string, number>();
+
+  const isKnown = (digest: string): boolean => (known.get(digest) ?? 0) > Date.now();
+
+  return {
+    async authenticate(credentials, origin) {
+      const given = credentials.apiKey || credentials.authorization || credentials.session;
+      if (!given) return app.actors.authenticate(credentials, origin);
+      const digest = sha256Hex(given);
+      const network = networkOf(origin.address);
+      const until = closed.get(network);
+      if (until && until > new Date() && !isKnown(digest)) throw tooMany(until);
+      try {
+        const actor = await app.actors.authenticate(credentials, origin);
+        remember(known, digest, Date.now() + knownForMs, maxKnown);
+        return actor;
+      } catch (error) {
+        if (!(error instanceof Unauthenticated)) throw error;
+        known.delete(digest);
+        // The first look of this process after another one closed the network finds it out here.
+        const { remaining, resetAt } = await throttles.consume(badCredentials, network).catch((limited: unknown) => {
+          if (limited instanceof RateLimited) return { remaining: 0, resetAt: limited.resetAt };
+          throw limited;
+        });
+        if (remaining === 0 && resetAt) remember(closed, network, resetAt, maxClosed);
+        throw error;
+      }
+    },
+  };
+}
+
+const tooMany = (until: Date): RateLimited =>
+  new RateLimited(until, 'Too many credentials from your address were not good.');
+
+/** Keeps the latest. */
+function remember<T>(map: Map<string, T>, key: string, value: T, most: number): void {
+  map.delete(key);
+  map.set(key, value);
+  const [oldest] = map.keys();
+  if (map.size > most && oldest !== undefined) map.delete(oldest);
+}

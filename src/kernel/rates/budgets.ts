@@ -1,0 +1,51 @@
+import { required, service } from '../app.ts';
+import { Counters } from './counters.ts';
+
+/** Seconds that a budget is for, from the first operation on. */
+export const windowS = 60;
+
+/** Points that operations may cost within a window. */
+export interface BudgetSettings {
+  /** Of a person or an API key. */
+  readonly points: number;
+  /** Of everybody at one address who is not signed in. */
+  readonly anonymousPoints: number;
+}
+
+export const BudgetSettings = required<BudgetSettings>('budget settings');
+
+/** What an operation did to its client's budget. */
+export interface Rate {
+  readonly limit: number;
+  /** Points that this operation cost. */
+  readonly cost: number;
+  readonly remaining: number;
+  readonly resetAt: Date;
+  /** False: the operation costs more than was left. */
+  readonly allowed: boolean;
+}
+
+/**
+ * Query cost by client and window, like GitHub's and Shopify's APIs. Held in Redis where that is configured; else each
+ * process counts for itself, so that with n processes a client has up to n budgets.
+ * @see https://docs.github.com/en/graphql/overview/rate-limits-and-node-limits-for-the-graphql-api
+ * @see https://shopify.dev/docs/api/usage/rate-limits
+ */
+export const Budgets = service('budgets', (app) => {
+  const { budgets: counter, hash } = app.use(Counters);
+  const settings = app.use(BudgetSettings);
+  return {
+    /** Takes the cost of an operation from the client's budget; from one that has too little left, nothing. */
+    async spend(client: string, anonymous: boolean, cost: number): Promise<Rate> {
+      const limit = anonymous ? settings.anonymousPoints : settings.points;
+      const key = hash(`budget\0${client}`);
+      const { points, resetAt } = await counter.add(key, cost, windowS);
+      const allowed = points <= limit;
+      const before = points - cost;
+      // What is not done is not paid for; with nothing left there is nothing to give back, and no second step.
+      if (!allowed && before < limit) await counter.add(key, -cost, windowS);
+      const used = allowed ? points : before;
+      return { limit, cost, remaining: Math.min(Math.max(limit - used, 0), limit), resetAt, allowed };
+    },
+  };
+});
