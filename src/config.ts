@@ -70,6 +70,7 @@ export const groups = [
   'General',
   'HTTP',
   'Sessions',
+  'Sign-in',
   'Encryption',
   'Database',
   'Mail',
@@ -154,7 +155,10 @@ const smtpUrl = z.string().transform((text, context) => {
 /** `name@example.com`, or `Name <name@example.com>` with a name without special characters. */
 const mailSender = z.string().transform((text, context): MailSender => {
   const [, name = '', bracketed] = /^([\p{L}\p{N} ._'-]{1,80}?) *<([^<>]+)>$/u.exec(text) ?? [];
-  const address = z.email().max(320).safeParse(bracketed ?? text);
+  const address = z
+    .email()
+    .max(320)
+    .safeParse(bracketed ?? text);
   if (address.success) return { name: name.trim(), address: address.data };
   context.addIssue('must be an e-mail address, or a name and an address in <>');
   return z.NEVER;
@@ -224,6 +228,55 @@ const webUrl = z.string().transform((text, context) => {
   context.addIssue('must be an http:// or https:// URL without user name, password, query or fragment');
   return z.NEVER;
 });
+
+/** @see https://www.rfc-editor.org/rfc/rfc7519#section-4.1.1 */
+const Issuer = z.strictObject({
+  issuer: z.string().min(1).max(290),
+  jwksUrl: webUrl.optional(),
+  clientIds: z.array(z.string().min(1)).min(1, 'must have one at least'),
+  use: z
+    .array(z.enum(['id', 'access']))
+    .min(1)
+    .default(['id', 'access']),
+  provision: z.boolean().default(false),
+});
+
+const jwtIssuers = z.string().transform((text, context): readonly JwtIssuer[] => {
+  let given: unknown;
+  try {
+    given = JSON.parse(text);
+  } catch {
+    context.addIssue('must be JSON: a list of {"issuer", "jwksUrl", "clientIds", "use", "provision"}');
+    return z.NEVER;
+  }
+  const read = z.array(Issuer).safeParse(given);
+  if (!read.success) {
+    const [issue] = read.error.issues;
+    context.addIssue(`${issue?.path.join('.') || 'the list'}: ${issue?.message ?? 'is wrong'}`);
+    return z.NEVER;
+  }
+  const issuers = read.data.map((one) => ({
+    ...one,
+    jwksUrl: one.jwksUrl ?? `${one.issuer.replace(/\/$/, '')}/.well-known/jwks.json`,
+  }));
+  if (!issuers.every(({ jwksUrl }) => /^https?:$/.test(parseUrl(jwksUrl)?.protocol ?? ''))) {
+    context.addIssue('an issuer that is no URL needs a jwksUrl');
+  } else if (new Set(issuers.map(({ issuer }) => issuer)).size < issuers.length) {
+    context.addIssue('an issuer stands there twice');
+  } else return issuers;
+  return z.NEVER;
+});
+
+/** An issuer whose JWTs are taken. */
+export interface JwtIssuer {
+  /** Claim `iss`. */
+  readonly issuer: string;
+  readonly jwksUrl: string;
+  readonly clientIds: readonly string[];
+  readonly use: readonly ('id' | 'access')[];
+  /** Whether people without an account get one. */
+  readonly provision: boolean;
+}
 
 const origins = z.string().transform((text, context): readonly string[] => {
   const parts = split(text);
@@ -353,6 +406,14 @@ export const settings = {
     example: 'https://switchyard.example.com',
     schema: webUrl,
   }),
+  APP_URL: optional({
+    group: 'HTTP',
+    description:
+      'URL of the application that people use: links in mails begin with it, /verify-email and /reset-password for instance.',
+    default: { words: 'PUBLIC_URL', of: () => undefined },
+    example: 'https://app.example.com',
+    schema: webUrl,
+  }),
   CORS_ORIGINS: optional({
     group: 'HTTP',
     description:
@@ -401,6 +462,21 @@ export const settings = {
     example: '604800',
     schema: whole(60, 31_536_000),
   }),
+  SWITCHYARD_SIGN_UPS_PER_HOUR: setting({
+    group: 'Sessions',
+    description: 'Most accounts that are made from one network (an IPv4 address, or an IPv6 /64) within an hour.',
+    unit: 'accounts',
+    default: '20',
+    example: '200',
+    schema: whole(1, 1_000_000),
+  }),
+  SWITCHYARD_BREACHED_PASSWORDS_URL: optional({
+    group: 'Sessions',
+    description:
+      'Base URL of a Pwned Passwords range API that new passwords are compared with; it gets the first five hexadecimal digits of a SHA-1. Unset: nobody is asked. While it does not answer, passwords pass, with a warning in the log.',
+    example: 'https://api.pwnedpasswords.com',
+    schema: webUrl,
+  }),
   SWITCHYARD_OPERATORS: optional({
     group: 'Sessions',
     description:
@@ -409,12 +485,48 @@ export const settings = {
     schema: emailAddresses,
   }),
 
+  GITHUB_CLIENT_ID: optional({
+    group: 'Sign-in',
+    description:
+      'Client id of an OAuth app at GitHub, whose callback URL is PUBLIC_URL/auth/github/callback. Unset: nobody signs in with GitHub.',
+    example: 'Ov23liAbCdEfGhIjKlMn',
+    schema: z.string().max(200),
+  }),
+  GITHUB_CLIENT_SECRET: optional({
+    group: 'Sign-in',
+    description: 'Client secret of that OAuth app.',
+    secret: true,
+    example: 'as GitHub shows it',
+    schema: secretText(8),
+  }),
+  GITHUB_URL: setting({
+    group: 'Sign-in',
+    description: 'Where GitHub is; another address for GitHub Enterprise Server, which may be in a private network.',
+    default: 'https://github.com',
+    example: 'https://github.example.com',
+    schema: webUrl,
+  }),
+  GITHUB_API_URL: setting({
+    group: 'Sign-in',
+    description: 'Where the REST API of that GitHub is.',
+    default: 'https://api.github.com',
+    example: 'https://github.example.com/api/v3',
+    schema: webUrl,
+  }),
+  SWITCHYARD_JWT_ISSUERS: optional({
+    group: 'Sign-in',
+    description:
+      'Issuers whose JWTs are taken as bearer tokens: a JSON list of objects with issuer (claim iss, exactly), jwksUrl (default: issuer/.well-known/jwks.json), clientIds (allowed audiences), use (id, access; default both), provision (whether an ID token makes an account; default false).',
+    example: '[{"issuer":"https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_Ab12","clientIds":["4ab"],"provision":true}]',
+    schema: jwtIssuers,
+  }),
+
   SWITCHYARD_ENCRYPTION_KEYS: optional({
     group: 'Encryption',
     description:
       'Keys that secrets in the database are encrypted with, the current one first: an id, a colon, 32 bytes in base64; comma-separated; the same in every process. Production needs this or SWITCHYARD_ENCRYPTION_KEYS_FILE; elsewhere one is generated into the state folder.',
     secret: true,
-    example: 'k1: and the output of: openssl rand -base64 32',
+    example: 'output of: echo k1:$(openssl rand -base64 32)',
     schema: encryptionKeys,
   }),
   SWITCHYARD_ENCRYPTION_KEYS_FILE: optional({
@@ -560,7 +672,8 @@ export const settings = {
     description:
       'Points that the operations of one person or API key may cost in a minute. Without REDIS_URL each process counts for itself.',
     unit: 'points/min',
-    default: '100000',
+    // The dearest operation once a second.
+    default: '300000',
     example: '20000',
     schema: whole(1, 1_000_000_000),
   }),
@@ -750,6 +863,26 @@ export interface Config {
     /** From signing in, however often the session is renewed. */
     readonly maxAgeS: number;
   };
+  readonly accounts: {
+    /** Undefined: the server's own. Without trailing slash. */
+    readonly appUrl: string | undefined;
+    /** Per network. */
+    readonly signUpsPerHour: number;
+    /** Undefined: passwords are not compared with those of breaches. */
+    readonly breachedPasswordsUrl: string | undefined;
+  };
+  readonly signIn: {
+    /** Undefined: nobody signs in with GitHub. */
+    readonly github:
+      | {
+          readonly clientId: string;
+          readonly clientSecret: Secret;
+          readonly url: string;
+          readonly apiUrl: string;
+        }
+      | undefined;
+    readonly jwtIssuers: readonly JwtIssuer[];
+  };
   /** E-mail addresses, lower case. */
   readonly operators: readonly string[];
   /** One of them at most; neither only outside production: generate one with `ensureSecret(stateDir, 'encryption')`. */
@@ -897,12 +1030,20 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   if (values.SWITCHYARD_PERSISTED_ONLY === true && !given.has('SWITCHYARD_PERSISTED_FILE')) {
     problem('SWITCHYARD_PERSISTED_ONLY', 'needs SWITCHYARD_PERSISTED_FILE, or no document could be executed');
   }
-  const keySources = ['SWITCHYARD_ENCRYPTION_KEYS', 'SWITCHYARD_ENCRYPTION_KEYS_FILE'].filter((name) => given.has(name));
+  const keySources = ['SWITCHYARD_ENCRYPTION_KEYS', 'SWITCHYARD_ENCRYPTION_KEYS_FILE'].filter((name) =>
+    given.has(name),
+  );
   if (keySources.length > 1) {
     problem('SWITCHYARD_ENCRYPTION_KEYS', 'must not be set together with SWITCHYARD_ENCRYPTION_KEYS_FILE');
   }
   if (mode === 'production' && keySources.length === 0) {
     problem('SWITCHYARD_ENCRYPTION_KEYS', 'or SWITCHYARD_ENCRYPTION_KEYS_FILE must be set in production');
+  }
+  for (const [name, other] of [
+    ['GITHUB_CLIENT_ID', 'GITHUB_CLIENT_SECRET'],
+    ['GITHUB_CLIENT_SECRET', 'GITHUB_CLIENT_ID'],
+  ] as const) {
+    if (given.has(name) && !given.has(other)) problem(other, `must be set with ${name}`);
   }
   if (given.has('SMTP_URL') && !given.has('MAIL_FROM')) problem('MAIL_FROM', 'must be set with SMTP_URL');
   if (isComplete(values)) for (const [name, text] of portProblems(values)) problem(name, text);
@@ -936,6 +1077,23 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       maxBodyBytes: v.SWITCHYARD_MAX_BODY_BYTES,
     },
     session: { secret: v.SESSION_SECRET, ttlS: v.SESSION_TTL_S, maxAgeS: v.SESSION_MAX_AGE_S },
+    accounts: {
+      appUrl: v.APP_URL,
+      signUpsPerHour: v.SWITCHYARD_SIGN_UPS_PER_HOUR,
+      breachedPasswordsUrl: v.SWITCHYARD_BREACHED_PASSWORDS_URL,
+    },
+    signIn: {
+      github:
+        v.GITHUB_CLIENT_ID && v.GITHUB_CLIENT_SECRET
+          ? {
+              clientId: v.GITHUB_CLIENT_ID,
+              clientSecret: v.GITHUB_CLIENT_SECRET,
+              url: v.GITHUB_URL,
+              apiUrl: v.GITHUB_API_URL,
+            }
+          : undefined,
+      jwtIssuers: v.SWITCHYARD_JWT_ISSUERS ?? [],
+    },
     operators: v.SWITCHYARD_OPERATORS ?? [],
     encryption: { keys: v.SWITCHYARD_ENCRYPTION_KEYS, keysFile: v.SWITCHYARD_ENCRYPTION_KEYS_FILE },
     mail: { smtpUrl: v.SMTP_URL, from: v.MAIL_FROM },

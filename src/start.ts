@@ -1,6 +1,15 @@
 import { readFile } from 'node:fs/promises';
 import type { Config } from './config.ts';
 import { startDeployments, type DeploymentsHost } from './domains/deployments/index.ts';
+import {
+  AccountSettings,
+  authRoutes,
+  connectOutside,
+  External,
+  Outside,
+  type OutsideOptions,
+} from './domains/identity/index.ts';
+import { createBreachList } from './integrations/pwned-passwords/index.ts';
 import { createSmtpTransport } from './integrations/smtp/index.ts';
 import { redisCounter } from './integrations/redis/rates.ts';
 import { RedisWakeUps } from './integrations/redis/wakeups.ts';
@@ -61,6 +70,8 @@ export interface StartOptions {
   /** Ends the applications of this host when the server stops; otherwise they go on serving. */
   readonly endApplications?: boolean;
   readonly hubPollMs?: number;
+  /** How other systems that vouch for people are reached; for tests. */
+  readonly outside?: Partial<OutsideOptions>;
 }
 
 /** Starts a server with the configured roles: database, migrations, API, worker. Undoes what it did when it fails. */
@@ -132,9 +143,10 @@ async function begin(
     issuer: 'switchyard',
   });
   let http: HttpServer | null = null;
+  const serverUrl = () => http?.url ?? config.http.publicUrl ?? '';
   const storageUrls = createStorageUrls({
     secret: config.storage.secret?.reveal() ?? (await ensureSecret(dirs.stateDir, 'storage')),
-    baseUrl: () => http?.url ?? config.http.publicUrl ?? '',
+    baseUrl: serverUrl,
   });
 
   const sealing = createSealing(configuredKeys(await encryptionKeys(config, dirs.stateDir)));
@@ -154,6 +166,32 @@ async function begin(
     ],
     [Sealing, sealing],
     [Transport, mailTransport],
+    [
+      AccountSettings,
+      {
+        appUrl: () => config.accounts.appUrl ?? config.http.publicUrl ?? http?.url ?? '',
+        isBreached: config.accounts.breachedPasswordsUrl
+          ? createBreachList({
+              url: config.accounts.breachedPasswordsUrl,
+              allowLoopback: config.outbound.allowLoopback,
+            })
+          : null,
+        signUpsPerHour: config.accounts.signUpsPerHour,
+      } satisfies AccountSettings,
+    ],
+    [
+      Outside,
+      connectOutside({
+        log,
+        allowLoopback: config.outbound.allowLoopback,
+        github: config.signIn.github
+          ? { ...config.signIn.github, clientSecret: config.signIn.github.clientSecret.reveal() }
+          : null,
+        issuers: config.signIn.jwtIssuers,
+        baseUrl: serverUrl,
+        ...options.outside,
+      }),
+    ],
     [SessionSettings, { tokens, ttlS: config.session.ttlS, maxAgeS: config.session.maxAgeS }],
   ]);
   const app: App = {
@@ -170,7 +208,16 @@ async function begin(
         for (const event of events) metrics.eventsAppended.inc({ type: event.type });
       },
     }),
-    actors: new Actors({ pool: database.pool, tokens, log, operators: new Set(config.operators) }),
+    actors: new Actors({
+      pool: database.pool,
+      tokens,
+      log,
+      operators: new Set(config.operators),
+      external: {
+        claims: (token) => app.use(Outside).issuers.claims(token),
+        verify: (token) => app.use(External).byToken(token),
+      },
+    }),
     wakeUps,
     hub,
     jobs,
@@ -224,6 +271,7 @@ async function begin(
   }
 
   if (config.roles.api) {
+    const secureCookies = config.production || (config.http.publicUrl?.startsWith('https:') ?? false);
     http = await startHttpServer({
       app,
       schema,
@@ -233,7 +281,7 @@ async function begin(
       corsOrigins: config.http.corsOrigins,
       trustProxy: config.http.trustProxy,
       maxBodyBytes: config.http.maxBodyBytes,
-      secureCookies: config.production || (config.http.publicUrl?.startsWith('https:') ?? false),
+      secureCookies,
       graphql: {
         introspection: config.graphql.introspection,
         graphiql: config.graphql.graphiql ? (options.graphiql ?? {}) : null,
@@ -250,6 +298,7 @@ async function begin(
         log,
       }),
       routes: [
+        ...authRoutes(app, { secureCookies, baseUrl: serverUrl }),
         ...(mailTransport.mode === 'keeps' && isLoopback(config.http.host) ? [outboxRoute(app)] : []),
       ],
       checks: {

@@ -10,6 +10,7 @@ const production = {
   STORAGE_SECRET: 'storage-'.repeat(5),
   PUBLIC_URL: 'https://switchyard.example.com/',
   SWITCHYARD_PROCESS_DRIVER: 'false',
+  SWITCHYARD_ENCRYPTION_KEYS: `k1:${Buffer.alloc(32, 1).toString('base64')}`,
 };
 
 function problemsOf(env: NodeJS.ProcessEnv): readonly string[] {
@@ -55,11 +56,62 @@ describe('loadConfig', () => {
       'STORAGE_SECRET: must be set in production',
       'SWITCHYARD_PROCESS_DRIVER: must be set in production',
       'PUBLIC_URL: must start with https:// in production, unless it is on loopback',
+      'SWITCHYARD_ENCRYPTION_KEYS: or SWITCHYARD_ENCRYPTION_KEYS_FILE must be set in production',
     ]);
     for (const host of ['localhost:4000', '127.0.0.1', '[::1]:1']) {
       expect(problemsOf({ ...production, PUBLIC_URL: `http://${host}` })).toEqual([]);
     }
     expect(problemsOf({ ...production, PUBLIC_URL: 'http://127.0.0.1.example.com' })).toHaveLength(1);
+  });
+
+  it('takes encryption keys from one place, and checks them', () => {
+    const { SWITCHYARD_ENCRYPTION_KEYS: keys, ...rest } = production;
+    expect(load(production).encryption.keys?.reveal()).toBe(keys);
+    const file = { SWITCHYARD_ENCRYPTION_KEYS_FILE: '/run/secrets/keys' };
+    expect(load({ ...rest, ...file }).encryption).toEqual({ keys: undefined, keysFile: '/run/secrets/keys' });
+    expect(problemsOf({ ...production, ...file })).toHaveLength(1);
+    for (const wrong of [
+      'hunter2hunter2',
+      'k1:hunter2hunter2',
+      `${keys},k1:${Buffer.alloc(32, 2).toString('base64')}`,
+    ]) {
+      const problems = problemsOf({ ...rest, SWITCHYARD_ENCRYPTION_KEYS: wrong });
+      expect(problems).toHaveLength(1);
+      expect(problems[0]).toMatch(/^SWITCHYARD_ENCRYPTION_KEYS: key \d /);
+      expect(problems[0]).not.toMatch(/hunter2|AgICAg/);
+    }
+  });
+
+  it('takes a mail server with a sender', () => {
+    const url = 'smtps://post%40example.com:hunter2@smtp.example.com:465';
+    const mail = { SMTP_URL: url, MAIL_FROM: 'Switchyard <no-reply@example.com>' };
+    expect(load(mail).mail.smtpUrl?.reveal()).toBe(url);
+    expect(load(mail).mail.from).toEqual({ name: 'Switchyard', address: 'no-reply@example.com' });
+    expect(load({ MAIL_FROM: 'no-reply@example.com' }).mail.from).toEqual({
+      name: '',
+      address: 'no-reply@example.com',
+    });
+    expect(problemsOf({ SMTP_URL: url })).toEqual(['MAIL_FROM: must be set with SMTP_URL']);
+    for (const from of [
+      'Switchyard',
+      'a@b',
+      'X <a@example.com',
+      'X\r\nBcc: <a@example.com>',
+      'a@example.com, b@example.com',
+    ])
+      expect(problemsOf({ ...mail, MAIL_FROM: from })).toHaveLength(1);
+    for (const wrong of [
+      'http://smtp.example.com',
+      'smtp://',
+      'smtp.example.com',
+      `${url}/path`,
+      `${url}?tls=no`,
+      'smtp://a:hunter2%zz@smtp.example.com',
+    ]) {
+      const problems = problemsOf({ ...mail, SMTP_URL: wrong });
+      expect(problems).toHaveLength(1);
+      expect(problems[0]).not.toContain('hunter2');
+    }
   });
 
   it('lists everything that is wrong, and no secret', () => {
@@ -159,6 +211,8 @@ describe('loadConfig', () => {
     const env = Object.fromEntries(
       examples.map(([name, text]) => [name, text.startsWith('output of') ? 'x'.repeat(64) : text]),
     );
-    expect(problemsOf(env)).toEqual([]);
+    const { SWITCHYARD_ENCRYPTION_KEYS: keys } = production;
+    expect(problemsOf({ ...env, SWITCHYARD_ENCRYPTION_KEYS: keys, SWITCHYARD_ENCRYPTION_KEYS_FILE: '' })).toEqual([]);
+    expect(problemsOf({ ...env, SWITCHYARD_ENCRYPTION_KEYS: '' })).toEqual([]);
   });
 });

@@ -1,15 +1,22 @@
-// Writes the reference documents that follow from the code: docs/errors.md, docs/events.md, docs/permissions.md.
+// Writes the reference documents that follow from the code: docs/errors.md, docs/events.md, docs/permissions.md and
+// docs/policy.json.
 //
 //   node tools/docs.ts           write them
 //   node tools/docs.ts --check   compare; exit status 1 when one is out of date
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { format, resolveConfig } from 'prettier';
 import { isInterfaceType, isUnionType, type GraphQLInterfaceType, type GraphQLObjectType } from 'graphql';
 import { allPolicies, type RowRule, type Verb } from '../src/kernel/auth/policy.ts';
 import { eventTypes } from '../src/kernel/events/define.ts';
+import { accessOf, rootFields, type Access } from '../src/kernel/graphql/access.ts';
+import { allRoutes } from '../src/kernel/http/routes.ts';
+import { allThrottles } from '../src/kernel/rates/throttles.ts';
 import { runKinds } from '../src/kernel/runs/kinds.ts';
 import { schema } from '../src/schema.ts';
+// Declares every address.
+import '../src/start.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 
@@ -62,6 +69,11 @@ const requestErrors: readonly (readonly [code: string, status: string, meaning: 
   ['TOO_MANY_ALIASES', '400', 'The document has more aliases than `SWITCHYARD_MAX_ALIASES`.'],
   ['TOO_DEEP', '400', 'The operation is deeper than `SWITCHYARD_MAX_DEPTH`.'],
   ['TOO_COSTLY', '400', 'The operation costs more than `SWITCHYARD_MAX_COST`; `cost` tells how much.'],
+  [
+    'TOO_MANY_CONNECTIONS',
+    '429',
+    'The client has as many open streams and sockets as `SWITCHYARD_MAX_SOCKETS_PER_ACTOR`.',
+  ],
   ['TOO_MANY_VALUES', '400', 'The variables have too many values.'],
   ['VARIABLES_TOO_DEEP', '400', 'The variables are nested too deep.'],
   [
@@ -81,7 +93,7 @@ const requestErrors: readonly (readonly [code: string, status: string, meaning: 
   ['INTERNAL_ERROR', '500', 'The same for a file.'],
 ];
 /** Names in capitals in the same sources that are no codes of errors. */
-const noErrors = new Set(['EPOCH_CHANGED', 'ERR_STREAM_PREMATURE_CLOSE']);
+const noErrors = new Set(['CORS_ORIGINS', 'EPOCH_CHANGED', 'ERR_STREAM_PREMATURE_CLOSE']);
 
 /** @throws when the source has a code that the table above lacks */
 async function checkRequestErrors(classes: readonly ErrorClass[]): Promise<void> {
@@ -141,8 +153,9 @@ async function errorReference(): Promise<string> {
       requestErrors.map(([one, status, meaning]) => row(code(one), status, meaning)),
     ),
     [
-      'A WebSocket is closed with 4403 (the credential is not good, or no longer), 4429 (too many connections), 1012 (the',
-      'server restarts) or 1013 (try again later).',
+      'A WebSocket is closed with 4403 (the credential is not good, or no longer), 4429 (too many connections, messages or bad',
+      'credentials), 1012 (the server restarts) or 1013 (try again later). `RATE_LIMITED` and `UNAUTHENTICATED` of a whole',
+      'request are answered with 429 and 401; `resetAt` and the header `Retry-After` tell when there is room again.',
     ].join('\n'),
     '## Why a run failed',
     'These end a run; their message is its `statusReason`. Files are refused with `SIGNATURE_REFUSED` and the `UPLOAD_` codes.',
@@ -252,13 +265,115 @@ function permissionReference(): string {
     '## Rows',
     'The same rule guards a single object and filters every list, count and aggregate of its type.',
     table(['type', 'seen by'], rows),
+    ...matrixInWords(),
   );
+}
+
+// ------------------------------------------------------------------------------------------------------ policy matrix
+
+/** One way in, as docs/policy.json has it. */
+interface Entry {
+  /** `Query.viewer`, or `GET /health/live`. */
+  readonly name: string;
+  /** `none`, `credential`, `person`, or what a route says. */
+  readonly authentication: string;
+  /** `<domain>.<verb>`; null where there is none. */
+  readonly verb: string | null;
+  /** Null: no role is needed, or the row's rule decides. */
+  readonly leastRole: string | null;
+  readonly limits: readonly string[];
+  readonly cors: 'none' | 'CORS_ORIGINS';
+}
+
+function authenticationOf(declared: Access): string {
+  const needed = typeof declared === 'string' ? declared : declared.least;
+  if (needed === 'public') return 'none';
+  return needed === 'user' ? 'person' : 'credential';
+}
+
+function matrix(): { fields: Entry[]; routes: Entry[] } {
+  const fields = rootFields(schema).map(({ type, field }): Entry => {
+    const declared = accessOf(field);
+    const verb = typeof declared === 'string' ? null : declared;
+    const isRole = verb !== null && verb.least in roleNames;
+    return {
+      name: `${type.name}.${field.name}`,
+      authentication: authenticationOf(declared),
+      verb: verb?.name ?? null,
+      leastRole: isRole ? least(verb) : null,
+      limits: ['budget', ...(type.name === 'Subscription' ? ['streams'] : [])],
+      cors: 'CORS_ORIGINS',
+    };
+  });
+  const routes = allRoutes().flatMap(({ path: address, methods, authentication, limits, cors }) =>
+    methods.map((method): Entry => ({
+      name: `${method} ${address}`,
+      authentication,
+      verb: null,
+      leastRole: null,
+      limits: limits === 'none' ? [] : limits.split('; '),
+      cors,
+    })),
+  );
+  const byName = (a: Entry, b: Entry) => (a.name < b.name ? -1 : 1);
+  return { fields: fields.toSorted(byName), routes: routes.toSorted(byName) };
+}
+
+async function policyMatrix(): Promise<string> {
+  const { fields, routes } = matrix();
+  const throttles = allThrottles()
+    .map(({ name, points, durationS, blockS }) => ({ name, points, durationS, blockS: blockS ?? null }))
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1));
+  const config = (await resolveConfig(path.join(root, 'docs/policy.json'))) ?? {};
+  return format(JSON.stringify({ fields, routes, throttles }), { ...config, parser: 'json' });
+}
+
+function matrixInWords(): string[] {
+  const { fields, routes } = matrix();
+  return [
+    '## Ways in',
+    [
+      'Who may ask for a root field at all, checked before anything of an operation is executed: an operation with one field',
+      'that is not for everybody is refused as a whole to whoever is not signed in. *credential*: a person, an API key or a',
+      'machine; *person*: no program. What is asked for is then looked at by the verb, or by the rule of the row. Every',
+      'operation costs points of the [budget](operations.md#limits-on-use), and a subscription holds a place among the',
+      'streams. [policy.json](policy.json) says the same for programs.',
+    ].join('\n'),
+    table(
+      ['root field', 'authentication', 'verb', 'least role'],
+      fields.map(({ name, authentication, verb, leastRole }) =>
+        row(code(name), authentication === 'none' ? 'none' : authentication, verb ? code(verb) : '–', leastRole ?? '–'),
+      ),
+    ),
+    table(
+      ['route', 'authentication', 'limits', 'pages of other origins'],
+      routes.map(({ name, authentication, limits, cors }) =>
+        row(code(name), authentication, limits.join('; ') || '–', cors === 'none' ? 'no' : `those in \`${cors}\``),
+      ),
+    ),
+    '## Throttles',
+    'How often something sensitive may be tried, by all processes together.',
+    table(
+      ['throttle', 'counts', 'tries', 'refused for'],
+      allThrottles()
+        .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+        .map(({ name, description, points, durationS, blockS }) =>
+          row(
+            code(name),
+            description,
+            `${points} in ${durationS} s`,
+            blockS === undefined ? 'the rest of them' : `${blockS} s`,
+          ),
+        ),
+    ),
+  ];
 }
 
 const documents: Readonly<Record<string, () => string | Promise<string>>> = {
   'docs/errors.md': errorReference,
   'docs/events.md': eventReference,
   'docs/permissions.md': permissionReference,
+  'docs/policy.json': policyMatrix,
 };
 
 async function readIfThere(file: string): Promise<string> {

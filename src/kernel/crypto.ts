@@ -115,7 +115,8 @@ const base62 = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
 
 function checksum(text: string): string {
   let digits = '';
-  for (let rest = crc32(text); digits.length < 6; rest = Math.floor(rest / 62)) digits = base62.charAt(rest % 62) + digits;
+  for (let rest = crc32(text); digits.length < 6; rest = Math.floor(rest / 62))
+    digits = base62.charAt(rest % 62) + digits;
   return digits;
 }
 

@@ -114,3 +114,11 @@ export class RateLimited extends DomainError {
     return Math.max(1, Math.ceil((this.resetAt.getTime() - Date.now()) / 1000));
   }
 }
+
+/** Whoever vouches for a token cannot be asked for its keys now. The token may be good: try again later. */
+export class IssuerUnavailable extends DomainError {
+  readonly code = 'ISSUER_UNAVAILABLE';
+  constructor() {
+    super('The issuer of the token cannot be asked for its keys now. Try again later.');
+  }
+}

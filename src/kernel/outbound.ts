@@ -27,6 +27,8 @@ export type HostLookup = (host: string) => Promise<readonly string[]>;
 export interface OutboundPolicyOptions {
   /** Also allow 127.0.0.0/8 and ::1: development and the demo only. */
   readonly allowLoopback: boolean;
+  /** Also allow private networks (RFC 1918, RFC 4193): for addresses that the operator configured only. */
+  readonly allowPrivate?: boolean;
   /** Resolves a host name; default: the system's resolver. */
   readonly lookup?: HostLookup;
 }
@@ -58,12 +60,13 @@ const lookupTimeoutMs = 10_000;
 const globalUnicast6 = ipaddr.parseCIDR('2000::/3');
 
 /** @see https://www.iana.org/assignments/iana-ipv6-special-registry */
-function isAllowed(address: string, allowLoopback: boolean): boolean {
+function isAllowed(address: string, allowLoopback: boolean, allowPrivate: boolean): boolean {
   // A zone (fe80::1%eth0) names an interface of this machine.
   if (address.includes('%') || !ipaddr.isValid(address)) return false;
   const parsed = ipaddr.process(address); // unwraps ::ffff:a.b.c.d
   const range = parsed.range();
   if (range === 'loopback') return allowLoopback;
+  if (range === 'private' || range === 'uniqueLocal') return allowPrivate;
   if (range !== 'unicast') return false;
   return parsed.kind() === 'ipv4' || parsed.match(globalUnicast6);
 }
@@ -78,7 +81,11 @@ export function withoutSecrets(url: URL): string {
 }
 
 /** Makes the policy. It keeps nothing between two checks: an address that was good once may not be good now. */
-export function createOutboundPolicy({ allowLoopback, lookup = systemLookup }: OutboundPolicyOptions): OutboundPolicy {
+export function createOutboundPolicy({
+  allowLoopback,
+  allowPrivate = false,
+  lookup = systemLookup,
+}: OutboundPolicyOptions): OutboundPolicy {
   return {
     async check(given, { protocols = [], signal } = {}) {
       signal?.throwIfAborted();
@@ -99,7 +106,7 @@ export function createOutboundPolicy({ allowLoopback, lookup = systemLookup }: O
       if (!host) throw new OutboundRefused(shown, 'INVALID_URL', 'The URL has no host.');
 
       const addresses = ipaddr.isValid(host) ? [host] : await resolve(host, shown, signal);
-      if (!addresses.every((address) => isAllowed(address, allowLoopback))) {
+      if (!addresses.every((address) => isAllowed(address, allowLoopback, allowPrivate))) {
         // The address is not told: the answer must not map the network that the server stands in.
         throw new OutboundRefused(shown, 'ADDRESS', `The host ${host} is not at a public address.`);
       }

@@ -57,6 +57,7 @@ describe('the container image', () => {
       DATABASE_URL: database.url,
       SESSION_SECRET: secret(),
       STORAGE_SECRET: secret(),
+      SWITCHYARD_ENCRYPTION_KEYS: `k1:${randomBytes(32).toString('base64')}`,
       PUBLIC_URL: url,
       HOST: '127.0.0.1',
       PORT: String(port),

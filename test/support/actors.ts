@@ -10,7 +10,8 @@ export interface Person extends Auth {
 const signUp = `mutation ($input: SignUpInput!) { signUp(input: $input) { __typename ... on SignUpSuccess { token user { id } } ... on Error { message } } }`;
 const createWorkspace = `mutation ($input: CreateWorkspaceInput!) { createWorkspace(input: $input) {
   __typename ... on CreateWorkspaceSuccess { workspace { id } eventCursor } ... on Error { message } } }`;
-const addMember = `mutation ($input: AddMemberInput!) { addMember(input: $input) { __typename ... on AddMemberSuccess { membership { id } } ... on Error { message } } }`;
+const inviteMember = `mutation ($input: InviteMemberInput!) { inviteMember(input: $input) { __typename ... on InviteMemberSuccess { invitation { id } } ... on Error { message } } }`;
+const acceptInvitation = `mutation ($input: AcceptInvitationInput!) { acceptInvitation(input: $input) { __typename ... on AcceptInvitationSuccess { membership { id } } ... on Error { message } } }`;
 const createApiKey = `mutation ($input: CreateApiKeyInput!) { createApiKey(input: $input) { __typename ... on CreateApiKeySuccess { key apiKey { id } } ... on Error { message } } }`;
 
 const unique = () => randomBytes(5).toString('hex');
@@ -47,6 +48,60 @@ export async function workspace(url: string, owner: Auth): Promise<{ id: string;
 
 export type RoleName = 'OWNER' | 'ADMIN' | 'MEMBER' | 'VIEWER';
 
+interface DevelopmentMail {
+  readonly to: string;
+  readonly subject: string;
+  readonly text: string;
+}
+
+/** Mails to an address in the development outbox, newest first. */
+export async function mailsTo(url: string, email: string): Promise<DevelopmentMail[]> {
+  const response = await fetch(new URL(`/dev/mail?to=${encodeURIComponent(email)}`, url));
+  if (!response.ok) throw new Error(`/dev/mail answered ${response.status}`);
+  return (await response.json()) as DevelopmentMail[];
+}
+
+/** The token of the newest invitation to an address. */
+export async function invitationToken(url: string, email: string): Promise<string> {
+  for (const { text } of await mailsTo(url, email)) {
+    const [, token] = /\/invitation#token=([\w-]+)/.exec(text) ?? [];
+    if (token) return token;
+  }
+  throw new Error(`no invitation was sent to ${email}`);
+}
+
+/** Asks an address to become a member; the global id of the invitation. */
+export async function invite(
+  url: string,
+  owner: Auth,
+  workspaceId: string,
+  email: string,
+  role: RoleName,
+): Promise<string> {
+  const input = { workspaceId, email, role };
+  const answer = await data<Union<'inviteMember', { invitation: { id: string } }>>(url, inviteMember, { input }, owner);
+  return success(answer.inviteMember).invitation.id;
+}
+
+/** Makes somebody who is registered a member, as they are made: by an invitation that they accept. */
+export async function join(
+  url: string,
+  owner: Auth,
+  workspaceId: string,
+  somebody: Person,
+  role: RoleName,
+): Promise<{ membershipId: string }> {
+  await invite(url, owner, workspaceId, somebody.email, role);
+  const input = { token: await invitationToken(url, somebody.email) };
+  const answer = await data<Union<'acceptInvitation', { membership: { id: string } }>>(
+    url,
+    acceptInvitation,
+    { input },
+    somebody,
+  );
+  return { membershipId: success(answer.acceptInvitation).membership.id };
+}
+
 /** A new person with this role in the workspace. */
 export async function member(
   url: string,
@@ -55,13 +110,7 @@ export async function member(
   role: RoleName,
 ): Promise<Person & { membershipId: string }> {
   const someone = await person(url, role);
-  const answer = await data<Union<'addMember', { membership: { id: string } }>>(
-    url,
-    addMember,
-    { input: { workspaceId, email: someone.email, role } },
-    owner,
-  );
-  return { ...someone, membershipId: success(answer.addMember).membership.id };
+  return { ...someone, ...(await join(url, owner, workspaceId, someone, role)) };
 }
 
 export async function apiKey(

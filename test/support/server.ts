@@ -57,8 +57,13 @@ export function environment(
     DATABASE_URL: databaseUrl,
     SWITCHYARD_STATE_DIR: path.join(folder, 'state'),
     SWITCHYARD_SHARED_DIR: path.join(folder, 'shared'),
+    // Tests ask again and again until something is so.
+    SWITCHYARD_RATE_POINTS: '1000000000',
+    SWITCHYARD_RATE_POINTS_ANONYMOUS: '1000000000',
     ...portRanges(),
     SWITCHYARD_APP_USER_BASE: userBase(),
+    // Everybody in a test comes from one address.
+    SWITCHYARD_SIGN_UPS_PER_HOUR: '1000000',
     ...extra,
   };
 }

@@ -3,7 +3,7 @@ import type { Role } from '#prisma';
 import type { App } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
 import { Sessions } from '#kernel/auth/sessions.ts';
-import { newApiKey, sha256Hex } from '#kernel/crypto.ts';
+import { hashPassword, newApiKey, newToken, sha256Hex } from '#kernel/crypto.ts';
 import { newId } from '#kernel/ids.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { runKind } from '#kernel/runs/kinds.ts';
@@ -19,16 +19,21 @@ export interface Tenant {
   readonly hostId: string;
 }
 
-/** A person without a password who is signed in. */
+/** A person who is signed in. */
 export interface Someone extends Auth {
   readonly id: string;
   readonly token: string;
 }
 
+/** Everybody's password. */
+export const password = 'a password that is theirs';
+let passwordHash: Promise<string> | null = null;
+
 /** A new signed-in person. */
 export async function someone(app: App, name = 'Somebody'): Promise<Someone> {
   const id = newId();
-  await app.db.user.create({ data: { id, name, email: `${id}@example.com` } });
+  const hash = await (passwordHash ??= hashPassword(password));
+  await app.db.user.create({ data: { id, name, email: `${id}@example.com`, passwordHash: hash } });
   const { token } = await app.transact(system, (tx) =>
     app.use(Sessions).open(tx, { userId: id, method: 'PASSWORD', origin: null }),
   );
@@ -43,7 +48,13 @@ export async function memberOf(app: App, tenant: Pick<Tenant, 'id'>, role: Role,
 }
 
 /** A new key of a workspace, made by this person. */
-export async function keyOf(app: App, tenant: Tenant, createdById: string, role: Role): Promise<Auth & { id: string }> {
+export async function keyOf(
+  app: App,
+  tenant: Pick<Tenant, 'id' | 'marker'>,
+  createdById: string,
+  role: Role,
+  more: { scopes?: string[]; expiresAt?: Date; revokedAt?: Date } = {},
+): Promise<Auth & { id: string }> {
   const made = newApiKey();
   const id = newId();
   await app.db.apiKey.create({
@@ -55,9 +66,26 @@ export async function keyOf(app: App, tenant: Tenant, createdById: string, role:
       prefix: made.prefix,
       keyHash: made.hash,
       role,
+      ...more,
     },
   });
   return { id, apiKey: made.key };
+}
+
+/** A new invitation of a workspace, and its token, which no row has. */
+export async function invitationOf(
+  app: App,
+  of: Pick<Tenant, 'id' | 'owner'>,
+  role: Role = 'VIEWER',
+  email = `${newId()}@example.com`,
+): Promise<{ id: string; token: string; email: string }> {
+  const { token, hash } = newToken();
+  const id = newId();
+  const expiresAt = new Date(Date.now() + 3_600_000);
+  await app.db.invitation.create({
+    data: { id, workspaceId: of.id, email, role, invitedById: of.owner.id, tokenHash: hash, expiresAt },
+  });
+  return { id, token, email };
 }
 
 /** A new workspace with an owner and a host, and nothing else. */
@@ -86,6 +114,73 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
     const { id } = await someone(app, of.marker);
     const membership = { id: newId(), workspaceId: of.id, userId: id, role: 'VIEWER' as const };
     return (await app.db.membership.create({ data: membership })).id;
+  },
+  Invitation: async (app, of) => (await invitationOf(app, of)).id,
+  KeyRotation: async (app, of) => {
+    const id = newId();
+    await app.db.run.create({
+      data: {
+        id,
+        workspaceId: of.id,
+        kind: 'KeyRotation',
+        status: 'FAILED',
+        phase: 'FAILED',
+        statusReason: of.marker,
+        actorId: of.owner.id,
+        input: { keyId: 'k1' },
+        deadlineAt: new Date(Date.now() + 3_600_000),
+        completedAt: new Date(),
+        keyRotation: { create: { keyId: 'k1', columns: { [of.marker]: { rewrapped: 1, failed: 0 } } } },
+      },
+    });
+    return id;
+  },
+  WorkspaceDeletion: async (app, of) => {
+    const id = newId();
+    await app.db.run.create({
+      data: {
+        id,
+        workspaceId: of.id,
+        kind: 'WorkspaceDeletion',
+        status: 'FAILED',
+        phase: 'FAILED',
+        statusReason: of.marker,
+        actorId: of.owner.id,
+        input: { workspaceId: newId() },
+        deadlineAt: new Date(Date.now() + 3_600_000),
+        completedAt: new Date(),
+      },
+    });
+    const report = { files: { removed: 1, left: [of.marker] } };
+    const deletion = { id: newId(), workspaceId: newId(), runId: id, receiptHash: newToken().hash, report };
+    await app.db.workspaceDeletion.create({ data: deletion });
+    return id;
+  },
+  Session: async (app, of) => {
+    const origin = { address: '203.0.113.1', userAgent: of.marker };
+    const opened = await app.transact(system, (tx) =>
+      app.use(Sessions).open(tx, { userId: of.owner.id, method: 'PASSWORD', origin }),
+    );
+    return opened.sessionId;
+  },
+  AccountDeletion: async (app, of) => {
+    const id = newId();
+    await app.db.run.create({
+      data: {
+        id,
+        workspaceId: of.id,
+        kind: 'AccountDeletion',
+        status: 'FAILED',
+        phase: 'FAILED',
+        statusReason: of.marker,
+        actorId: of.owner.id,
+        input: { userId: newId(), receiptHash: sha256Hex(id) },
+        deadlineAt: new Date(Date.now() + 3_600_000),
+        completedAt: new Date(),
+        accountDeletion: { create: { receiptHash: sha256Hex(id), report: { memberships: 1 } } },
+      },
+    });
+    return id;
   },
   ApiKey: async (app, of) => (await keyOf(app, of, of.owner.id, 'VIEWER')).id,
   Artifact: async (app, of) => (await artifact(app, of, null)).id,
@@ -140,7 +235,7 @@ async function artifact(app: App, of: Tenant, runId: string | null) {
   });
 }
 
-async function application(app: App, of: Tenant): Promise<string> {
+export async function application(app: App, of: Tenant): Promise<string> {
   const id = newId();
   const name = `${of.marker.toLowerCase()}-${randomBytes(4).toString('hex')}`;
   await app.db.application.create({

@@ -18,11 +18,10 @@ import {
 } from '#kernel/graphql/kit.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { atLeast } from '#kernel/auth/actor.ts';
-import { NoFreeUser } from '../../integrations/process/index.ts';
 import { NoHost, NothingToRestore } from './errors.ts';
 import { phases, type DeploymentPhase } from './model.ts';
 import { can } from './policy.ts';
-import { Applications, Deployments, type Requested, type Written } from './service/index.ts';
+import { Applications, Deployments, NoFreeUser, type Requested, type Written } from './service/index.ts';
 
 errorType(NoHost, {
   name: 'NoHost',
@@ -356,7 +355,8 @@ builder.mutationFields((t) => ({
       }),
       port: t.input.int({
         required: false,
-        description: 'Port of the stable address on the host, one of those that this server has for addresses; without it the server chooses.',
+        description:
+          'Port of the stable address on the host, one of those that this server has for addresses; without it the server chooses.',
       }),
     },
     resolve: (_, { input }, { app, actor }) =>

@@ -102,3 +102,94 @@ export class InvitationForSomebodyElse extends DomainError {
     super('This invitation was sent to another e-mail address than that of your account.');
   }
 }
+
+/** What is wrong with a provider; see SsoMisconfigured. */
+export type SsoProblem = 'ADDRESS_REFUSED' | 'UNREACHABLE' | 'NO_PROVIDER' | 'ISSUER_MISMATCH' | 'UNSUPPORTED';
+
+/** The provider cannot be used as it was given. */
+export class SsoMisconfigured extends DomainError {
+  readonly code = 'SSO_MISCONFIGURED';
+  readonly reason: SsoProblem;
+  constructor(reason: SsoProblem, message: string) {
+    super(message);
+    this.reason = reason;
+  }
+}
+
+/** The text was not found in the domain's DNS. */
+export class DomainNotVerified extends DomainError {
+  readonly code = 'DOMAIN_NOT_VERIFIED';
+  /** Name of the TXT record. */
+  readonly record: string;
+  constructor(record: string) {
+    super(`There is no TXT record ${record} with the challenge. A change of DNS can take hours to be seen.`);
+    this.record = record;
+  }
+}
+
+/** Nobody could come in: there is no provider that is switched on, or no verified domain. */
+export class SsoNotReady extends DomainError {
+  readonly code = 'SSO_NOT_READY';
+  constructor() {
+    super('Set up a provider and verify a domain first, or nobody but owners would reach the workspace.');
+  }
+}
+
+/** Whoever gives this up could not sign in any more. */
+export class LastWayIn extends DomainError {
+  readonly code = 'LAST_WAY_IN';
+  constructor() {
+    super('This is the only way in to your account. Set a password first, or link another one.');
+  }
+}
+
+/** Why somebody who came back from another system does not get in. Stable: clients show texts of their own for them. */
+export type ArrivalRefusal =
+  | 'SIGN_IN_INVALID'
+  | 'SIGN_IN_EXPIRED'
+  | 'SIGN_IN_USED'
+  | 'RETURN_TO_REFUSED'
+  | 'RATE_LIMITED'
+  | 'PROVIDER_UNKNOWN'
+  | 'PROVIDER_UNAVAILABLE'
+  | 'PROVIDER_REFUSED'
+  | 'ACCESS_DENIED'
+  | 'EMAIL_NOT_VERIFIED'
+  | 'SSO_DOMAIN_NOT_CLAIMED'
+  | 'SSO_NOT_A_MEMBER'
+  | 'ACCOUNT_CLOSED'
+  | 'ACCOUNT_UNKNOWN'
+  | 'LINK_NEEDS_SESSION'
+  | 'IDENTITY_TAKEN';
+
+/** Somebody whom another system vouches for, or should, does not get in. Told to their browser, and never by GraphQL. */
+export class ArrivalRefused extends Error {
+  override readonly name = 'ArrivalRefused';
+  readonly code: ArrivalRefusal;
+  /** The account, where there is one; for the log. */
+  readonly userId: string | null;
+  constructor(code: ArrivalRefusal, options: { readonly userId?: string | null; readonly cause?: unknown } = {}) {
+    super(refusals[code], options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.userId = options.userId ?? null;
+  }
+}
+
+const refusals: Readonly<Record<ArrivalRefusal, string>> = {
+  SIGN_IN_INVALID: 'This browser began no such sign-in. Begin again.',
+  SIGN_IN_EXPIRED: 'The sign-in took too long. Begin again.',
+  SIGN_IN_USED: 'This sign-in was completed already. Begin again.',
+  RETURN_TO_REFUSED: 'returnTo must be a path of this server, or at one of its CORS_ORIGINS.',
+  RATE_LIMITED: 'Too many tries. Wait a few minutes.',
+  PROVIDER_UNKNOWN: 'There is no such way to sign in.',
+  PROVIDER_UNAVAILABLE: 'The provider cannot be used now. Try again later.',
+  PROVIDER_REFUSED: 'The answer of the provider was not accepted. Begin again.',
+  ACCESS_DENIED: 'The sign-in was refused at the provider.',
+  EMAIL_NOT_VERIFIED: 'The provider does not vouch for a verified e-mail address.',
+  SSO_DOMAIN_NOT_CLAIMED: 'The e-mail address is not in a verified domain of the workspace.',
+  SSO_NOT_A_MEMBER: 'You are not a member of the workspace.',
+  ACCOUNT_CLOSED: 'The account was closed.',
+  ACCOUNT_UNKNOWN: 'There is no account for this identity.',
+  LINK_NEEDS_SESSION: 'Sign in first, in this browser, and begin from the application.',
+  IDENTITY_TAKEN: 'This identity belongs to another account.',
+};

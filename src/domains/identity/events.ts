@@ -86,3 +86,56 @@ export const userClosed = defineEvent<{ userId: string }>('user.closed', {
   description: 'Somebody asked for their account to be deleted: nothing of theirs lets them in any more.',
   rights: true,
 });
+
+export const ssoConnectionCreated = defineEvent('ssoConnection.created', {
+  subject: 'SsoConnection',
+  description: 'A provider was set up.',
+  least: 'ADMIN',
+});
+export const ssoConnectionUpdated = defineEvent('ssoConnection.updated', {
+  subject: 'SsoConnection',
+  description: 'The settings of a provider were changed.',
+  least: 'ADMIN',
+});
+export const ssoConnectionDisabled = defineEvent('ssoConnection.disabled', {
+  subject: 'SsoConnection',
+  description: 'A provider was switched off; the sessions that it vouched for have ended.',
+  rights: true,
+  least: 'ADMIN',
+});
+export const ssoDomainAdded = defineEvent('ssoDomain.added', {
+  subject: 'SsoDomain',
+  description: 'A domain is to be the workspace’s own.',
+  least: 'ADMIN',
+});
+export const ssoDomainVerified = defineEvent('ssoDomain.verified', {
+  subject: 'SsoDomain',
+  description: 'A domain was verified as the workspace’s own.',
+  least: 'ADMIN',
+});
+export const ssoDomainRemoved = defineEvent('ssoDomain.removed', {
+  subject: 'SsoDomain',
+  description: 'A domain is no longer the workspace’s own.',
+  least: 'ADMIN',
+});
+export const ssoEnforcementChanged = defineEvent('workspace.ssoEnforcementChanged', {
+  subject: 'Workspace',
+  description: 'Members other than owners must come in by its providers, or need not any more; `to` tells which.',
+  rights: true,
+});
+export const identityLinked = defineEvent<{ userId: string }>('identity.linked', {
+  subject: 'ExternalIdentity',
+  description: 'Another system vouches for somebody from now on. In the log of the instance only.',
+  least: 'ADMIN',
+});
+export const identityUnlinked = defineEvent<{ userId: string }>('identity.unlinked', {
+  subject: 'ExternalIdentity',
+  description: 'Another system does not vouch for somebody any more. In the log of the instance only.',
+  least: 'ADMIN',
+});
+export const userTakenOver = defineEvent('user.takenOver', {
+  subject: 'User',
+  description:
+    'Somebody proved that an address is theirs, of an account whose maker never did: its password, sessions and keys ended. In the log of the instance only.',
+  least: 'ADMIN',
+});

@@ -1,4 +1,4 @@
-import { definePolicy } from '#kernel/auth/policy.ts';
+import { definePolicy, inWorkspace, self, withParent } from '#kernel/auth/policy.ts';
 
 /** Ways in, and the management of workspaces. The row rules of these types are the kernel's. */
 export const can = definePolicy('identity', {
@@ -37,6 +37,23 @@ export const can = definePolicy('identity', {
     updateApiKey: 'ADMIN',
     rotateApiKey: 'ADMIN',
     revokeApiKey: 'ADMIN',
+    // Whoever names the provider says who everybody is, owners too.
+    createSsoConnection: 'OWNER',
+    updateSsoConnection: 'OWNER',
+    disableSsoConnection: 'ADMIN',
+    addSsoDomain: 'ADMIN',
+    verifySsoDomain: 'ADMIN',
+    removeSsoDomain: 'ADMIN',
+    setSsoEnforced: 'OWNER',
+    unlinkIdentity: 'user',
   },
-  rows: {},
+  rows: {
+    Session: self('userId'),
+    ExternalIdentity: self('userId'),
+    SsoConnection: inWorkspace('ADMIN'),
+    SsoDomain: inWorkspace('ADMIN'),
+    // A deletion is a run: the rule of Run holds for it.
+    AccountDeletion: withParent,
+    WorkspaceDeletion: withParent,
+  },
 }).verbs;

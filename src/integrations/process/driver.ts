@@ -15,6 +15,7 @@ import {
   stat,
 } from 'node:fs/promises';
 import { request } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import { DomainError } from '#kernel/errors.ts';
 import type { Logger } from '#kernel/log.ts';
@@ -182,6 +183,12 @@ export interface ProcessDriver {
   stop(identity: ProcessIdentity, graceMs: number): Promise<EndResult>;
   /** Removes a release with its log. Fine when it is gone. */
   remove(path: string): Promise<void>;
+  /**
+   * Removes all of an application that runs nothing any more: its folder, and with isolation every process that its
+   * user still has, recorded or not, so that the user can be given to another application. Fine when it is gone.
+   * @throws Error when something is left
+   */
+  forget(application: { applicationId: string; userSlot: number }): Promise<void>;
   /** Every release folder of this host, whether a row knows it or not. */
   listReleases(): Promise<{ readonly path: string; readonly name: string }[]>;
   /** The processes of all applications of this host, recorded or not; without isolation they cannot be told: none. */
@@ -373,6 +380,19 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
       await Promise.all([`${path}.log`, `${path}.log.1`].map((file) => rm(file, { force: true })));
     },
 
+    async forget({ applicationId, userSlot }) {
+      if (!applicationName.test(applicationId)) throw new Error(`${applicationId} is not an application's id.`);
+      await endUser(userSlot);
+      const folder = join(applications, applicationId);
+      const names = await readdir(folder).catch((error: unknown) => absent(error) ?? []);
+      for (const name of names) {
+        const path = join(folder, name);
+        if ((await lstat(path)).isDirectory()) await removeTree(path);
+        else await rm(path, { force: true });
+      }
+      await rm(folder, { recursive: true, force: true });
+    },
+
     async listReleases() {
       const found: { path: string; name: string }[] = [];
       for (const applicationId of await readdir(applications)) {
@@ -487,6 +507,24 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
     const user = userOf(userSlot);
     if (!user || (await listensAlone(port, user.uid)) !== false) return null;
     return 'another user of this machine listens on the port';
+  }
+
+  /** What has left its group and has no parent is found by its user alone. */
+  async function endUser(userSlot: number): Promise<void> {
+    const deadline = performance.now() + 5_000;
+    for (;;) {
+      const left = (await driver.listProcesses()).filter((one) => one.userOffset === userSlot);
+      if (left.length === 0) return;
+      if (performance.now() > deadline) throw new Error(`Process ${left[0]?.pid} does not end after SIGKILL.`);
+      for (const { pid } of left) {
+        try {
+          process.kill(pid, 'SIGKILL');
+        } catch (error) {
+          if (codeOf(error) !== 'ESRCH') throw error;
+        }
+      }
+      await delay(10);
+    }
   }
 
   /** By a process of the folder's own user, so that a link put in the way leads nowhere. */

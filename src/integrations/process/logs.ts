@@ -88,7 +88,7 @@ async function copyEnd(from: string, to: string, start: number, length: number):
   await using source = await open(from, 'r');
   await using target = await open(to, 'w', 0o600);
   const piece = Buffer.alloc(Math.min(length, 2 ** 20));
-  for (let done = 0; done < length; ) {
+  for (let done = 0; done < length;) {
     const { bytesRead } = await source.read(piece, 0, Math.min(piece.length, length - done), start + done);
     if (bytesRead === 0) return; // cut by its own program in the meantime
     await target.writeFile(piece.subarray(0, bytesRead));

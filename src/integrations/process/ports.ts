@@ -71,8 +71,16 @@ interface Listener {
 /** Where a connection to 127.0.0.1 may arrive, the most exact first. */
 const loopbackHosts =
   endianness() === 'LE'
-    ? [['0100007F', '0000000000000000FFFF00000100007F'], ['00000000', '0000000000000000FFFF000000000000'], ['0'.repeat(32)]]
-    : [['7F000001', '00000000000000000000FFFF7F000001'], ['00000000', '00000000000000000000FFFF00000000'], ['0'.repeat(32)]];
+    ? [
+        ['0100007F', '0000000000000000FFFF00000100007F'],
+        ['00000000', '0000000000000000FFFF000000000000'],
+        ['0'.repeat(32)],
+      ]
+    : [
+        ['7F000001', '00000000000000000000FFFF7F000001'],
+        ['00000000', '00000000000000000000FFFF00000000'],
+        ['0'.repeat(32)],
+      ];
 
 let reading: Promise<unknown> = Promise.resolve();
 let next: Promise<Listener[]> | null = null;

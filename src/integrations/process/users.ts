@@ -42,18 +42,18 @@ export async function claimUsers(
   async function refuseOverlap(): Promise<void> {
     for (const name of await readdir(folder)) {
       const first = Number(name);
-      if (!/^\d+$/.test(name) || Math.abs(first - userBase) >= count) continue;
+      if (!/^\d+$/.test(name)) continue;
       const claim = join(folder, name);
       const owner = await readFile(claim, 'utf8').catch((error: unknown) => {
         if (codeOf(error) === 'ENOENT') return hostDir; // given up in the meantime
         throw error;
       });
       if (owner === hostDir) continue;
-      if (await exists(owner))
+      if (!(await exists(owner))) await rm(claim, { force: true });
+      else if (Math.abs(first - userBase) < count)
         throw new Error(
           `The users from ${first} to ${first + count - 1} belong to the applications of ${owner}: set SWITCHYARD_APP_USER_BASE to a number at least ${count} away from ${first}, or remove that folder if it is not used any more.`,
         );
-      await rm(claim, { force: true });
     }
   }
 }

@@ -51,7 +51,8 @@ async function send(
 ): Promise<void> {
   try {
     await transporter.sendMail({
-      from,
+      // The library writes into what it is given.
+      from: { ...from },
       // As an object it is one address, whatever is in it.
       to: { name: '', address: mail.to },
       subject: mail.subject,

@@ -10,6 +10,8 @@ export const authPolicy = definePolicy('auth', {
     AuditEntry: inWorkspace('ADMIN'),
     // Oneself, and everybody with whom one shares a workspace.
     User: anyOf(self('id'), some('memberships', inWorkspace('VIEWER'))),
+    // With the address of somebody who may be no member.
+    Invitation: inWorkspace('ADMIN'),
     // Its maker, but only in a workspace that the credential reaches: a key of one workspace tells nothing of another.
     ApiKey: anyOf(inWorkspace('ADMIN'), allOf(self('createdById'), inWorkspace('VIEWER'))),
   },

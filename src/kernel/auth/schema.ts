@@ -68,6 +68,9 @@ export const ApiKeyRef = builder.prismaNode('ApiKey', {
       type: RoleEnum,
       description: "The key acts with this role, or its maker's if that is lower.",
     }),
+    scopes: t.exposeStringList('scopes', {
+      description: 'Verbs that it may use; `*` alone: all that its role has; none: it only reads.',
+    }),
     createdBy: t.relation('createdBy', { description: 'Who made it. The key ends with their membership.' }),
     workspace: t.relation('workspace', { description: 'The workspace that it reaches.' }),
     expiresAt: t.expose('expiresAt', {
@@ -82,6 +85,23 @@ export const ApiKeyRef = builder.prismaNode('ApiKey', {
     }),
     lastSeenAt: t.expose('lastSeenAt', { type: 'DateTime', nullable: true, description: 'Last use, to the minute.' }),
     createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was made.' }),
+  }),
+});
+
+export const InvitationRef = builder.prismaNode('Invitation', {
+  id: { field: 'id' },
+  description: 'Somebody was asked by mail to become a member, and has not answered yet. Seen by administrators.',
+  ...guarded('Invitation'),
+  fields: (t) => ({
+    email: t.exposeString('email'),
+    role: t.expose('role', { type: RoleEnum, description: 'What they become.' }),
+    invitedBy: t.relation('invitedBy', { description: 'Who asked.' }),
+    workspace: t.relation('workspace', { description: 'The workspace.' }),
+    expiresAt: t.expose('expiresAt', {
+      type: 'DateTime',
+      description: 'It cannot be accepted from then on; it can be sent again.',
+    }),
+    createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When they were first asked.' }),
   }),
 });
 
@@ -104,6 +124,12 @@ export const WorkspaceRef = builder.prismaNode('Workspace', {
       totalCount: true,
       description: 'Its members, newest first.',
       query: (_, context) => ({ where: visible(context, 'Membership'), orderBy: newestFirst }),
+    }),
+    invitations: t.relatedConnection('invitations', {
+      cursor: 'id',
+      totalCount: true,
+      description: 'People who were asked and have not answered, newest first. For administrators; others see none.',
+      query: (_, context) => ({ where: visible(context, 'Invitation'), orderBy: newestFirst }),
     }),
     apiKeys: t.relatedConnection('apiKeys', {
       cursor: 'id',

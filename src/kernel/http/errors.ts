@@ -1,6 +1,6 @@
 import { PothosValidationError } from '@pothos/core';
 import { GraphQLError } from 'graphql';
-import { DomainError, RateLimited, Unauthenticated, ValidationError } from '../errors.ts';
+import { DomainError, IssuerUnavailable, RateLimited, Unauthenticated, ValidationError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
 /** What HTTP says of a domain error that ends a whole request. */
@@ -9,6 +9,7 @@ function httpOf(error: DomainError, placed: boolean): object | undefined {
   if (error instanceof Unauthenticated) return placed ? { status: 401, spec: true } : { status: 401 };
   if (error instanceof RateLimited && !placed)
     return { status: 429, headers: { 'Retry-After': String(error.retryAfterS) } };
+  if (error instanceof IssuerUnavailable && !placed) return { status: 503, headers: { 'Retry-After': '10' } };
   return undefined;
 }
 

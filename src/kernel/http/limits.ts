@@ -113,7 +113,9 @@ const introspectionRule = (context: ValidationContext): ASTVisitor => {
       if (lists > most)
         context.reportError(tooMuch(`Below ${name} lists nest ${most} deep at most.`, 'TOO_DEEP', { limit: most }));
       if (wrappers > maxWrappers)
-        context.reportError(tooMuch(`\`ofType\` nests ${maxWrappers} deep at most.`, 'TOO_DEEP', { limit: maxWrappers }));
+        context.reportError(
+          tooMuch(`\`ofType\` nests ${maxWrappers} deep at most.`, 'TOO_DEEP', { limit: maxWrappers }),
+        );
     },
     Document: {
       leave() {

@@ -92,7 +92,7 @@ const storageRoute = defineRoute({
   methods: ['GET', 'HEAD', 'PUT'],
   description: 'Upload and download of files.',
   authentication: 'signed address that expires',
-  limits: 'SWITCHYARD_MAX_UPLOAD_BYTES',
+  limits: 'size of a file: SWITCHYARD_MAX_UPLOAD_BYTES',
   cors: 'none',
 });
 
@@ -254,7 +254,16 @@ const refuse = (res: ServerResponse, status: number, code: string, message: stri
 };
 
 /** What a page has no use for here, whatever it is. */
-const features = ['accelerometer', 'camera', 'display-capture', 'geolocation', 'gyroscope', 'microphone', 'payment', 'usb'];
+const features = [
+  'accelerometer',
+  'camera',
+  'display-capture',
+  'geolocation',
+  'gyroscope',
+  'microphone',
+  'payment',
+  'usb',
+];
 
 /**
  * Headers of every answer. The answers are data: no page, no part of one, and nothing to keep.

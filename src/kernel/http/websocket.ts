@@ -7,7 +7,7 @@ import { WebSocketServer, type WebSocket } from 'ws';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { sessionCookie, type Credentials } from '../auth/actors.ts';
-import { RateLimited, Unauthenticated } from '../errors.ts';
+import { IssuerUnavailable, RateLimited, Unauthenticated } from '../errors.ts';
 import { clientOf, networkOf } from '../rates/address.ts';
 import { Connections } from './connections.ts';
 import { cookieOf, originOf, sameSite, type OriginRules } from './credentials.ts';
@@ -109,7 +109,8 @@ export function attachWebSocket(
             socket.close(closeCode.tooMany, error.message.slice(0, 120));
             return false;
           }
-          app.log.error({ err: error }, 'a connection could not be authenticated');
+          if (!(error instanceof IssuerUnavailable))
+            app.log.error({ err: error }, 'a connection could not be authenticated');
           socket.close(closeCode.later, 'Try again later');
           return false;
         }

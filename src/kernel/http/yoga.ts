@@ -79,7 +79,10 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
     let actor = actors.get(req);
     if (!actor) {
       actor = Promise.resolve().then(() =>
-        options.door.authenticate(credentialsOf(req.headers, options.origins), originOf(req, options.clientAddress(req))),
+        options.door.authenticate(
+          credentialsOf(req.headers, options.origins),
+          originOf(req, options.clientAddress(req)),
+        ),
       );
       actors.set(req, actor);
     }

@@ -110,11 +110,16 @@ export class Jobs {
     await this.#boss.stop({ graceful: false, close: true });
   }
 
-  /** Queues a job in the caller's transaction. */
-  async enqueue<P extends object>(tx: Transaction, type: JobType<P>, payload: P): Promise<void> {
+  /** Queues a job in the caller's transaction, for now or for later. */
+  async enqueue<P extends object>(
+    tx: Transaction,
+    type: JobType<P>,
+    payload: P,
+    options: { startAfter?: Date } = {},
+  ): Promise<void> {
     const traceparent = currentTraceparent();
     const data: Envelope = { payload: type.payload.parse(payload), ...(traceparent ? { traceparent } : {}) };
-    await this.#boss.send(jobQueue(type.name), data, { db: fromPrisma(tx.db) });
+    await this.#boss.send(jobQueue(type.name), data, { ...options, db: fromPrisma(tx.db) });
   }
 
   /** Queues a wake-up for a run in the caller's transaction. */

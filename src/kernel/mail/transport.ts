@@ -45,7 +45,7 @@ export class MailRefused extends Error {
 export const loggingTransport = (log: Logger): MailTransport => ({
   mode: 'keeps',
   async send({ to, subject }) {
-    log.info({ to, subject }, 'mail: read it at /dev/mail');
+    log.info({ to, subject }, 'mail kept in the outbox');
   },
 });
 

@@ -1,6 +1,7 @@
-import { execFile, spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
+import { execFile, spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
 import { once } from 'node:events';
-import { open, readdir, readFile } from 'node:fs/promises';
+import { closeSync, openSync } from 'node:fs';
+import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { codeOf } from '../system-error.ts';
@@ -69,19 +70,19 @@ const gate =
  */
 export async function spawnRecorded(options: SpawnRecordedOptions): Promise<RecordedChild> {
   const [stdin, stdout, stderr] = options.stdio ?? ['ignore', 'pipe', 'pipe'];
-  await using shut = await shutInherited(['pipe', stdout, stderr]);
   const umask = (options.umask ?? 0o027).toString(8);
-  const child = spawn(
-    '/bin/sh',
+  const inherited = await openForChildren();
+  const child = spawnWithout(
+    inherited,
     ['-c', gate, 'gate', umask, stdin === 'pipe' ? '1' : '0', options.command, ...options.args],
     {
       cwd: options.cwd,
       env: { ...options.env },
-      stdio: shut.stdio,
       detached: true,
       ...(options.uid === undefined ? {} : { uid: options.uid }),
       ...(options.gid === undefined ? {} : { gid: options.gid }),
     },
+    ['pipe', stdout, stderr],
   );
   const exited = new Promise<ChildExit>((resolve) => {
     child.once('exit', (exitCode, signal) => resolve({ exitCode, signal }));
@@ -106,22 +107,31 @@ export async function spawnRecorded(options: SpawnRecordedOptions): Promise<Reco
 }
 
 /**
- * The files of the command, for as long as it takes to start it: what this process was itself started with beside the
- * first three (by a shell, or a service manager) is opened for every child, and becomes /dev/null for this one. Node
- * opens nothing in that way.
+ * Starts a shell with the files that are given and no others: what this process was itself started with beside the
+ * first three (by a shell, or a service manager) is open in every child, and becomes /dev/null in this one. Node opens
+ * nothing in that way.
  */
-async function shutInherited(files: readonly StdioPipeOrFile[]): Promise<AsyncDisposable & { stdio: StdioOptions }> {
-  const inherited = (await openForChildren()).filter((fd) => fd >= files.length);
-  if (inherited.length === 0) return { stdio: [...files], [Symbol.asyncDispose]: () => Promise.resolve() };
-  const nothing = await open('/dev/null', 'r+');
-  const stdio: (StdioPipeOrFile | 'ignore')[] = [...files];
-  // 'ignore' leaves a number of 3 and above as it is.
-  while (stdio.length <= Math.max(...inherited)) stdio.push('ignore');
-  for (const fd of inherited) stdio[fd] = nothing.fd;
-  return { stdio, [Symbol.asyncDispose]: () => nothing.close() };
+function spawnWithout(
+  inherited: readonly number[],
+  args: readonly string[],
+  options: SpawnOptions,
+  files: readonly ChildFile[],
+): ChildProcess {
+  const stdio: ChildFile[] = [...files];
+  const others = inherited.filter((fd) => fd >= files.length);
+  if (others.length === 0) return spawn('/bin/sh', args, { ...options, stdio });
+  const nothing = openSync('/dev/null', 'r+');
+  try {
+    // 'ignore' leaves a number of 3 and above as it is.
+    while (stdio.length <= Math.max(...others)) stdio.push('ignore');
+    for (const fd of others) stdio[fd] = nothing;
+    return spawn('/bin/sh', args, { ...options, stdio });
+  } finally {
+    closeSync(nothing);
+  }
 }
 
-type StdioPipeOrFile = 'pipe' | 'ignore' | number;
+type ChildFile = 'pipe' | 'ignore' | number;
 
 /** Open files of this process that a program which it executes has, too. None where the system does not tell. */
 async function openForChildren(): Promise<number[]> {

@@ -129,35 +129,56 @@ export const Runs = service('runs', (app) => ({
     return app.transact(actor, async (tx) => {
       const run = await lockRow(tx, id);
       authorizeRow(actor, runPolicy.verbs.cancelRun, run, 'Run', id);
-      const kind = runKind(run.kind);
-      if (run.status === 'CANCELING') return { id, event: null };
-      if (isTerminal(run.status)) throw new IllegalTransition(run.status, 'CANCELING', []);
-      if (run.status === 'QUEUED' && run.attempt === 0) {
-        return {
-          id,
-          event: await this.end(tx, run, {
-            phase: kind.ends.canceled(run.phase),
-            reason: 'It was canceled before it began.',
-          }),
-        };
-      }
-      await tx.db.run.update({
-        where: { id },
-        data: { status: 'CANCELING', cancelRequestedAt: new Date() },
-      });
-      const event = tx.append({
-        type: kind.canceling,
-        workspaceId: run.workspaceId,
-        subjectId: id,
-        run,
-        from: run.status,
-        to: 'CANCELING',
-      });
-      // A queued run that began before has things to clean up: a worker takes it once more, to end it.
-      if (run.status !== 'RUNNING') await app.jobs.wakeRun(tx, run);
-      tx.afterCommit(() => app.wakeUps.publish(`c:${id}`));
-      return { id, event };
+      return { id, event: await this.tellToStop(tx, run) };
     });
+  },
+
+  /** Tells a run that is not over to stop, for the server itself. */
+  async stop(id: string): Promise<void> {
+    await app.transact(system, async (tx) => {
+      const run = await lockRow(tx, id);
+      if (run && !isTerminal(run.status)) await this.tellToStop(tx, run);
+    });
+  },
+
+  /** Ends a run that was told to stop, whoever holds it. @returns false when it is over already */
+  async giveUp(id: string, reason: string): Promise<boolean> {
+    return app.transact(system, async (tx) => {
+      const run = await lockRow(tx, id);
+      if (!run || isTerminal(run.status)) return false;
+      await this.end(tx, run, { phase: runKind(run.kind).ends.canceled(run.phase), reason });
+      return true;
+    });
+  },
+
+  /** Tells a run whose row is locked to stop. @throws {IllegalTransition} when it is over already */
+  async tellToStop(tx: Transaction, run: Run): Promise<Appended | null> {
+    const kind = runKind(run.kind);
+    const { id } = run;
+    if (run.status === 'CANCELING') return null;
+    if (isTerminal(run.status)) throw new IllegalTransition(run.status, 'CANCELING', []);
+    if (run.status === 'QUEUED' && run.attempt === 0) {
+      return this.end(tx, run, {
+        phase: kind.ends.canceled(run.phase),
+        reason: 'It was canceled before it began.',
+      });
+    }
+    await tx.db.run.update({
+      where: { id },
+      data: { status: 'CANCELING', cancelRequestedAt: new Date() },
+    });
+    const event = tx.append({
+      type: kind.canceling,
+      workspaceId: run.workspaceId,
+      subjectId: id,
+      run,
+      from: run.status,
+      to: 'CANCELING',
+    });
+    // A queued run that began before has things to clean up: a worker takes it once more, to end it.
+    if (run.status !== 'RUNNING') await app.jobs.wakeRun(tx, run);
+    tx.afterCommit(() => app.wakeUps.publish(`c:${id}`));
+    return event;
   },
 
   /**
@@ -385,6 +406,15 @@ export const Runs = service('runs', (app) => ({
       [hostId],
     );
     return rows.map((row) => ({ id: row.id, runId: row.run_id, pid: row.pid, startTime: row.start_time }));
+  },
+
+  /** Leaves processes of runs that are over to the workers of a host, which end them. */
+  async leaveChildren(hostId: string, children: readonly (ProcessIdentity & { runId: string })[]): Promise<void> {
+    for (const child of children) {
+      const known = { runId: child.runId, hostId, pid: child.pid, startTime: child.startTime };
+      if ((await app.db.runChild.count({ where: known })) === 0)
+        await app.db.runChild.create({ data: { ...known, attempt: 0 } });
+    }
   },
 
   /** Forgets processes that have ended. */

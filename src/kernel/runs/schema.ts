@@ -1,3 +1,4 @@
+import './cleanup.ts';
 import DataLoader from 'dataloader';
 import { RunStatus, RunTrigger, StepStatus } from '#prisma';
 import { loadUser, UserRef } from '../auth/schema.ts';
@@ -19,7 +20,7 @@ import { atLeast } from '../auth/actor.ts';
 import type { Verb } from '../auth/policy.ts';
 import { isTerminal } from './model.ts';
 
-const RunStatusEnum = builder.enumType(RunStatus, {
+export const RunStatusEnum = builder.enumType(RunStatus, {
   name: 'RunStatus',
   description: 'Status of a long operation of any kind. SUCCEEDED, FAILED, CANCELED and TIMED_OUT are final.',
   values: {

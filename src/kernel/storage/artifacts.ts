@@ -57,9 +57,14 @@ export const Artifacts = service('artifacts', (app) => ({
 
   /** The bytes are stored. Safe to run twice. */
   async uploaded(id: string, stored: StoredBlob): Promise<void> {
+    // Bytes that came after their workspace was closed: nothing else would find them.
+    if ((await app.db.artifact.count({ where: { id, workspace: { deletedAt: null } } })) === 0) {
+      await app.blobs.remove(id);
+      return;
+    }
     await app.transact(system, async (tx) => {
       const { count } = await tx.db.artifact.updateMany({
-        where: { id, status: 'PENDING', sha256: stored.sha256 },
+        where: { id, status: 'PENDING', sha256: stored.sha256, workspace: { deletedAt: null } },
         data: { status: 'READY', sizeBytes: BigInt(stored.sizeBytes) },
       });
       if (count === 0) return;

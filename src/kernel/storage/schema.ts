@@ -1,3 +1,4 @@
+import './cleanup.ts';
 import { ArtifactStatus } from '#prisma';
 import { builder } from '../graphql/builder.ts';
 import { rowId } from '../graphql/global-id.ts';

@@ -222,7 +222,7 @@ describe('instances', () => {
     const { port } = await start(driver, path, 'node server.js');
     await healthy(driver, port, '/204');
     const probe = (url: string) =>
-      driver.probe({ port, path: url, timeoutMs: 300, signal: AbortSignal.timeout(5_000) });
+      driver.probe({ port, path: url, timeoutMs: url === '/slow' ? 300 : 5_000, signal: AbortSignal.timeout(10_000) });
     expect(await probe('/302')).toMatchObject({ ok: true, status: 302 });
     expect(await probe('/500')).toMatchObject({ ok: false, status: 500, bodyStart: 'body' });
     expect((await probe('/big')).bodyStart).toHaveLength(2_000);
@@ -301,7 +301,13 @@ describe('instances', () => {
     );
     await using secret = await open(join(folder, 'secret'));
     // Node closes those that follow each other from 0 on for its children, and a gap hides the others.
-    const stdio = ['ignore', 'pipe', 'inherit', ...Array.from({ length: 37 }, () => 'ignore' as const), secret.fd] as const;
+    const stdio = [
+      'ignore',
+      'pipe',
+      'inherit',
+      ...Array.from({ length: 37 }, () => 'ignore' as const),
+      secret.fd,
+    ] as const;
     const parent = spawn(process.execPath, [join(folder, 'parent.mjs')], { stdio: [...stdio], env: {} });
     let said = '';
     parent.stdout?.setEncoding('utf8').on('data', (chunk: string) => (said += chunk));
@@ -309,7 +315,9 @@ describe('instances', () => {
     expect(exitCode).toBe(0);
     await until('the instance has told', async () => (await driver.tail(path, 20)).length >= 4);
     for (const lines of [said.split('\n'), await driver.tail(path, 20)]) {
-      const files = new Map(lines.flatMap((line) => [...line.matchAll(/(\d+) -> (.+)$/g)]).map(([, fd, to]) => [fd, to]));
+      const files = new Map(
+        lines.flatMap((line) => [...line.matchAll(/(\d+) -> (.+)$/g)]).map(([, fd, to]) => [fd, to]),
+      );
       expect(['0', '1', '2'].filter((fd) => !files.has(fd))).toEqual([]);
       expect(files.get('40')).toBe('/dev/null');
       const others = [...files].filter(([fd, to]) => Number(fd) > 2 && to !== '/dev/null' && !to?.startsWith('/proc/'));
@@ -466,6 +474,22 @@ describe('releases', () => {
     }
     await expect(driver.prepare({ applicationId: '..', name: 'x.1', userSlot })).rejects.toThrow('not an application');
   });
+});
+
+test('an application that is forgotten leaves no file, and no process of its user', async () => {
+  const { driver, path, hostDir, applicationId } = await setUp();
+  const escaping =
+    'mkdir -p a; echo x > a/b; (setsid sh -c "trap \'\' TERM; sleep 61; sleep 61" >/dev/null 2>&1 &); echo y > ../cache/z';
+  await (
+    await build(driver, path, escaping)
+  ).done;
+  const left = async () => (await driver.listProcesses()).filter((one) => one.userOffset === userSlot);
+  expect((await left()).length > 0).toBe(asRoot);
+  await driver.forget({ applicationId, userSlot });
+  expect(await left()).toEqual([]);
+  expect(await readdir(join(hostDir, 'applications'))).toEqual([]);
+  await driver.forget({ applicationId, userSlot });
+  await expect(driver.forget({ applicationId: '..', userSlot })).rejects.toThrow('not an application');
 });
 
 describe('detectProject', () => {

@@ -353,7 +353,11 @@ const listenerProgram = `
     response.end('mine');
   }).listen({ port: Number(port), host, ipv6Only: true }, () => console.log('up'));
 `;
-async function listenAs(uid: number, port: number, host = '127.0.0.1'): Promise<{ said: () => string; end(): Promise<void> }> {
+async function listenAs(
+  uid: number,
+  port: number,
+  host = '127.0.0.1',
+): Promise<{ said: () => string; end(): Promise<void> }> {
   const child = spawn(process.execPath, ['-e', listenerProgram, String(port), host, String(uid)], {
     env: {},
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -403,7 +407,12 @@ describe.runIf(asRoot && process.platform === 'linux')('whoever listens on the p
 
   test('is not somebody beside it, at another address of the machine', async () => {
     const proxy = router();
-    for (const [others, mine] of [[['127.0.0.2', '::1'], '127.0.0.1'], [['127.0.0.2', '::'], '127.0.0.1'], [['::1'], '0.0.0.0']] as const) { // prettier-ignore
+    for (const [others, mine] of [
+      [['127.0.0.2', '::1'], '127.0.0.1'],
+      [['127.0.0.2', '::'], '127.0.0.1'],
+      [['::1'], '0.0.0.0'],
+    ] as const) {
+      // prettier-ignore
       const [address, upstream] = [await freePort(), await freePort()];
       await proxy.setRoutes(routeTo(address, upstream, 1, own));
       await listenAs(own, upstream, mine);

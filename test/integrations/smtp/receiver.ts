@@ -25,7 +25,7 @@ export interface Receiver {
 export const answer = (responseCode: number, text: string): Error => Object.assign(new Error(text), { responseCode });
 
 /** A real SMTP server on loopback. It takes everything without TLS unless the options say otherwise. */
-export async function receiver(options: SMTPServerOptions = {}): Promise<Receiver> {
+export async function receiver(options: SMTPServerOptions = {}, port = 0): Promise<Receiver> {
   const received: Received[] = [];
   let connections = 0;
   const server = new SMTPServer({
@@ -58,7 +58,7 @@ export async function receiver(options: SMTPServerOptions = {}): Promise<Receive
   });
   // A client that hangs up is no failure of the server.
   server.on('error', () => undefined);
-  server.listen(0, '127.0.0.1');
+  server.listen(port, '127.0.0.1');
   await once(server.server, 'listening');
   return {
     port: (server.server.address() as AddressInfo).port,
@@ -116,7 +116,7 @@ export function certificate(
   const whole = sequence(body, algorithm, der(0x03, Buffer.concat([Buffer.of(0), signature])));
   const lines = whole.toString('base64').match(/.{1,64}/g) ?? [];
   return {
-    key: privateKey.export({ type: 'pkcs8', format: 'pem' }),
+    key: String(privateKey.export({ type: 'pkcs8', format: 'pem' })),
     cert: `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`,
   };
 }

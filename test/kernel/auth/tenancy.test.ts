@@ -13,19 +13,26 @@ import {
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Role } from '#prisma';
 import { roles, atLeast } from '#kernel/auth/actor.ts';
-import { allPolicies } from '#kernel/auth/policy.ts';
+import { Actors } from '#kernel/auth/actors.ts';
+import { createSessionTokens } from '#kernel/auth/session-tokens.ts';
+import { Denials } from '#kernel/audit/denials.ts';
+import { allPolicies, type Verb } from '#kernel/auth/policy.ts';
+import { ensureSecret } from '#kernel/secrets.ts';
+import { Unauthenticated } from '#kernel/errors.ts';
 import { accessOf, isPublic } from '#kernel/graphql/access.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
-import { newId } from '#kernel/ids.ts';
+import { isId, newId } from '#kernel/ids.ts';
 import type { App } from '#kernel/app.ts';
 import { schema } from '../../../src/schema.ts';
 import { data, send, socket, type Answer, type Auth } from '../../support/client.ts';
 import { Selection } from '../../support/selection.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import {
+  invitationOf,
   keyOf,
   memberOf,
   nodeOf,
+  password,
   retiredRelease,
   rowOf,
   someone,
@@ -42,14 +49,23 @@ import {
 
 /** What an input field that holds an id is an id of: a type with a row in rowOf, or `Release`. */
 const idInputs: Readonly<Record<string, string>> = {
-  'AddMemberInput.workspaceId': 'Workspace',
   'CancelRunInput.id': 'Deployment',
   'ChangeMemberRoleInput.membershipId': 'Membership',
   'CreateApiKeyInput.workspaceId': 'Workspace',
   'CreateApplicationInput.workspaceId': 'Workspace',
   'CreateDeploymentInput.applicationId': 'Application',
   'CreateUploadInput.workspaceId': 'Workspace',
+  'DeleteWorkspaceInput.id': 'Workspace',
+  'EndSessionInput.id': 'Session',
+  'InviteMemberInput.workspaceId': 'Workspace',
+  'LeaveWorkspaceInput.workspaceId': 'Workspace',
   'RemoveMemberInput.membershipId': 'Membership',
+  'ResendInvitationInput.invitationId': 'Invitation',
+  'RevokeInvitationInput.invitationId': 'Invitation',
+  'RotateApiKeyInput.id': 'ApiKey',
+  'TransferOwnershipInput.membershipId': 'Membership',
+  'UpdateApiKeyInput.id': 'ApiKey',
+  'UpdateWorkspaceInput.id': 'Workspace',
   'ReplayDeadLetterInput.id': 'DeadLetter',
   'RetryRunInput.id': 'Deployment',
   'RevokeApiKeyInput.id': 'ApiKey',
@@ -59,21 +75,63 @@ const idInputs: Readonly<Record<string, string>> = {
 };
 
 /** Values of the required input fields that are no ids; `*` stands for every input. */
-const values: Readonly<Record<string, () => unknown>> = {
-  'AddMemberInput.email': () => newcomer.email,
+const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
+  'ChangeEmailInput.newEmail': () => `${newId()}@example.com`,
+  'ChangeEmailInput.password': () => password,
+  'ChangePasswordInput.currentPassword': () => password,
+  'ChangePasswordInput.newPassword': () => 'another password that is good',
+  'DeleteMyAccountInput.password': () => password,
   'CreateApplicationInput.name': () => `app-${newId()}`,
   'CreateApplicationInput.repositoryUrl': () => 'https://example.com/repository.git',
   'CreateUploadInput.contentType': () => 'text/plain',
   'CreateUploadInput.sha256': () => '0'.repeat(64),
   'CreateUploadInput.sizeBytes': () => 1,
   'CreateWorkspaceInput.slug': () => `w-${newId()}`,
+  'DeleteWorkspaceInput.slug': ({ slug }) => slug,
+  'InviteMemberInput.email': () => `${newId()}@example.com`,
+  'UpdateWorkspaceInput.name': () => 'Name',
+  'PatchUserStateInput.patch': () => ({}),
+  'RequestPasswordResetInput.email': () => `${newId()}@example.com`,
+  'ResetPasswordInput.newPassword': () => 'another password that is good',
+  'ResetPasswordInput.token': () => 'no token',
+  'SaveUserStateInput.expectedVersion': () => 0,
+  'SaveUserStateInput.value': () => ({}),
   'SignInInput.email': () => newcomer.email,
   'SignInInput.password': () => 'a password that is wrong',
   'SignUpInput.email': () => `${newId()}@example.com`,
   'SignUpInput.password': () => 'a password that is good',
+  'VerifyEmailInput.token': () => 'no token',
   '*.name': () => 'Name',
   '*.role': () => 'VIEWER',
 };
+
+/** Values that have to be made for who asks; null: somebody who is not signed in. */
+const prepared: Readonly<Record<string, (of: Tenant, who: string | null) => Promise<unknown>>> = {
+  'AcceptInvitationInput.token': async (_, who) => {
+    const { email } = who ? await app.db.user.findUniqueOrThrow({ where: { id: who } }) : { email: undefined };
+    // Of a workspace that they are no member of.
+    return (await invitationOf(app, await tenant(app, 'inviting'), 'VIEWER', email)).token;
+  },
+  'DeclineInvitationInput.token': async (of) => (await invitationOf(app, of)).token,
+};
+
+let calls = 0;
+/** An address that no other call comes from. */
+const elsewhere = (): string => `10.${++calls >> 16}.${(calls >> 8) & 255}.${calls & 255}`;
+
+/** Types whose rows are somebody's own: they are made for who asks. */
+const personal = new Set(['Session', 'ExternalIdentity']);
+
+/** What a verb answers that is allowed and, with the inputs of the walk, does not succeed. */
+const unlike: Readonly<Record<string, RegExp>> = { cancelRun: /^IllegalTransition$/ };
+
+/** Verbs of the session that asks: a token of another issuer has none. */
+const ofSessions = new Set(['refreshSession']);
+
+/** A token of another issuer, as the server of these tests takes it. */
+const externalToken = (userId: string): string => `external.${userId}`;
+
+const operatorEmail = 'operator@example.com';
 
 let server: TestServer;
 let app: App;
@@ -104,8 +162,12 @@ beforeAll(async () => {
     SWITCHYARD_MAX_DEPTH: '100',
     SWITCHYARD_MAX_ALIASES: '10000',
     SWITCHYARD_MAX_TOKENS: '20000',
+    SWITCHYARD_OPERATORS: operatorEmail,
+    // Each call comes from elsewhere: what is limited by address is not what is asked here.
+    TRUST_PROXY: '1',
   });
   ({ app } = server.running);
+  Object.assign(app, { actors: await actorsWithIssuer() });
   a = await tenant(app, 'secret');
   nodesOfA = await oneOfEach(a);
   releaseOfA = await retiredRelease(app, a);
@@ -132,6 +194,25 @@ beforeAll(async () => {
   newcomer = await app.db.user.findUniqueOrThrow({ where: { id: (await someone(app)).id } });
 });
 afterAll(() => server.stop());
+
+/** The server's actors, and an issuer that it trusts: of tokens that name a person. */
+async function actorsWithIssuer(): Promise<Actors> {
+  const secret = await ensureSecret(server.stateDir, 'session');
+  return new Actors({
+    pool: app.database.pool,
+    tokens: createSessionTokens({ secret, ttlS: 3600, issuer: 'switchyard' }),
+    log: app.log,
+    operators: new Set([operatorEmail]),
+    external: {
+      claims: (token) => token.startsWith('external.'),
+      async verify(token) {
+        const userId = token.slice('external.'.length);
+        if (!isId(userId)) throw new Unauthenticated('The token is not good.');
+        return { userId, expiresAt: new Date(Date.now() + 3_600_000) };
+      },
+    },
+  });
+}
 
 async function oneOfEach(of: Tenant): Promise<Record<string, string>> {
   const made: Record<string, string> = {};
@@ -192,6 +273,11 @@ const leaks = (answer: Answer<unknown>): string[] =>
 const refusedAtTheDoor = ({ status, data: nothing, errors }: Answer<unknown>): boolean =>
   status === 401 && nothing === null && errors?.length === 1 && errors[0]?.extensions?.['code'] === 'UNAUTHENTICATED';
 
+const accessLeast = (field: Parameters<typeof accessOf>[0]): string => {
+  const declared = accessOf(field);
+  return typeof declared === 'string' ? declared : declared.least;
+};
+
 /** Connections in an answer, by type. */
 function* connections(value: unknown): Generator<{ type: string; totalCount: number; length: number }> {
   if (typeof value !== 'object' || value === null) return;
@@ -212,7 +298,10 @@ const query = objectType('Query');
 const selection = new Selection(schema, {
   'Query.node(id)': '$id',
   'Query.nodes(ids)': '$ids',
+  'Query.accountDeletion(receipt)': '$slug',
   'Query.workspace(slug)': '$slug',
+  'Query.workspaceDeletion(receipt)': '$slug',
+  'Query.invitation(token)': '$slug',
 });
 const nodeQuery = (type: string) =>
   `query ($id: ID!) { node(id: $id) { ... on ${type} ${selection.all(objectType(type))} } }`;
@@ -220,6 +309,9 @@ const headOf: Readonly<Record<string, string>> = {
   node: 'query ($id: ID!)',
   nodes: 'query ($ids: [ID!]!)',
   workspace: 'query ($slug: String!)',
+  workspaceDeletion: 'query ($slug: String!)',
+  invitation: 'query ($slug: String!)',
+  accountDeletion: 'query ($slug: String!)',
 };
 
 describe('the walk sees everything', () => {
@@ -311,8 +403,7 @@ describe('reading', () => {
         const field = query.getFields()[what];
         const isServed = who !== 'anonymous' || (field !== undefined && isPublic(accessOf(field)));
         if (isServed ? answer.errors : !refusedAtTheDoor(answer)) problems.push({ who, what, answer });
-        if (leaks(answer).length > 0)
-          problems.push({ who, what, errors: answer.errors, leaks: leaks(answer) });
+        if (leaks(answer).length > 0) problems.push({ who, what, errors: answer.errors, leaks: leaks(answer) });
         for (const { type, totalCount, length } of connections(answer.data))
           if (totalCount !== length) problems.push({ who, what, type, totalCount, length });
       }
@@ -431,16 +522,20 @@ describe('mutations', () => {
   function inputFor(
     input: GraphQLInputObjectType,
     idOf: (type: string, field: GraphQLInputField) => string | undefined,
+    of = b,
   ) {
     const made: Record<string, unknown> = {};
     for (const field of Object.values(input.getFields())) {
       if (isIdField(field)) {
         const id = idOf(typeOfId(input, field), field);
         if (id !== undefined) made[field.name] = isListType(getNullableType(field.type)) ? [id] : id;
-      } else if (isNonNullType(field.type) && field.defaultValue === undefined) {
+      } else if (
+        !prepared[`${input.name}.${field.name}`] &&
+        (values[`${input.name}.${field.name}`] || (isNonNullType(field.type) && field.defaultValue === undefined))
+      ) {
         const value = values[`${input.name}.${field.name}`] ?? values[`*.${field.name}`];
         if (!value) throw new Error(`What is a valid ${input.name}.${field.name}? Add it to values`);
-        made[field.name] = value();
+        made[field.name] = value(of);
       }
     }
     return made;
@@ -452,12 +547,14 @@ describe('mutations', () => {
       name && input
         ? `mutation ($input: ${name}!) { ${field.name}(input: $input) { __typename ... on Error { message } } }`
         : `mutation { ${field.name} { __typename ... on Error { message } } }`;
-    const answer = await send<Record<string, { __typename: string }>>(server.url, text, { input }, auth);
+    const answer = await send<Record<string, { __typename: string }>>(server.url, text, { input }, auth, { 'x-forwarded-for': elsewhere() });
     if (leaks(answer).some((text) => text.includes(a.marker))) throw new Error(`${field.name} tells of A`);
     // Refused before anything was executed: there is no union to answer with.
     if (refusedAtTheDoor(answer)) return 'Unauthenticated';
     return answer.errors ? `errors: ${JSON.stringify(answer.errors)}` : String(answer.data?.[field.name]?.__typename);
   };
+
+  const leastOf = (name: string) => allPolicies().flatMap(({ verbs }) => Object.entries(verbs)).find(([verb]) => verb === name)?.[1].least; // prettier-ignore
 
   const inA = (type: string) => (type === 'Release' ? releaseOfA.id : nodesOfA[type]);
   const inB = (type: string) =>
@@ -486,6 +583,10 @@ describe('mutations', () => {
             const made = inputFor(input, (type, at) => (at === foreign ? id : inB(type)));
             const answer = await mutate(field, made, auth);
             const expected = who === 'anonymous' ? ['Unauthenticated'] : ['NotFound'];
+            // Programs are refused what is for people, whatever they ask it of.
+            if (auth.apiKey && leastOf(field.name) === 'user') expected.splice(0, 1, 'Forbidden');
+            // What is for people is refused to programs whatever it is about.
+            if (auth.apiKey && accessLeast(field) === 'user') expected.splice(0, 1, 'Forbidden');
             // One's own workspace still asks for one's role.
             if (who === 'a former member') expected.push('Forbidden');
             if (!expected.includes(answer)) problems.push({ who, field: foreign.name, id, answer });
@@ -507,13 +608,18 @@ describe('mutations', () => {
     });
 
     /** An input of things that are only there for this one call. */
-    async function fresh(input: GraphQLInputObjectType | null, of: Tenant): Promise<object | null> {
+    async function fresh(
+      input: GraphQLInputObjectType | null,
+      of: Tenant,
+      who: string | null = null,
+    ): Promise<object | null> {
       if (!input) return null;
       const made: Record<string, string> = {};
       for (const field of idFields(input)) {
         const type = typeOfId(input, field);
         if (type === 'Release' || made[field.name]) continue;
-        made[field.name] = await nodeOf(app, of, type);
+        const owner = personal.has(type) && who ? { ...of.owner, id: who } : of.owner;
+        made[field.name] = await nodeOf(app, { ...of, owner }, type);
       }
       if (idFields(input).some((field) => typeOfId(input, field) === 'Release')) {
         const release = await retiredRelease(app, of);
@@ -521,7 +627,12 @@ describe('mutations', () => {
           made[field.name] =
             typeOfId(input, field) === 'Release' ? release.id : globalId('Application', release.applicationId);
       }
-      return inputFor(input, (_, field) => made[field.name]);
+      const whole = inputFor(input, (_, field) => made[field.name], of);
+      for (const { name } of Object.values(input.getFields())) {
+        const prepare = prepared[`${input.name}.${name}`];
+        if (prepare) whole[name] = await prepare(of, who);
+      }
+      return whole;
     }
 
     const called = (name: string) => {
@@ -536,30 +647,141 @@ describe('mutations', () => {
       expect(await mutate(field, await fresh(input, b), {})).not.toMatch(/Unauthenticated|Forbidden|NotFound|errors/);
     });
 
-    test.each(verbsFor((least) => least === 'user'))('%s is for people who are signed in', async (name) => {
+    const isRole = (least: string): least is Role => (roles as readonly string[]).includes(least);
+    /** Verbs of the server's own workspace, which has no members: operators have its roles. */
+    const ofInstance = Object.keys(allPolicies().find(({ domain }) => domain === 'instance')?.verbs ?? {});
+
+    test.each(ofInstance)('%s is for operators whose address is verified', async (name) => {
       const { field, input } = called(name);
       expect(await mutate(field, await fresh(input, a), {})).toBe('Unauthenticated');
-      expect(await mutate(field, await fresh(input, a), outsiders['a key of B'] ?? {})).toBe('Forbidden');
-      expect(await mutate(field, await fresh(input, a), await someone(app))).toMatch(/Success$/);
+      const operator = await memberOf(app, a, 'OWNER');
+      await app.db.user.update({ where: { id: operator.id }, data: { email: operatorEmail } });
+      const key = await keyOf(app, a, operator.id, 'OWNER');
+      for (const auth of [a.owner, await memberOf(app, a, 'ADMIN'), operator, key])
+        expect(await mutate(field, await fresh(input, a), auth)).toBe('NotFound');
+      await app.db.user.update({ where: { id: operator.id }, data: { emailVerifiedAt: new Date() } });
+      expect(await mutate(field, await fresh(input, a), operator)).toMatch(/Success$/);
+      expect(await mutate(field, await fresh(input, a), key)).toBe('NotFound');
     });
 
-    const isRole = (least: string): least is Role => (roles as readonly string[]).includes(least);
+    /** Credentials that are refused wherever they are brought, of an owner of A. */
+    async function ended(): Promise<Record<string, Auth>> {
+      const past = new Date(Date.now() - 1000);
+      const over = async (how: object): Promise<Auth> => {
+        const who = await memberOf(app, a, 'OWNER');
+        await app.db.session.updateMany({ where: { userId: who.id }, data: how });
+        return who;
+      };
+      const closed = await memberOf(app, a, 'OWNER');
+      await app.db.user.update({ where: { id: closed.id }, data: { closedAt: past } });
+      const former = await memberOf(app, a, 'OWNER');
+      const left = await keyOf(app, a, former.id, 'OWNER');
+      await app.db.membership.deleteMany({ where: { userId: former.id } });
+      const owner = await memberOf(app, a, 'OWNER');
+      const good = await keyOf(app, a, a.owner.id, 'OWNER');
+      return {
+        'a session that was ended': await over({ endedAt: past }),
+        'a session that expired': await over({ expiresAt: past }),
+        'a session of a closed account': closed,
+        'a token that its issuer would not have': { token: `external.no.${a.owner.id}` },
+        'a token of nobody': { token: externalToken(newId()) },
+        'a session whose signature is wrong': { token: `${owner.token.slice(0, -4)}AAAA` },
+        'a key that expired': await keyOf(app, a, a.owner.id, 'OWNER', { expiresAt: past }),
+        'a key that was revoked': await keyOf(app, a, a.owner.id, 'OWNER', { revokedAt: past }),
+        'a key whose maker has left': left,
+        'a key with another letter': { apiKey: `${good.apiKey?.slice(0, -7)}_${good.apiKey?.slice(-6)}` },
+        'no key': { apiKey: 'sy_nothing' },
+      };
+    }
 
-    test.each(verbsFor(isRole))('%s is for %s and above', async (name, least) => {
+    /** Every verb that a key could be for, but this one. */
+    const allBut = (verb: Verb): string[] =>
+      allPolicies()
+        .flatMap((policy) => Object.values<Verb>(policy.verbs))
+        .map(({ name }) => name)
+        .filter((name) => name !== verb.name);
+
+    interface Asker {
+      readonly auth: Auth;
+      readonly userId: string;
+      /** A person, and not a program for them. */
+      readonly person: boolean;
+      /** Whether the credential is for the verb at all. */
+      readonly scoped: boolean;
+    }
+
+    /** A key with a role of its own, whatever its maker's. */
+    const keyWith = async (of: Tenant, role: Role, scopes: string[], scoped: boolean): Promise<Asker> => {
+      const { id: userId } = await memberOf(app, of, 'OWNER');
+      return { auth: await keyOf(app, of, userId, role, { scopes }), userId, person: false, scoped };
+    };
+
+    /** Every kind of credential that is good, with a role in a workspace. */
+    const kinds: Readonly<Record<string, (of: Tenant, role: Role, verb: Verb) => Promise<Asker>>> = {
+      async session(of, role) {
+        const { id: userId, token } = await memberOf(app, of, role);
+        return { auth: { token }, userId, person: true, scoped: true };
+      },
+      async 'external token'(of, role) {
+        const { id: userId } = await memberOf(app, of, role);
+        return { auth: { token: externalToken(userId) }, userId, person: true, scoped: true };
+      },
+      async "key of its maker's role"(of, role) {
+        const { id: userId } = await memberOf(app, of, role);
+        return { auth: await keyOf(app, of, userId, 'OWNER'), userId, person: false, scoped: true };
+      },
+      'key of its own role': (of, role) => keyWith(of, role, ['*'], true),
+      'key for this verb': (of, role, { name }) => keyWith(of, role, [name], true),
+      'key for all other verbs': (of, role, verb) => keyWith(of, role, allBut(verb), false),
+      'key that reads': (of, role) => keyWith(of, role, [], false),
+    };
+
+    /** What the policy says. */
+    const allowed = ({ least }: Verb, role: Role, { person, scoped }: Asker): boolean =>
+      least === 'public' || (least === 'user' ? person : scoped && atLeast(role, least));
+
+    const matrix = allPolicies()
+      .filter(({ domain }) => domain !== 'instance')
+      .flatMap(({ verbs: of }) => Object.entries<Verb>(of).map(([name, verb]) => ({ name, verb, least: verb.least })));
+
+    test.each(matrix)('$name is for $least, whatever the credential', async ({ name, verb }) => {
       const { field, input } = called(name);
-      expect(await mutate(field, await fresh(input, a), {})).toBe('Unauthenticated');
-      for (const role of roles) {
-        const person = await memberOf(app, a, role);
-        // A key acts with its own role, whatever its maker's.
-        const key = await keyOf(app, a, a.owner.id, role);
-        const allowed = isRole(least) && atLeast(role, least);
-        for (const auth of [person, key]) {
-          // Somebody can be added once only.
-          newcomer = await app.db.user.findUniqueOrThrow({ where: { id: (await someone(app)).id } });
-          const answer = await mutate(field, await fresh(input, a), auth);
-          expect(`${role}: ${answer}`).toMatch(allowed ? /: (\w+Success|IllegalTransition)$/ : /: Forbidden$/);
-        }
-      }
+      const problems: unknown[] = [];
+      const compare = (who: string, answer: string, expected: RegExp) => {
+        if (!expected.test(answer)) problems.push({ who, answer, expected: String(expected) });
+      };
+      const all = roles.flatMap((role) => Object.entries(kinds).map(([kind, make]) => ({ role, kind, make })));
+      const refused = (await Promise.all(all.map(async (one) => ({ ...one, asker: await one.make(a, one.role, verb) })))).filter(({ role, asker }) => !allowed(verb, role, asker)); // prettier-ignore
+      const over = await ended();
+      // What is refused changes nothing: one input does for all of it.
+      const given = await fresh(input, a, a.owner.id);
+      await app.use(Denials).flush();
+      const before = await everything();
+      await Promise.all([
+        ...Object.entries(over).map(async ([who, auth]) =>
+          compare(who, await mutate(field, given, auth), /^Unauthenticated$/),
+        ),
+        ...(verb.least === 'public'
+          ? []
+          : [mutate(field, given, {}).then((answer) => compare('nobody', answer, /^Unauthenticated$/))]),
+        ...refused.map(async ({ role, kind, asker }) =>
+          compare(`${role}: ${kind}`, await mutate(field, given, asker.auth), /^Forbidden$/),
+        ),
+      ]);
+      await app.use(Denials).flush();
+      expect(await everything()).toEqual(before);
+      // What is allowed may end the workspace, the credential or the person: each has its own.
+      await Promise.all(
+        all.map(async ({ role, kind, make }) => {
+          const own = await tenant(app, 'fresh');
+          const asker = await make(own, role, verb);
+          if (!allowed(verb, role, asker)) return;
+          const answer = await mutate(field, await fresh(input, own, asker.userId), asker.auth);
+          const expected = unlike[name] ?? (verb.least === 'public' ? /^(?!Unauthenticated|Forbidden|NotFound|errors)/ : /Success$/); // prettier-ignore
+          compare(`${role}: ${kind}`, answer, kind === 'external token' && ofSessions.has(name) ? /^(Forbidden|\w+Success)$/ : expected); // prettier-ignore
+        }),
+      );
+      expect(problems).toEqual([]);
     });
 
     test('the roles of the schema are those of the policy', () => {

@@ -55,7 +55,15 @@ describe('the session cookie', () => {
     expect(sessionCookieHeader(null, true)).toMatch(/1970.*; HttpOnly; SameSite=Lax; Secure$/);
   });
   test('is cleared by signing out', async () => {
-    const answer = await post(server.url, { query: 'mutation { signOut { __typename } }' }, { cookie, origin: friend });
+    // A session of its own: it ends.
+    const input = { email: ada.email, password: 'correct horse battery staple' };
+    const signedIn = await post(server.url, { query: signIn, variables: { input } });
+    const own = (signedIn.headers['set-cookie'] ?? [])[0]?.split(';')[0] ?? '';
+    const answer = await post(
+      server.url,
+      { query: 'mutation { signOut { __typename } }' },
+      { cookie: own, origin: friend },
+    );
     expect(answer.headers['set-cookie']?.[0]).toMatch(/^switchyard_session=; Expires=Thu, 01 Jan 1970/);
   });
   test('is not set by a refused sign-in', async () => {

@@ -1,14 +1,16 @@
 import { once } from 'node:events';
+import { rm } from 'node:fs/promises';
 import { request } from 'node:http';
 import { connect, createServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { WebSocket } from 'ws';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import type { HttpOptions } from '#kernel/http/server.ts';
+import { person } from '../../support/actors.ts';
 import { headersOf, socket } from '../../support/client.ts';
 import { http, keptLog, post } from '../../support/http.ts';
 import { httpServer } from '../../support/http-server.ts';
-import { startTestServer, type TestServer } from '../../support/server.ts';
+import { environment, spawnServer, startTestServer, testFolder, type TestServer } from '../../support/server.ts';
 import { tenant, type Tenant } from '../../support/world.ts';
 
 const { log, lines } = keptLog();
@@ -156,6 +158,23 @@ describe('persisted documents', () => {
     });
     await ws.dispose();
   });
+});
+
+test('all that a server prints is lines of its log', async () => {
+  const folder = await testFolder();
+  const process = await spawnServer({ ...environment(folder, server.database.url), SWITCHYARD_ROLES: 'api' });
+  onTestFinished(async () => {
+    await process.kill('SIGKILL');
+    await rm(folder, { recursive: true, force: true });
+  });
+  // A bigint goes in and out: the library of scalars once had something to say about that.
+  const query = `mutation ($size: BigInt!) { createUpload(input: {
+    workspaceId: "x", name: "x", contentType: "text/plain", sizeBytes: $size, sha256: "x" }) { __typename } }`;
+  const answer = await post(process.url, { query, variables: { size: 12 } }, headersOf(await person(process.url)));
+  expect(answer.codes).toEqual([]);
+  await process.kill('SIGKILL');
+  for (const line of process.lines)
+    expect(JSON.parse(line)).toMatchObject({ level: expect.any(String), msg: expect.any(String) });
 });
 
 describe('health and metrics', () => {

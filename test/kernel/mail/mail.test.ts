@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { App } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
+import { newId } from '#kernel/ids.ts';
 import { jobTypes } from '#kernel/jobs/define.ts';
 import { Mail } from '#kernel/mail/mail.ts';
 import { MailNotConfigured } from '#kernel/mail/transport.ts';
@@ -11,7 +12,7 @@ import { until } from '../../support/embedded.ts';
 import { keptLog } from '../../support/http.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 
-const livenessMs = 60_000;
+const livenessMs = 20_000;
 const mail = (token = randomBytes(12).toString('hex')) => ({
   token,
   to: `ada-${token.slice(0, 8)}@example.com`,
@@ -48,10 +49,9 @@ const formsOf = (text: string): string[] => [
   ),
 ];
 
-function expectHidden(where: string, ...texts: string[]): void {
-  for (const text of texts)
-    for (const form of formsOf(text)) expect([form, where.includes(form)]).toEqual([form, false]);
-}
+/** Which of the texts are to be found there, in any form. */
+const foundIn = (where: string, ...texts: string[]): string[] =>
+  texts.flatMap(formsOf).filter((form) => where.includes(form));
 
 /** Makes the waiting tries of the job due now: they would take hours. */
 const hurry = (app: App) =>
@@ -117,17 +117,17 @@ describe('with a mail server', () => {
     behaviour = { onRcptTo: (address, _s, done) => done(answer(450, `Come back later, <${address.address}>`)) };
     const one = mail();
     const id = await queue(app, one);
-    expectHidden(await dump(app), one.token, one.to, one.subject);
+    expect(foundIn(await dump(app), one.token, one.to, one.subject)).toEqual([]);
     await until(
       'it failed',
       async () => lines.some(({ msg, job }) => msg === 'job failed' && job === 'mail.send'),
       livenessMs,
     );
-    expectHidden(await dump(app), one.token, one.to, one.subject);
+    expect(foundIn(await dump(app), one.token, one.to, one.subject)).toEqual([]);
     behaviour = {};
     await until('it is sent', async () => (await hurry(app), (await row(app, id)).sentAt !== null), livenessMs);
-    expectHidden(await dump(app), one.token, one.to, one.subject);
-    expectHidden(JSON.stringify(lines), one.token, one.to, one.subject);
+    expect(foundIn(await dump(app), one.token, one.to, one.subject)).toEqual([]);
+    expect(foundIn(JSON.stringify(lines), one.token, one.to, one.subject)).toEqual([]);
   });
 
   test('greylisting: a mail that is put off is sent by a later try, with the same id, once', async () => {
@@ -162,17 +162,16 @@ describe('with a mail server', () => {
     await app.use(Mail).deliver(id, signal);
     await app.use(Mail).deliver('0190a7b2-0000-7000-8000-00000000dead', signal);
     expect(post.received).toHaveLength(1);
-    const other = mail();
-    const again = await queue(app, other);
-    await until('it is sent', async () => (await row(app, again)).sentAt !== null, livenessMs);
-    const sealed = await app.transact(system, async (tx) => {
-      // As if it had never been noted.
-      const copy = await app.use(Mail).send(tx, other);
-      return copy;
-    });
-    await until('the copy is sent', async () => (await row(app, sealed)).sentAt !== null, livenessMs);
-    const ids = post.received.map(({ raw }) => headersOf(raw).get('message-id'));
-    expect(new Set(ids).size).toBe(ids.length);
+    // The note is lost.
+    behaviour = { onRcptTo: (_a, _s, done) => done(answer(450, 'Later')) };
+    const again = await queue(app, mail());
+    const { content } = await row(app, again);
+    behaviour = {};
+    await until('it is sent', async () => (await hurry(app), (await row(app, again)).sentAt !== null), livenessMs);
+    await app.db.mail.update({ where: { id: again }, data: { sentAt: null, content } });
+    await app.use(Mail).deliver(again, signal);
+    const [, first, second] = post.received.map(({ raw }) => headersOf(raw).get('message-id'));
+    expect([first, second]).toEqual([`<${again}@example.org>`, `<${again}@example.org>`]);
   });
 
   test.each([
@@ -192,7 +191,7 @@ describe('with a mail server', () => {
     [{ text: '' }],
     [{ text: 'a\u0000b' }],
     [{ text: 'x'.repeat(65_537) }],
-  ])('%j is refused before it is queued', async (wrong) => {
+  ])('what is malformed is refused before it is queued (%#)', async (wrong) => {
     const before = await app.db.mail.count();
     await expect(queue(app, { ...mail(), ...wrong })).rejects.toMatchObject({ code: 'VALIDATION_ERROR' });
     expect(await app.db.mail.count()).toBe(before);
@@ -200,7 +199,11 @@ describe('with a mail server', () => {
 
   test('mails go after a week, whatever became of them', async () => {
     const ids = [await queue(app, mail()), await queue(app, mail())];
-    await until('they are sent', async () => (await app.db.mail.count({ where: { sentAt: null } })) === 0, livenessMs);
+    await until(
+      'they are sent',
+      async () => (await app.db.mail.count({ where: { sentAt: null, refusedAt: null } })) === 0,
+      livenessMs,
+    );
     await app.db.mail.update({
       where: { id: ids[0] ?? '' },
       data: { createdAt: new Date(Date.now() - 8 * 24 * 3600 * 1000) },
@@ -220,10 +223,15 @@ describe('with a mail server', () => {
     const letters = () => app.db.deadLetter.findMany({ where: { job: 'mail.send' } });
     await until('it is given up', async () => (await hurry(app), (await letters()).length > 0), livenessMs);
     const [letter] = await letters();
-    expect(letter).toMatchObject({ workspaceId: instanceWorkspaceId, payload: { payload: { id } }, attempts: 10 });
+    expect(letter).toMatchObject({ workspaceId: instanceWorkspaceId, payload: { id }, attempts: 10 });
     expect(letter?.error).toContain('ECONNREFUSED');
     expect(await row(app, id)).toMatchObject({ sentAt: null, refusedAt: null });
-    expectHidden(await dump(app), one.token, one.to, one.subject);
+    expect(foundIn(await dump(app), one.token, one.to, one.subject)).toEqual([]);
+    post = await receiver({}, post.port);
+    const operator = { ...system, userId: newId(), roles: new Map([[instanceWorkspaceId, 'OWNER' as const]]) };
+    await app.jobs.replay(app, { ...operator, kind: 'SESSION' }, letter?.id ?? '');
+    await until('it is sent after all', async () => (await row(app, id)).sentAt !== null, livenessMs);
+    expect(post.received.flatMap(({ to }) => to)).toEqual([one.to]);
   });
 });
 
@@ -241,11 +249,13 @@ describe('without a mail server', () => {
         livenessMs,
       );
       const told = lines.filter(({ msg }) => msg.startsWith('mail'));
-      expect(told.map(({ to, subject }) => [to, subject]).toSorted()).toEqual(
-        [first, second].map(({ to, subject }) => [to, subject]).toSorted(),
+      expect(told.map(({ to, subject }) => `${String(to)} ${String(subject)}`).toSorted()).toEqual(
+        [first, second].map(({ to, subject }) => `${to} ${subject}`).toSorted(),
       );
-      expectHidden(JSON.stringify(lines), first.token, second.token);
-      expectHidden(await dump(app), first.token, first.to, second.token);
+      expect(foundIn(JSON.stringify(lines), first.token, second.token)).toEqual([]);
+      expect(foundIn(await dump(app), first.token, first.to, second.token)).toEqual([]);
+      // The look would find it: the log has what it may have.
+      expect(foundIn(JSON.stringify(lines), first.to, first.subject)).toEqual([first.to, first.subject]);
       const kept = await app.use(Mail).outbox();
       expect(kept.map(({ id }) => id)).toEqual(ids.toReversed());
       expect(kept[1]).toMatchObject({ to: first.to, subject: first.subject, text: first.text.replace('\r\n', '\n') });

@@ -69,7 +69,8 @@ describe('a throttle', () => {
     const key = randomUUID();
     await of(one).consume(short, key);
     await refused(of(one).consume(short, key));
-    await vi.waitFor(() => of(one).consume(short, key), { timeout: 5000, interval: 100 });
+    const again = await vi.waitFor(() => of(one).consume(short, key), { timeout: 5000, interval: 100 });
+    expect(again.remaining).toBe(0);
   });
 
   test('with a block refuses for the block, which further tries do not prolong', async () => {

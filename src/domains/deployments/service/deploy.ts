@@ -412,7 +412,7 @@ async function reserveAddress(context: Context, application: Application, step: 
   const host = app.use(DeploymentHost);
   const { addressPorts } = app.use(DeploymentSettings);
   const { id } = application;
-  for (let least = addressPorts.from; ; ) {
+  for (let least = addressPorts.from; ;) {
     const { port, own } = await context.write(async (tx) => {
       const row = await lockApplication(tx, id);
       if (!row) throw new Unhealthy('The application was removed.');

@@ -240,6 +240,7 @@ class HostAgent {
           await this.#ensureProxy();
           await this.#keepServing();
           await this.#endRetired();
+          await this.#removeAsked();
           await this.#prune();
           await this.#sweep();
         }
@@ -359,6 +360,34 @@ class HostAgent {
       where: { id: release.id, pid: release.pid, startTime: release.startTime },
       data: { pid: null, startTime: null, instancePort: null, instanceUid: null },
     });
+  }
+
+  /** Forgets applications that are to go for good, once nothing of them runs, is routed, or is left on the disk. */
+  async #removeAsked(): Promise<void> {
+    const asked = await this.#app.db.application.findMany({
+      where: {
+        hostId: this.#options.hostId,
+        removalAskedAt: { not: null },
+        releases: { none: { pid: { not: null } } },
+        deployments: { none: { run: { completedAt: null } } },
+      },
+      select: { id: true, userSlot: true },
+      take: 20,
+    });
+    if (asked.length === 0) return;
+    for (const { id, userSlot } of asked) {
+      // Before another application can be given its user.
+      if (userSlot !== null) await this.#driver.forget({ applicationId: id, userSlot });
+      await this.#app.transact(system, async (tx) => {
+        await lockApplication(tx, id);
+        await tx.db.release.updateMany({
+          where: { applicationId: id, prunedAt: null },
+          data: { prunedAt: new Date() },
+        });
+        await tx.db.application.update({ where: { id }, data: { hostId: null, port: null, userSlot: null } });
+      });
+    }
+    await this.#proxy?.sync();
   }
 
   /** Removes the files of old releases, never of one that serves or that a run may restore. */

@@ -1,4 +1,6 @@
 import { cursorOf } from '#kernel/graphql/kit.ts';
+import { isPerson, type Actor } from '#kernel/auth/actor.ts';
+import { builder } from '#kernel/graphql/builder.ts';
 import type { Appended } from '#kernel/db/transact.ts';
 
 export const eventCursor = (written: { workspaceId: string; event: Appended | null }) =>
@@ -11,3 +13,19 @@ export interface Written {
 }
 
 export const workspaceId = { description: 'Global id of the workspace.' };
+
+/** What a verb answers that has nothing to tell but that it was done. */
+export const done = (name: string, description: string) =>
+  builder.objectRef<object>(name).implement({
+    description,
+    fields: (t) => ({ ok: t.boolean({ description: 'Always true.', resolve: () => true }) }),
+  });
+
+/** Whether the person themselves asks, and not a key that they made. */
+export const isSelf = (user: { readonly id: string }, actor: Actor): boolean =>
+  isPerson(actor) && actor.userId === user.id;
+
+export const proof = {
+  required: false,
+  description: 'Your password. People who have none must have signed in within the last ten minutes instead.',
+} as const;

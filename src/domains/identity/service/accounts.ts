@@ -1,31 +1,45 @@
 import { service } from '#kernel/app.ts';
+import { Denials } from '#kernel/audit/denials.ts';
+import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorize } from '#kernel/auth/policy.ts';
 import { Sessions, type SignedIn } from '#kernel/auth/sessions.ts';
 import { hashPassword, needsRehash, verifyPassword } from '#kernel/crypto.ts';
-import { Conflict } from '#kernel/errors.ts';
-import { newId } from '#kernel/ids.ts';
+import { Conflict, NotFound, RateLimited } from '#kernel/errors.ts';
+import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { SignInRefused } from '../errors.ts';
+import { userSignedUp } from '../events.ts';
 import { SignIn, SignUp } from '../model.ts';
+import { Passwords } from '../passwords.ts';
 import { can } from '../policy.ts';
+import { AccountSettings } from '../settings.ts';
+import { canMail, mailVerification } from './addresses.ts';
 import { isTaken } from './shared.ts';
+import { beginSignIn, signInSucceeded, throttleSignUp } from './throttling.ts';
 
 /** People and their ways in. */
 export const Accounts = service('accounts', (app) => ({
   /**
-   * Registers a person and signs them in.
-   * @throws {ValidationError} {Conflict} when the address is taken
+   * Registers a person, signs them in, and mails them a link that verifies their address. It does tell that an address
+   * is taken, as every sign-up without a mail in between must; the throttle makes that slow to ask.
+   * @throws {ValidationError} {RateLimited} {Conflict} when the address is taken
    */
   async signUp(actor: Actor, raw: unknown): Promise<SignedIn> {
     const input = parse(SignUp, raw);
     authorize(actor, can.signUp, null);
+    await throttleSignUp(app, actor, app.use(AccountSettings).signUpsPerHour);
+    await app.use(Passwords).check(input.password, [input.email, input.name], 'password');
     const passwordHash = await hashPassword(input.password);
+    const userId = newId();
     try {
-      return await app.transact(actor, async (tx) => {
-        const { id: userId } = await tx.db.user.create({
-          data: { id: newId(), email: input.email, name: input.name, passwordHash },
+      return await app.transact(asPerson(actor, userId), async (tx) => {
+        const user = await tx.db.user.create({
+          data: { id: userId, email: input.email, name: input.name, passwordHash },
         });
+        tx.append({ type: userSignedUp, workspaceId: instanceWorkspaceId, subjectId: userId });
+        // Without mail they get in all the same, unverified.
+        if (canMail(app)) await mailVerification(app, tx, user);
         return app.use(Sessions).open(tx, { userId, method: 'PASSWORD', origin: actor.origin });
       });
     } catch (error) {
@@ -34,21 +48,33 @@ export const Accounts = service('accounts', (app) => ({
     }
   },
 
-  /** @throws {ValidationError} {SignInRefused} */
+  /** @throws {ValidationError} {RateLimited} {SignInRefused} */
   async signIn(actor: Actor, raw: unknown): Promise<SignedIn> {
     const input = parse(SignIn, raw);
     authorize(actor, can.signIn, null);
+    try {
+      await beginSignIn(app, actor, input.email);
+    } catch (error) {
+      if (error instanceof RateLimited) app.use(Denials).signIn(actor, 'PASSWORD', error.code);
+      throw error;
+    }
     const user = await app.db.user.findUnique({ where: { email: input.email } });
     const good = await verifyPassword(user?.passwordHash ?? null, input.password);
-    if (!user?.passwordHash || !good || user.closedAt) throw new SignInRefused();
+    if (!user?.passwordHash || !good || user.closedAt) {
+      const refused = new SignInRefused();
+      app.use(Denials).signIn(actor, 'PASSWORD', refused.code, user?.id ?? null);
+      throw refused;
+    }
+    await signInSucceeded(app, actor, input.email);
     if (needsRehash(user.passwordHash)) {
-      await app.db.user.update({
-        where: { id: user.id },
+      // Not over one that was set meanwhile.
+      await app.db.user.updateMany({
+        where: { id: user.id, passwordHash: user.passwordHash },
         data: { passwordHash: await hashPassword(input.password) },
       });
     }
     const { id: userId } = user;
-    return app.transact(actor, (tx) =>
+    return app.transact(asPerson(actor, userId), (tx) =>
       app.use(Sessions).open(tx, { userId, method: 'PASSWORD', origin: actor.origin }),
     );
   },
@@ -72,4 +98,15 @@ export const Accounts = service('accounts', (app) => ({
     const userId = actor.userId as string;
     await app.transact(actor, (tx) => app.use(Sessions).endAll(tx, userId));
   },
+
+  /** Ends one session of the actor. @throws {Unauthenticated} {Forbidden} {NotFound} also when it has ended */
+  async endSession(actor: Actor, id: string): Promise<void> {
+    authorize(actor, can.endSession, null);
+    const userId = actor.userId as string;
+    const ended = isId(id) && (await app.transact(actor, (tx) => app.use(Sessions).end(tx, userId, id)));
+    if (!ended) throw new NotFound('Session', id);
+  },
 }));
+
+/** Whoever has proved who they are does the rest as that person: where they came from is theirs, and goes with them. */
+const asPerson = (actor: Actor, userId: string): Actor => ({ ...actor, kind: 'SESSION', userId, credentialId: null });

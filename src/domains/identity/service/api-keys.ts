@@ -1,60 +1,185 @@
+import { z } from 'zod';
+import type { ApiKey } from '#prisma';
 import { service } from '#kernel/app.ts';
-import type { Actor } from '#kernel/auth/actor.ts';
-import { authorize, authorizeRow } from '#kernel/auth/policy.ts';
+import { system, type Actor } from '#kernel/auth/actor.ts';
+import { allPolicies, authorize, authorizeRow } from '#kernel/auth/policy.ts';
 import { newApiKey } from '#kernel/crypto.ts';
-import type { Appended } from '#kernel/db/transact.ts';
-import { NotFound } from '#kernel/errors.ts';
+import type { Appended, Transaction } from '#kernel/db/transact.ts';
+import { Conflict, Forbidden, NotFound, ValidationError } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
-import { apiKeyCreated, apiKeyRevoked } from '../events.ts';
-import { NewKey } from '../model.ts';
+import { defineJob } from '#kernel/jobs/define.ts';
+import { apiKeyCreated, apiKeyRevoked, apiKeyRotated, apiKeyUpdated } from '../events.ts';
+import { KeyChange, KeyRotation, NewKey } from '../model.ts';
 import { can } from '../policy.ts';
-import { mayGive, type Written } from './shared.ts';
+import { lockWorkspace, mayGive, notInstance, type Written } from './shared.ts';
 
-/** Credentials for programs. */
-export const ApiKeys = service('api keys', (app) => ({
-  /** Makes a key. It is in the answer and nowhere else. @throws {ValidationError} {NotFound} {Forbidden} */
-  async createApiKey(actor: Actor, raw: unknown): Promise<Written & { readonly key: string }> {
-    const input = parse(NewKey, raw);
-    authorize(actor, can.createApiKey, input.workspaceId);
-    mayGive(actor, input.workspaceId, input.role);
-    const made = newApiKey();
-    return app.transact(actor, async (tx) => {
-      const { id } = await tx.db.apiKey.create({
-        data: {
-          id: newId(),
-          workspaceId: input.workspaceId,
-          createdById: actor.userId as string,
-          name: input.name,
-          prefix: made.prefix,
-          keyHash: made.hash,
-          role: input.role,
-          expiresAt: input.expiresAt ?? null,
-        },
-      });
-      const event = tx.append({
-        type: apiKeyCreated,
-        workspaceId: input.workspaceId,
-        subjectId: id,
-        data: { role: input.role },
-      });
-      return { id, workspaceId: input.workspaceId, event, key: made.key };
-    });
-  },
+/** A key that was made, and its text, which is told this once. */
+export interface MadeKey extends Written {
+  readonly key: string;
+}
 
-  /** Ends a key and the streams that it opened. Doing it again changes nothing. @throws {NotFound} {Forbidden} */
-  async revokeApiKey(actor: Actor, id: string): Promise<{ id: string; workspaceId: string; event: Appended | null }> {
-    if (!isId(id)) throw new NotFound('ApiKey', id);
-    return app.transact(actor, async (tx) => {
-      const key = await tx.db.apiKey.findUnique({ where: { id } });
-      authorizeRow(actor, can.revokeApiKey, key, 'ApiKey', id);
-      const { count } = await tx.db.apiKey.updateMany({
-        where: { id, revokedAt: null },
-        data: { revokedAt: new Date() },
-      });
-      const event =
-        count === 0 ? null : tx.append({ type: apiKeyRevoked, workspaceId: key.workspaceId, subjectId: id });
-      return { id, workspaceId: key.workspaceId, event };
+/** Revokes a key whose time of grace is over, so that its open streams end with it. */
+const endRotatedKey = defineJob({
+  name: 'identity.endRotatedKey',
+  payload: z.object({ id: z.uuid() }),
+  attempts: 10,
+  retryDelayS: 5,
+  timeoutS: 60,
+  handle: ({ id }, { app }) => app.use(ApiKeys).endExpired(id),
+});
+
+/** Credentials for programs. The only writer of `api_key`, beside the end of its maker's membership. */
+export const ApiKeys = service('api keys', (app) => {
+  /** A key, its workspace locked: no key of it is made, changed or revoked meanwhile. */
+  const find = async (tx: Transaction, id: string): Promise<ApiKey | null> => {
+    const found = isId(id) ? await tx.db.apiKey.findUnique({ where: { id }, select: { workspaceId: true } }) : null;
+    if (!found || !(await lockWorkspace(tx, found.workspaceId))) return null;
+    return tx.db.apiKey.findUnique({ where: { id } });
+  };
+
+  const make = async (
+    tx: Transaction,
+    of: Pick<ApiKey, 'workspaceId' | 'name' | 'role' | 'scopes' | 'expiresAt' | 'parentId'>,
+  ): Promise<MadeKey> => {
+    const { key, prefix, hash } = newApiKey();
+    const { id } = await tx.db.apiKey.create({
+      data: { id: newId(), createdById: tx.actor.userId as string, prefix, keyHash: hash, ...of },
     });
-  },
-}));
+    const { workspaceId, role } = of;
+    const event = tx.append({ type: apiKeyCreated, workspaceId, subjectId: id, data: { role } });
+    return { id, workspaceId, event, key };
+  };
+
+  return {
+    /**
+     * Makes a key. It is in the answer and nowhere else. One that is made with a key has no more than that one: not its
+     * verbs, not its time; and it is revoked with it.
+     * @throws {ValidationError} {NotFound} {Forbidden}
+     */
+    async createApiKey(actor: Actor, raw: unknown): Promise<MadeKey> {
+      const { workspaceId, name, role, scopes, expiresAt = null } = parse(NewKey, raw);
+      authorize(actor, can.createApiKey, workspaceId);
+      notInstance(can.createApiKey, workspaceId);
+      mayGive(actor, workspaceId, role);
+      knowScopes(scopes);
+      within(actor, workspaceId, { scopes, expiresAt });
+      return app.transact(actor, async (tx) => {
+        if (!(await lockWorkspace(tx, workspaceId))) throw new NotFound('Workspace', workspaceId);
+        const parentId = actor.kind === 'API_KEY' ? actor.credentialId : null;
+        // It may have been revoked since the request began; what it makes would outlive it.
+        if (parentId && (await tx.db.apiKey.findUnique({ where: { id: parentId } }))?.revokedAt !== null)
+          throw new Forbidden(can.createApiKey.name, workspaceId);
+        return make(tx, { workspaceId, name, role, scopes, expiresAt, parentId });
+      });
+    },
+
+    /** Changes a key's name. @throws {ValidationError} {NotFound} {Forbidden} */
+    async updateApiKey(actor: Actor, raw: unknown): Promise<Written> {
+      const { id, name } = parse(KeyChange, raw);
+      return app.transact(actor, async (tx) => {
+        const key = await find(tx, id);
+        authorizeRow(actor, can.updateApiKey, key, 'ApiKey', id);
+        mayGive(actor, key.workspaceId, key.role);
+        await tx.db.apiKey.update({ where: { id }, data: { name } });
+        const event = tx.append({ type: apiKeyUpdated, workspaceId: key.workspaceId, subjectId: id });
+        return { id, workspaceId: key.workspaceId, event };
+      });
+    },
+
+    /**
+     * Makes a key in place of another: same name, role, scopes and end. The old one ends, at once or after a time of
+     * grace. The new one is the actor's: it acts for whoever asked for it.
+     * @throws {ValidationError} {NotFound} {Forbidden} {Conflict} when the old one has ended
+     */
+    async rotateApiKey(actor: Actor, raw: unknown): Promise<MadeKey & { readonly oldId: string }> {
+      const { id, graceS } = parse(KeyRotation, raw);
+      return app.transact(actor, async (tx) => {
+        const old = await find(tx, id);
+        authorizeRow(actor, can.rotateApiKey, old, 'ApiKey', id);
+        mayGive(actor, old.workspaceId, old.role);
+        within(actor, old.workspaceId, old);
+        if (old.revokedAt || (old.expiresAt && old.expiresAt <= new Date())) {
+          throw new Conflict('This API key has ended: make a new one.');
+        }
+        const { workspaceId, name, role, scopes, expiresAt } = old;
+        // One that replaces itself is not its own parent: it would end with itself.
+        const parentId = actor.kind === 'API_KEY' && actor.credentialId !== id ? actor.credentialId : old.parentId;
+        const made = await make(tx, { workspaceId, name, role, scopes, expiresAt, parentId });
+        // What it made goes on with the one that took its place.
+        await tx.db.apiKey.updateMany({ where: { parentId: id }, data: { parentId: made.id } });
+        const end = new Date(Date.now() + graceS * 1000);
+        if (graceS === 0) await tx.db.apiKey.update({ where: { id }, data: { revokedAt: end } });
+        else if (!expiresAt || expiresAt > end) {
+          await tx.db.apiKey.update({ where: { id }, data: { expiresAt: end } });
+          await app.jobs.enqueue(tx, endRotatedKey, { id }, { startAfter: end });
+        }
+        const event = tx.append({ type: apiKeyRotated, workspaceId, subjectId: id, data: { successorId: made.id } });
+        return { ...made, event, oldId: id };
+      });
+    },
+
+    /**
+     * Ends a key, those that were made with it, and their streams. Doing it again changes nothing.
+     * @throws {NotFound} {Forbidden} also for a key whose role is above the actor's
+     */
+    async revokeApiKey(actor: Actor, id: string): Promise<{ id: string; workspaceId: string; event: Appended | null }> {
+      return app.transact(actor, async (tx) => {
+        const key = await find(tx, id);
+        authorizeRow(actor, can.revokeApiKey, key, 'ApiKey', id);
+        mayGive(actor, key.workspaceId, key.role);
+        return { id, workspaceId: key.workspaceId, event: await revoke(tx, key) };
+      });
+    },
+
+    /** Revokes a key that has expired. Safe to run twice. */
+    async endExpired(id: string): Promise<void> {
+      await app.transact(system, async (tx) => {
+        const key = await find(tx, id);
+        if (key?.expiresAt && key.expiresAt <= new Date()) await revoke(tx, key);
+      });
+    },
+  };
+});
+
+/** @returns the event of the key itself; null when it was revoked before */
+async function revoke(tx: Transaction, { id, workspaceId }: ApiKey): Promise<Appended | null> {
+  const revoked = await tx.db.$queryRaw<{ id: string }[]>`
+    with recursive family as (
+      select ${id}::uuid as id union select k.id from api_key k join family f on k.parent_id = f.id
+    )
+    update api_key k set revoked_at = clock_timestamp(), updated_at = clock_timestamp()
+    from family f where k.id = f.id and k.revoked_at is null returning k.id`;
+  let own: Appended | null = null;
+  for (const key of revoked) {
+    const event = tx.append({ type: apiKeyRevoked, workspaceId, subjectId: key.id });
+    if (key.id === id) own = event;
+  }
+  return own;
+}
+
+/** @throws {ValidationError} for what is no verb that a key can use */
+function knowScopes(scopes: readonly string[]): void {
+  const known = new Set(['*', ...scopeNames()]);
+  const unknown = scopes.filter((name) => !known.has(name));
+  if (unknown.length === 0) return;
+  throw new ValidationError(unknown.map((name) => ({ path: 'scopes', message: `There is no verb ${name} for keys.` })));
+}
+
+/** Names of the verbs that a key can be for: those that a role has. */
+export const scopeNames = (): string[] =>
+  allPolicies()
+    .flatMap(({ verbs }) => Object.values(verbs))
+    .filter(({ least }) => least !== 'public' && least !== 'user')
+    .map(({ name }) => name);
+
+/** A key gives no verb that it lacks, and no later end than its own. @throws {Forbidden} */
+function within(actor: Actor, workspaceId: string, given: Pick<ApiKey, 'scopes' | 'expiresAt'>): void {
+  if (actor.kind !== 'API_KEY') return;
+  const { scopes, expiresAt } = actor;
+  const wider = scopes && given.scopes.find((name) => !scopes.has(name));
+  if (wider) throw new Forbidden(wider === '*' ? 'identity.giveAllScopes' : wider, workspaceId);
+  if (expiresAt && (!given.expiresAt || given.expiresAt > expiresAt)) {
+    throw new Forbidden('identity.giveLaterEnd', workspaceId);
+  }
+}

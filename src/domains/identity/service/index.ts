@@ -1,4 +1,14 @@
+export { AccountDeletions } from './account-deletion.ts';
 export { Accounts } from './accounts.ts';
-export { ApiKeys } from './api-keys.ts';
+export { Addresses } from './addresses.ts';
+export { ApiKeys, type MadeKey } from './api-keys.ts';
+export { External } from './external.ts';
+export { Invitations, type InvitationPreview } from './invitations.ts';
 export { Members } from './members.ts';
+export { connectOutside, Outside, type ConfiguredIssuer, type OutsideOptions } from './outside.ts';
+export { PasswordChanges } from './password-changes.ts';
+export { Profiles } from './profile.ts';
+export { OutsideSignIns } from './sign-in.ts';
+export { challengeRecord, Sso, ssoPath, type SignInMethods } from './sso.ts';
+export { UserStates } from './user-state.ts';
 export { Workspaces } from './workspaces.ts';

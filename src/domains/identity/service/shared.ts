@@ -43,7 +43,7 @@ export async function addMember(tx: Transaction, workspaceId: string, userId: st
  */
 export async function lockWorkspace(tx: Transaction, id: string): Promise<boolean> {
   const rows = await tx.db.$queryRaw<unknown[]>`
-    select 1 from workspace where id = ${id}::uuid and deleted_at is null for update`;
+    select 1 from workspace where id = ${id}::uuid and deleted_at is null for no key update`;
   return rows.length > 0;
 }
 
@@ -59,7 +59,8 @@ export async function lockMembership(tx: Transaction, id: string): Promise<Membe
 /** @throws {LastOwner} when no other membership of the workspace is an owner's */
 async function keepAnOwner(tx: Transaction, leaving: { id: string; workspaceId: string }): Promise<void> {
   const others = await tx.db.membership.count({
-    where: { workspaceId: leaving.workspaceId, role: 'OWNER', id: { not: leaving.id } },
+    // Somebody whose account is being deleted is leaving, too.
+    where: { workspaceId: leaving.workspaceId, role: 'OWNER', id: { not: leaving.id }, user: { closedAt: null } },
   });
   if (others === 0) throw new LastOwner();
 }

@@ -1,13 +1,18 @@
 import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
+import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { authorize } from '#kernel/auth/policy.ts';
-import { Conflict } from '#kernel/errors.ts';
+import { hashToken, newToken } from '#kernel/crypto.ts';
+import type { Appended } from '#kernel/db/transact.ts';
+import { Conflict, NotFound, ValidationError } from '#kernel/errors.ts';
 import { newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
-import { workspaceCreated } from '../events.ts';
-import { NewWorkspace } from '../model.ts';
+import { Runs } from '#kernel/runs/runs.ts';
+import { workspaceCreated, workspaceDeleted, workspaceUpdated } from '../events.ts';
+import { NewWorkspace, Token, WorkspaceChange, WorkspaceEnd } from '../model.ts';
 import { can } from '../policy.ts';
-import { addMember, isTaken, type Written } from './shared.ts';
+import { addMember, isTaken, lockWorkspace, notInstance, type Written } from './shared.ts';
+import { workspaceDeletionKind } from './workspace-deletion.ts';
 
 /** Workspaces themselves. */
 export const Workspaces = service('workspaces', (app) => ({
@@ -25,8 +30,74 @@ export const Workspaces = service('workspaces', (app) => ({
         return { id, workspaceId: id, event };
       });
     } catch (error) {
-      if (isTaken(error)) throw new Conflict(`There is a workspace ${input.slug} already.`);
+      if (isTaken(error)) throw slugTaken(input.slug);
       throw error;
     }
   },
+
+  /** Changes name and short name. @throws {ValidationError} {NotFound} {Forbidden} {Conflict} when the short name is taken */
+  async updateWorkspace(actor: Actor, raw: unknown): Promise<Written> {
+    const { id, name, slug } = parse(WorkspaceChange, raw);
+    authorize(actor, can.updateWorkspace, id);
+    notInstance(can.updateWorkspace, id);
+    try {
+      return await app.transact(actor, async (tx) => {
+        if (!(await lockWorkspace(tx, id))) throw new NotFound('Workspace', id);
+        await tx.db.workspace.update({
+          where: { id },
+          data: { ...(name == null ? {} : { name }), ...(slug == null ? {} : { slug }) },
+        });
+        const event = tx.append({ type: workspaceUpdated, workspaceId: id, subjectId: id });
+        return { id, workspaceId: id, event };
+      });
+    } catch (error) {
+      if (isTaken(error)) throw slugTaken(String(slug));
+      throw error;
+    }
+  },
+
+  /**
+   * Closes a workspace at once, for everybody and every key, and queues the run that removes what it has.
+   * @returns the receipt, told this once: whoever has it may read the outcome
+   * @throws {ValidationError} when the short name is not the workspace's, {NotFound} {Forbidden}
+   */
+  async deleteWorkspace(actor: Actor, raw: unknown): Promise<{ readonly receipt: string; readonly event: Appended }> {
+    const { id, slug } = parse(WorkspaceEnd, raw);
+    authorize(actor, can.deleteWorkspace, id);
+    notInstance(can.deleteWorkspace, id);
+    const { token: receipt, hash: receiptHash } = newToken();
+    return app.transact(actor, async (tx) => {
+      // Who asks after somebody else did is a stranger by now.
+      if (!(await lockWorkspace(tx, id))) throw new NotFound('Workspace', id);
+      const workspace = await tx.db.workspace.findUniqueOrThrow({ where: { id }, select: { slug: true } });
+      if (workspace.slug !== slug) {
+        throw new ValidationError([{ path: 'slug', message: 'is not the short name of this workspace' }]);
+      }
+      await tx.db.workspace.update({ where: { id }, data: { deletedAt: new Date() } });
+      const event = tx.append({ type: workspaceDeleted, workspaceId: id, subjectId: id });
+      const run = await app.use(Runs).create(tx, {
+        kind: workspaceDeletionKind,
+        workspaceId: instanceWorkspaceId,
+        input: { workspaceId: id },
+        lockKey: `workspace-deletion:${id}`,
+        trigger: 'API',
+      });
+      await tx.db.workspaceDeletion.create({ data: { id: newId(), workspaceId: id, runId: run.id, receiptHash } });
+      return { receipt, event };
+    });
+  },
+
+  /** The run and report of a deletion, for whoever has its receipt; null for a receipt that is none. */
+  async deletion(receipt: string) {
+    const parsed = Token.safeParse(receipt);
+    if (!parsed.success) return null;
+    return app.db.workspaceDeletion.findUnique({
+      where: { receiptHash: hashToken(parsed.data) },
+      include: { run: true },
+    });
+  },
 }));
+
+export type Workspaces = ReturnType<(typeof Workspaces)['make']>;
+
+const slugTaken = (slug: string): Conflict => new Conflict(`There is a workspace ${slug} already.`);

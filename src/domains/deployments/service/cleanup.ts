@@ -1,0 +1,82 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import type { App } from '#kernel/app.ts';
+import { system } from '#kernel/auth/actor.ts';
+import { Runs } from '#kernel/runs/runs.ts';
+import { defineWorkspaceCleanup } from '#kernel/workspace-cleanup.ts';
+import { lockApplication, notifyHost } from './applications.ts';
+
+/** A host without a sign of life for this long is lost, milliseconds. */
+const lostAfterMs = 30_000;
+/** A host that lives may take so long, milliseconds: instances drain and end, files go. */
+const patienceMs = 900_000;
+
+/** Takes a workspace's applications off their hosts for good: address, instances and files. */
+defineWorkspaceCleanup('applications', async (app, workspaceId, { signal, fence }) => {
+  const applications = await app.db.application.findMany({ where: { workspaceId }, select: { id: true } });
+  await fence();
+  for (const { id } of applications) {
+    signal.throwIfAborted();
+    await askForRemoval(app, id);
+  }
+  const begun = performance.now();
+  for (;;) {
+    signal.throwIfAborted();
+    const placed = await app.db.application.findMany({
+      where: { workspaceId, host: { isNot: null } },
+      select: { id: true, host: { select: { id: true, lastSeenAt: true } } },
+    });
+    const late = performance.now() - begun > patienceMs;
+    const waiting = placed.some(({ host }) => host && !isLost(host) && !late);
+    if (!waiting) {
+      const byHost = Map.groupBy(placed, ({ host }) => host?.id ?? '');
+      const left: string[] = [];
+      for (const [hostId, group] of byHost) {
+        const why = group[0]?.host && isLost(group[0].host) ? 'is lost' : 'did not do it in time';
+        const count = `${group.length} ${group.length === 1 ? 'application' : 'applications'}`;
+        left.push(
+          `${count} on the host ${hostId}, which ${why}: instances end when it is back, files stay there until they are removed by hand.`,
+        );
+        await fence();
+        await leaveToHost(app, hostId, group.map(({ id }) => id)); // prettier-ignore
+      }
+      return { removed: applications.length - placed.length, left };
+    }
+    await pause(200, undefined, { signal });
+  }
+});
+
+const isLost = ({ lastSeenAt }: { lastSeenAt: Date }): boolean => Date.now() - lastSeenAt.getTime() > lostAfterMs;
+
+/** Nothing of it serves or starts any more; its host's agent does the rest. */
+async function askForRemoval(app: App, id: string): Promise<void> {
+  await app.transact(system, async (tx) => {
+    const application = await lockApplication(tx, id);
+    if (!application || application.removalAskedAt) return;
+    const now = new Date();
+    await tx.db.application.update({
+      where: { id },
+      data: { removalAskedAt: now, activeReleaseId: null, addressRunId: null, routeVersion: { increment: 1 } },
+    });
+    await tx.db.release.updateMany({
+      where: { applicationId: id, status: { not: 'RETIRED' } },
+      data: { status: 'RETIRED', retiredAt: now },
+    });
+    notifyHost(app.wakeUps.publish.bind(app.wakeUps), tx, application.hostId);
+  });
+}
+
+/** Leaves word of instances that may run on a lost host: its workers end what no run answers for. */
+async function leaveToHost(app: App, hostId: string, applicationIds: readonly string[]): Promise<void> {
+  const running = await app.db.release.findMany({
+    where: { applicationId: { in: [...applicationIds] }, pid: { not: null }, startTime: { not: null } },
+    select: { deploymentId: true, pid: true, startTime: true },
+  });
+  await app.use(Runs).leaveChildren(
+    hostId,
+    running.map(({ deploymentId, pid, startTime }) => ({
+      runId: deploymentId,
+      pid: pid as number,
+      startTime: startTime as string,
+    })),
+  );
+}

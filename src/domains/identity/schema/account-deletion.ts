@@ -1,0 +1,144 @@
+import type { Run } from '#prisma';
+import { WorkspaceRef } from '#kernel/auth/schema.ts';
+import { RateLimited } from '#kernel/errors.ts';
+import { builder } from '#kernel/graphql/builder.ts';
+import { ErrorInterface, errorType, failing, guarded, visible } from '#kernel/graphql/kit.ts';
+import { RunRef, RunStatusEnum } from '#kernel/runs/schema.ts';
+import { LastOwnerOf, ReauthenticationRequired } from '../errors.ts';
+import { accountDeletionPhases, AccountDeletionReport, type AccountDeletionPhase } from '../model.ts';
+import { can } from '../policy.ts';
+import { AccountDeletions } from '../service/index.ts';
+import { proof } from './shared.ts';
+
+errorType(LastOwnerOf, {
+  name: 'LastOwnerOf',
+  description: 'Workspaces would be left without an owner. Nothing was changed.',
+  interfaces: [ErrorInterface],
+  fields: (t) => ({
+    workspaces: t.prismaField({
+      type: [WorkspaceRef],
+      description: 'Which: make somebody else an owner of each, or delete it.',
+      resolve: (query, { workspaces }, _, context) =>
+        context.app.db.workspace.findMany({
+          ...query,
+          where: visible(context, 'Workspace', { id: { in: workspaces.map(({ id }) => id) } }),
+          orderBy: { id: 'asc' },
+        }),
+    }),
+  }),
+});
+
+const phaseDescriptions: Record<AccountDeletionPhase, string> = {
+  PENDING: 'The account is closed; its deletion waits for a worker.',
+  DELETING: 'What hangs on the account is being removed.',
+  DELETED: 'Nothing of the account is left. Final.',
+  FAILED: 'It could not be completed; an operator can do it again. Final.',
+  CANCELED: 'An operator stopped it; the account stays closed. Final.',
+};
+
+const AccountDeletionPhaseEnum = builder.enumType('AccountDeletionPhase', {
+  description: 'Where the deletion of an account stands.',
+  values: Object.fromEntries(
+    Object.keys(accountDeletionPhases).map((phase) => [
+      phase,
+      { description: phaseDescriptions[phase as AccountDeletionPhase] },
+    ]),
+  ) as Record<AccountDeletionPhase, { description: string }>,
+});
+
+const CountRef = builder
+  .objectRef<{ readonly name: string; readonly count: number }>('AccountDeletionCount')
+  .implement({
+    description: 'How many of what the deletion of an account has dealt with.',
+    fields: (t) => ({
+      name: t.exposeString('name', { description: 'What was removed, or, where the name says so, anonymised.' }),
+      count: t.exposeInt('count', { description: 'How many.' }),
+    }),
+  });
+
+const countsOf = (report: unknown) =>
+  Object.entries(AccountDeletionReport.parse(report ?? {})).map(([name, count]) => ({ name, count }));
+
+/** A deletion is a run: the Prisma model is Run, its own columns are reached through the relation. */
+builder.prismaNode('Run', {
+  variant: 'AccountDeletion',
+  interfaces: [RunRef],
+  id: { resolve: ({ id }) => id },
+  description: 'Deletes an account and what hangs on it. Seen by operators of the server.',
+  ...guarded('Run'),
+  fields: (t) => ({
+    phase: t.field({
+      type: AccountDeletionPhaseEnum,
+      description: 'Where it stands, finer than `status`.',
+      resolve: ({ phase }) => phase as AccountDeletionPhase,
+    }),
+    report: t.field({
+      type: [CountRef],
+      description: 'What it has done so far.',
+      select: { accountDeletion: { select: { report: true } } },
+      resolve: ({ accountDeletion }) => countsOf(accountDeletion?.report),
+    }),
+  }),
+});
+
+const ReceiptRef = builder
+  .objectRef<{ readonly run: Run; readonly report: AccountDeletionReport }>('AccountDeletionReceipt')
+  .implement({
+    description: 'What became of the account that a receipt was given for.',
+    fields: (t) => ({
+      status: t.field({
+        type: RunStatusEnum,
+        description: 'Where the deletion stands.',
+        resolve: ({ run }) => run.status,
+      }),
+      requestedAt: t.field({
+        type: 'DateTime',
+        description: 'When it was asked for.',
+        resolve: ({ run }) => run.createdAt,
+      }),
+      completedAt: t.field({
+        type: 'DateTime',
+        nullable: true,
+        description: 'When it ended; null: not yet.',
+        resolve: ({ run }) => run.completedAt,
+      }),
+      report: t.field({
+        type: [CountRef],
+        description: 'What it has done so far.',
+        resolve: ({ report }) => countsOf(report),
+      }),
+    }),
+  });
+
+builder.queryField('accountDeletion', (t) =>
+  t.field({
+    access: 'public',
+    type: ReceiptRef,
+    nullable: true,
+    description: 'The deletion of an account by its receipt; null when there is none of that.',
+    args: { receipt: t.arg.string({ description: 'The receipt that `deleteMyAccount` gave.' }) },
+    resolve: (_, { receipt }, { app }) => app.use(AccountDeletions).byReceipt(receipt),
+  }),
+);
+
+builder.mutationField('deleteMyAccount', (t) =>
+  t.fieldWithInput({
+    access: can.deleteMyAccount,
+    type: builder.objectRef<{ readonly receipt: string }>('DeleteMyAccountSuccess').implement({
+      description: 'The account is closed: every session, key and stream has ended. The rest is removed by a run.',
+      fields: (f) => ({
+        receipt: f.exposeString('receipt', {
+          description: 'For `accountDeletion`, which says what was done. It is shown this once.',
+        }),
+      }),
+    }),
+    errors: failing(LastOwnerOf, ReauthenticationRequired, RateLimited),
+    description: 'Deletes your account and what hangs on it, for ever.',
+    input: { password: t.input.string(proof) },
+    resolve: async (_, { input }, { app, actor, setSession }) => {
+      const deleted = await app.use(AccountDeletions).deleteMyAccount(actor, input);
+      setSession?.(null);
+      return deleted;
+    },
+  }),
+);

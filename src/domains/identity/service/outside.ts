@@ -1,0 +1,83 @@
+import { Resolver } from 'node:dns/promises';
+import { required } from '#kernel/app.ts';
+import type { Logger } from '#kernel/log.ts';
+import { createOutboundPolicy, type HostLookup } from '#kernel/outbound.ts';
+import { createOutboundFetch } from '#kernel/outbound-fetch.ts';
+import { createGitHub, type GitHub } from '../../../integrations/github/index.ts';
+import { createJwtIssuers, type JwtIssuers, type TrustedIssuer } from '../../../integrations/jwt/index.ts';
+import { createOidc, type Oidc } from '../../../integrations/oidc/index.ts';
+
+/** Other systems that vouch for people. */
+export interface Outside {
+  readonly oidc: Oidc;
+  /** Null: not configured. */
+  readonly github: GitHub | null;
+  readonly issuers: JwtIssuers;
+  /** Issuers whose people get an account when they come for the first time. */
+  readonly provisioning: ReadonlySet<string>;
+  /** All TXT records of a name. Rejects when there are none. */
+  readonly resolveTxt: (name: string) => Promise<readonly string[]>;
+  /** URL at which browsers reach this server, without a trailing slash. */
+  readonly baseUrl: () => string;
+}
+
+export const Outside = required<Outside>('outside systems');
+
+/** An issuer of the setting SWITCHYARD_JWT_ISSUERS. */
+export interface ConfiguredIssuer extends TrustedIssuer {
+  readonly provision: boolean;
+}
+
+export interface OutsideOptions {
+  readonly log: Logger;
+  readonly allowLoopback: boolean;
+  readonly github: {
+    readonly url: string;
+    readonly apiUrl: string;
+    readonly clientId: string;
+    readonly clientSecret: string;
+  } | null;
+  readonly issuers: readonly ConfiguredIssuer[];
+  readonly baseUrl: () => string;
+  /** For tests. */
+  readonly lookup?: HostLookup | undefined;
+  readonly resolveTxt?: Outside['resolveTxt'] | undefined;
+  readonly jwksCooldownMs?: number | undefined;
+  readonly discoveryCacheMs?: number | undefined;
+}
+
+const dnsTimeoutMs = 3000;
+
+/** Reaches other systems over the network. */
+export function connectOutside(options: OutsideOptions): Outside {
+  const { allowLoopback, lookup } = options;
+  const resolving = lookup ? { lookup } : {};
+  const fetch = createOutboundFetch({ policy: createOutboundPolicy({ allowLoopback, ...resolving }) });
+  // What the operator configured may stand beside this server.
+  const operatorFetch = createOutboundFetch({
+    policy: createOutboundPolicy({ allowLoopback, allowPrivate: true, ...resolving }),
+  });
+  return {
+    oidc: createOidc({
+      fetch,
+      allowHttp: allowLoopback,
+      ...(options.discoveryCacheMs === undefined ? {} : { cacheMs: options.discoveryCacheMs }),
+    }),
+    github: options.github && createGitHub({ ...options.github, fetch: operatorFetch }),
+    issuers: createJwtIssuers({
+      issuers: options.issuers,
+      fetch: operatorFetch,
+      log: options.log,
+      ...(options.jwksCooldownMs === undefined ? {} : { cooldownMs: options.jwksCooldownMs }),
+    }),
+    provisioning: new Set(options.issuers.filter(({ provision }) => provision).map(({ issuer }) => issuer)),
+    resolveTxt: options.resolveTxt ?? systemTxt,
+    baseUrl: options.baseUrl,
+  };
+}
+
+async function systemTxt(name: string): Promise<string[]> {
+  const resolver = new Resolver({ timeout: dnsTimeoutMs, tries: 2 });
+  // A record of more than 255 bytes comes in parts.
+  return (await resolver.resolveTxt(name)).map((parts) => parts.join(''));
+}

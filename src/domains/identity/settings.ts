@@ -1,0 +1,16 @@
+import { required } from '#kernel/app.ts';
+
+/** What this server says about accounts. */
+export interface AccountSettings {
+  /** URL that links in mails begin with, without a trailing slash. */
+  readonly appUrl: () => string;
+  /**
+   * Whether a password is in a list of those that were in breaches; null: nobody is asked. Rejects when whoever is asked
+   * does not answer.
+   */
+  readonly isBreached: ((password: string) => Promise<boolean>) | null;
+  /** Accounts that may be made from one network within an hour. */
+  readonly signUpsPerHour: number;
+}
+
+export const AccountSettings = required<AccountSettings>('account settings');

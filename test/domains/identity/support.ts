@@ -1,0 +1,114 @@
+import { until } from '../../support/embedded.ts';
+import { send, type Answer, type Auth } from '../../support/client.ts';
+import type { TestServer } from '../../support/server.ts';
+
+export const password = 'correct horse battery staple';
+export const other = 'eleven purple giraffes sing';
+
+/** What a mutation answers: its type, and what is asked of its members. */
+export type Said = { readonly __typename: string } & Record<string, unknown>;
+
+/** From where a request comes, for a server that trusts one proxy. */
+export const from = (address: string): Record<string, string> => ({ 'x-forwarded-for': address });
+
+/** One mutation with its errors' fields, and `more` of its success type. */
+export async function mutate(
+  server: TestServer,
+  name: string,
+  input: object | null,
+  auth: Auth = {},
+  more = '',
+  headers: Record<string, string> = {},
+): Promise<Said> {
+  const answer = await ask(server, name, input, auth, more, headers);
+  const said = answer.data?.[name];
+  if (!said) throw new Error(`${name}: ${JSON.stringify(answer.errors)}`);
+  return said;
+}
+
+/** The same, with whatever the server answers. */
+export function ask(
+  server: TestServer,
+  name: string,
+  input: object | null,
+  auth: Auth = {},
+  more = '',
+  headers: Record<string, string> = {},
+): Promise<Answer<Record<string, Said>>> {
+  const type = `${name.charAt(0).toUpperCase()}${name.slice(1)}`;
+  const fields = `{ __typename ... on Error { code message } ... on ValidationError { issues { path message } } ${more && `... on ${type}Success { ${more} }`} ${errorFields[name] ?? ''} }`;
+  const document =
+    input === null
+      ? `mutation { ${name} ${fields} }`
+      : `mutation ($input: ${type}Input!) { ${name}(input: $input) ${fields} }`;
+  return send<Record<string, Said>>(server.url, document, { input }, auth, headers);
+}
+
+/** The code of what a mutation is refused with, wherever it stands; the success type's name when it is not. */
+export async function refusal(
+  server: TestServer,
+  name: string,
+  input: object | null,
+  auth: Auth = {},
+): Promise<string> {
+  const { data, errors } = await ask(server, name, input, auth);
+  const code = errors?.[0]?.extensions?.['code'] ?? data?.[name]?.['code'];
+  return typeof code === 'string' ? code : (data?.[name]?.__typename ?? '');
+}
+
+const errorFields: Readonly<Record<string, string>> = {
+  signIn: '... on RateLimited { resetAt }',
+  changeEmail: '... on ReauthenticationRequired { proof }',
+  changePassword: '... on ReauthenticationRequired { proof }',
+  deleteMyAccount: '... on ReauthenticationRequired { proof } ... on LastOwnerOf { workspaces { id name } }',
+  saveUserState: '... on VersionConflict { currentVersion }',
+};
+
+export interface Account extends Auth {
+  readonly id: string;
+  readonly email: string;
+  readonly token: string;
+}
+
+let made = 0;
+
+/** A new person with a password. */
+export async function account(
+  server: TestServer,
+  name = 'Ada',
+  headers: Record<string, string> = {},
+): Promise<Account> {
+  const email = `person-${process.pid}-${++made}@example.com`;
+  const said = await mutate(server, 'signUp', { email, password, name }, {}, 'token user { id }', headers);
+  if (said.__typename !== 'SignUpSuccess') throw new Error(JSON.stringify(said));
+  return { id: (said['user'] as { id: string }).id, email, token: said['token'] as string };
+}
+
+export interface DevMail {
+  readonly to: string;
+  readonly subject: string;
+  readonly text: string;
+}
+
+/** Mails to an address, newest first. */
+export async function mailsTo(server: TestServer, address: string): Promise<DevMail[]> {
+  const url = new URL('/dev/mail', server.url);
+  url.searchParams.set('to', address);
+  return (await (await fetch(url)).json()) as DevMail[];
+}
+
+/** The newest mail to an address with this subject, once there are so many of them. */
+export async function mail(server: TestServer, address: string, subject: RegExp, count = 1): Promise<DevMail> {
+  let found: DevMail[] = [];
+  await until(`there are ${count} mails ${subject} to ${address}`, async () => {
+    found = (await mailsTo(server, address)).filter((one) => subject.test(one.subject));
+    return found.length >= count;
+  });
+  return found[0] as DevMail;
+}
+
+export const tokenIn = ({ text }: DevMail): string => /#token=([\w-]{43})$/m.exec(text)?.[1] ?? '';
+
+export const verification = /confirm your e-mail/;
+export const change = /confirm your new e-mail/;
+export const reset = /Set a new password/;

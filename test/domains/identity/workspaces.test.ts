@@ -1,0 +1,413 @@
+import { access, readdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { createHash } from 'node:crypto';
+import { Readable } from 'node:stream';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { rowId } from '#kernel/graphql/global-id.ts';
+import { newId } from '#kernel/ids.ts';
+import { isAlive } from '#kernel/processes/children.ts';
+import { Artifacts } from '#kernel/storage/artifacts.ts';
+import { apiKey, member, person, workspace, type Person } from '../../support/actors.ts';
+import { data, send, type Auth } from '../../support/client.ts';
+import { until } from '../../support/embedded.ts';
+import { Follower } from '../../support/live.ts';
+import { mutate as mutateAt } from '../../support/mutate.ts';
+import { spawnServer, startTestServer, testFolder, type TestServer } from '../../support/server.ts';
+import { application, deployment } from '../../support/world.ts';
+import { answering, plain, raw, repository, team, type Team } from '../deployments/harness.ts';
+
+let server: TestServer;
+let ada: Person;
+let folder: string;
+beforeAll(async () => {
+  server = await startTestServer();
+  ada = await person(server.url);
+  folder = await testFolder();
+});
+afterAll(async () => {
+  await server.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const db = () => server.running.app.db;
+const mutate = (verb: string, input: object, auth?: Auth, fields?: string) =>
+  mutateAt(server.url, verb, input, auth, fields);
+const slugOf = async (id: string, auth: Auth = ada) =>
+  (
+    await data<{ node: { slug: string } }>(
+      server.url,
+      'query ($id: ID!) { node(id: $id) { ... on Workspace { slug } } }',
+      { id },
+      auth,
+    )
+  ).node.slug;
+const refused = async (auth: Auth) =>
+  (await send(server.url, '{ viewer { id } }', {}, auth)).errors?.[0]?.extensions?.['code'];
+
+interface Outcome {
+  readonly status: string;
+  readonly phase: string;
+  readonly statusReason: string | null;
+  readonly completedAt: string | null;
+  readonly report: readonly { readonly name: string; readonly removed: number; readonly left: readonly string[] }[];
+}
+const outcome = async (receipt: string, url = server.url) =>
+  (
+    await data<{ workspaceDeletion: Outcome | null }>(
+      url,
+      `query ($receipt: String!) { workspaceDeletion(receipt: $receipt) {
+         status phase statusReason requestedAt completedAt report { name removed left } } }`,
+      { receipt },
+    )
+  ).workspaceDeletion;
+async function over(receipt: string, url = server.url): Promise<Outcome> {
+  let last: Outcome | null = null;
+  await until(
+    'the deletion is over',
+    async () => {
+      last = await outcome(receipt, url);
+      return last?.completedAt != null;
+    },
+    50_000,
+  );
+  if (!last) throw new Error('no outcome');
+  return last;
+}
+const remove = async (id: string, auth: Auth = ada, url = server.url): Promise<string> => {
+  const { slug } = await db().workspace.findUniqueOrThrow({ where: { id: rowId('Workspace', id) } });
+  const asked = await mutateAt(url, 'deleteWorkspace', { id, slug }, auth, 'receipt');
+  if (asked.__typename !== 'DeleteWorkspaceSuccess') throw new Error(`${asked.__typename}: ${asked.message}`);
+  return asked['receipt'] as string;
+};
+
+/** Tables that still have a row with one of these ids in it, anywhere. */
+async function traces(ids: readonly string[]): Promise<string[]> {
+  const { pool } = server.running.app.database;
+  const { rows } = await pool.query<{ name: string }>(
+    `select table_name as name from information_schema.tables where table_schema = 'public' and table_type = 'BASE TABLE'`,
+  );
+  const found: string[] = [];
+  for (const { name } of rows) {
+    const { rows: held } = await pool.query(
+      `select 1 from "${name}" t where exists (select 1 from unnest($1::text[]) id where to_jsonb(t)::text like '%' || id || '%') limit 1`,
+      [ids],
+    );
+    if (held.length > 0) found.push(name);
+  }
+  return found;
+}
+
+describe('changing', () => {
+  test('name and short name, each alone, by administrators', async () => {
+    const { id } = await workspace(server.url, ada);
+    const slug = `new-${newId()}`;
+    const fields = 'workspace { name slug }';
+    expect(await mutate('updateWorkspace', { id, name: ' New ' }, ada, fields)).toMatchObject({
+      workspace: { name: 'New', slug: await slugOf(id) },
+    });
+    expect(await mutate('updateWorkspace', { id, slug }, ada, fields)).toMatchObject({
+      workspace: { name: 'New', slug },
+    });
+    const [admin, one] = [await member(server.url, ada, id, 'ADMIN'), await member(server.url, ada, id, 'MEMBER')];
+    expect((await mutate('updateWorkspace', { id, name: 'x' }, admin)).__typename).toBe('UpdateWorkspaceSuccess');
+    expect((await mutate('updateWorkspace', { id, name: 'x' }, one)).__typename).toBe('Forbidden');
+    expect((await mutate('updateWorkspace', { id, name: 'x' }, await person(server.url))).__typename).toBe('NotFound');
+  });
+
+  test('to what is taken, malformed or nothing is refused', async () => {
+    const [{ id }, other] = [await workspace(server.url, ada), await workspace(server.url, ada)];
+    expect((await mutate('updateWorkspace', { id, slug: await slugOf(other.id) }, ada)).__typename).toBe('Conflict');
+    expect((await mutate('updateWorkspace', { id, slug: 'instance' }, ada)).__typename).toBe('Conflict');
+    for (const [input, at] of [
+      [{ slug: 'UPPER' }, 'slug'],
+      [{ name: '' }, 'name'],
+      [{}, ''],
+      [{ name: null, slug: null }, ''],
+    ] as const)
+      expect(await mutate('updateWorkspace', { id, ...input }, ada)).toMatchObject({
+        __typename: 'ValidationError',
+        issues: [{ path: at }],
+      });
+    // Two who want the same one.
+    const slug = `wanted-${newId()}`;
+    const answers = await Promise.all([id, other.id].map((one) => mutate('updateWorkspace', { id: one, slug }, ada)));
+    expect(answers.map(({ __typename }) => __typename).toSorted()).toEqual(['Conflict', 'UpdateWorkspaceSuccess']);
+  });
+
+  test("the server's own workspace is not its operators' to change, fill or delete", async () => {
+    const operator = await startTestServer({ SWITCHYARD_ROLES: 'api', SWITCHYARD_OPERATORS: 'root@example.com' });
+    try {
+      const root = await person(operator.url, 'Root');
+      await operator.running.app.db.user.update({
+        where: { id: rowId('User', root.id) },
+        data: { email: 'root@example.com', emailVerifiedAt: new Date() },
+      });
+      const { workspace: instance } = await data<{ workspace: { id: string; viewerRole: string } }>(
+        operator.url,
+        '{ workspace(slug: "instance") { id viewerRole } }',
+        {},
+        root,
+      );
+      expect(instance.viewerRole).toBe('OWNER');
+      const { id } = instance;
+      for (const [verb, input] of [
+        ['updateWorkspace', { id, name: 'x' }],
+        ['deleteWorkspace', { id, slug: 'instance' }],
+        ['inviteMember', { workspaceId: id, email: 'a@example.com', role: 'VIEWER' }],
+        ['createApiKey', { workspaceId: id, name: 'x', role: 'VIEWER' }],
+      ] as const)
+        expect((await mutateAt(operator.url, verb, input, root)).__typename).toBe('Forbidden');
+    } finally {
+      await operator.stop();
+    }
+  });
+});
+
+describe('deleting', () => {
+  test('is the owners’, and asks for the short name again', async () => {
+    const { id } = await workspace(server.url, ada);
+    const slug = await slugOf(id);
+    for (const role of ['ADMIN', 'MEMBER', 'VIEWER'] as const) {
+      const one = await member(server.url, ada, id, role);
+      expect((await mutate('deleteWorkspace', { id, slug }, one)).__typename).toBe('Forbidden');
+    }
+    expect((await mutate('deleteWorkspace', { id, slug }, await person(server.url))).__typename).toBe('NotFound');
+    for (const wrong of ['', `${slug}x`, slug.toUpperCase()])
+      expect(await mutate('deleteWorkspace', { id, slug: wrong }, ada)).toMatchObject({
+        __typename: 'ValidationError',
+        issues: [{ path: 'slug' }],
+      });
+    expect(await slugOf(id)).toBe(slug);
+  });
+
+  test('closes it at once: rights, keys and streams end, and then every trace is gone', async () => {
+    const { id } = await workspace(server.url, ada);
+    const slug = await slugOf(id);
+    const bob = await member(server.url, ada, id, 'MEMBER');
+    const key = await apiKey(server.url, ada, id, 'ADMIN');
+    const made = await mutate(
+      'createUpload',
+      {
+        workspaceId: id,
+        name: 'a.txt',
+        contentType: 'text/plain',
+        sizeBytes: 5,
+        sha256: createHash('sha256').update('hello').digest('hex'),
+      },
+      ada,
+      'artifact { id } upload { url }',
+    );
+    const artifactId = rowId('Artifact', made['artifact'].id);
+    const upload = { method: 'PUT', body: 'hello', headers: { 'content-type': 'text/plain' } };
+    expect((await fetch(made['upload'].url, upload)).status).toBe(201);
+    expect(await server.running.app.blobs.stat(artifactId)).not.toBeNull();
+    const followers = [ada, bob, key].map(
+      (auth) => new Follower(server.url, auth, 'workspaceEvents', { id, after: null }),
+    );
+    try {
+      await until('the streams have begun', async () => followers.every(({ items }) => items.length > 0));
+      const before = performance.now();
+      const receipt = await remove(id);
+      await until('the streams ended', async () => followers.every(({ closed }) => closed !== null));
+      expect(performance.now() - before).toBeLessThan(1_500);
+      expect(followers.map(({ closed }) => closed?.code)).toEqual([4403, 4403, 4403]);
+      expect(await refused(key)).toBe('UNAUTHENTICATED');
+      for (const auth of [ada, bob]) {
+        const found = await data<{ node: unknown; workspace: unknown }>(
+          server.url,
+          'query ($id: ID!, $slug: String!) { node(id: $id) { id } workspace(slug: $slug) { id } }',
+          { id, slug },
+          auth,
+        );
+        expect(found).toEqual({ node: null, workspace: null });
+      }
+      expect((await mutate('deleteWorkspace', { id, slug }, ada)).__typename).toBe('NotFound');
+      const done = await over(receipt);
+      expect(done).toMatchObject({ status: 'SUCCEEDED', phase: 'DELETED' });
+      expect(done.report).toContainEqual({ name: 'files', removed: 1, left: [] });
+      expect(await server.running.app.blobs.stat(artifactId)).toBeNull();
+      // What tells of the deletion itself names it, and nothing else.
+      const gone = [rowId('Workspace', id), rowId('ApiKey', key.id), rowId('Membership', bob.membershipId), artifactId];
+      expect((await traces(gone)).toSorted()).toEqual(['run', 'workspace_deletion']);
+      expect(await traces([slug])).toEqual([]);
+      // The short name is free, and the people are still there.
+      expect((await mutate('createWorkspace', { name: 'x', slug }, bob)).__typename).toBe('CreateWorkspaceSuccess');
+    } finally {
+      for (const follower of followers) follower.close();
+    }
+  });
+
+  test('bytes that come after it are not kept', async () => {
+    const { id } = await workspace(server.url, ada);
+    const artifactId = newId();
+    await db().artifact.create({
+      data: { id: artifactId, workspaceId: rowId('Workspace', id), name: 'late', contentType: 'text/plain', sizeBytes: 1n, sha256: '0'.repeat(64) }, // prettier-ignore
+    });
+    await over(await remove(id));
+    const stored = await server.running.app.blobs.put(artifactId, Readable.from(['x']), { maxBytes: 10 });
+    await server.running.app.use(Artifacts).uploaded(artifactId, stored);
+    expect(await server.running.app.blobs.stat(artifactId)).toBeNull();
+  });
+
+  test('of two owners who ask at once, one gets a receipt', async () => {
+    const { id } = await workspace(server.url, ada);
+    const bob = await member(server.url, ada, id, 'OWNER');
+    const slug = await slugOf(id);
+    const answers = await Promise.all(
+      [ada, bob].map((auth) => mutate('deleteWorkspace', { id, slug }, auth, 'receipt')),
+    );
+    expect(answers.map(({ __typename }) => __typename).toSorted()).toEqual(['DeleteWorkspaceSuccess', 'NotFound']);
+    const receipt = answers.find((answer) => answer['receipt'])?.['receipt'] as string;
+    expect((await over(receipt)).phase).toBe('DELETED');
+  });
+
+  test.each(['', 'x', 'ä', 'x'.repeat(500), '%'])('the receipt %j is none', async (receipt) => {
+    expect(await outcome(receipt)).toBeNull();
+  });
+
+  test('the receipt is stored as a hash, and no member or stranger sees the run', async () => {
+    const { id } = await workspace(server.url, ada);
+    const receipt = await remove(id);
+    await over(receipt);
+    expect(await traces([receipt])).toEqual([]);
+    const { runId } = await db().workspaceDeletion.findUniqueOrThrow({
+      where: { workspaceId: rowId('Workspace', id) },
+    });
+    const global = Buffer.from(`WorkspaceDeletion:${runId}`).toString('base64');
+    const { node } = await data<{ node: unknown }>(server.url, 'query ($id: ID!) { node(id: $id) { id } }', { id: global }, ada); // prettier-ignore
+    expect(node).toBeNull();
+    expect((await mutate('cancelRun', { id: global }, ada)).__typename).toBe('NotFound');
+  });
+});
+
+describe('deleting what is deployed', () => {
+  let made = 0;
+  async function deployed(on: Team, files: Readonly<Record<string, string>> = {}): Promise<string> {
+    const name = `app-${++made}`;
+    const source = await repository(folder, name);
+    await source.commit({ ...plain, 'server.js': answering(name), ...files });
+    return on.application({ name, repositoryUrl: source.url });
+  }
+
+  test('ends what serves, gives the address back and removes the files', async () => {
+    const on = await team(server.url);
+    const [serving, idle] = [await deployed(on), await deployed(on)];
+    expect((await on.deploy(serving)).phase).toBe('DEPLOYED');
+    const address = (await on.address(serving)) as string;
+    const release = await db().release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', serving) } } });
+    const identity = { pid: release.pid as number, startTime: release.startTime as string };
+    expect(await isAlive(identity)).toBe(true);
+    const done = await over(await remove(on.workspaceId, on.who));
+    expect(done).toMatchObject({ phase: 'DELETED' });
+    expect(done.report).toContainEqual({ name: 'applications', removed: 2, left: [] });
+    expect(await isAlive(identity)).toBe(false);
+    await expect(access(release.path)).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(fetch(address)).rejects.toThrow();
+    expect(await traces([raw('Application', serving), raw('Application', idle), release.id])).toEqual([]);
+  });
+
+  test('while a deployment runs: it is ended first, and leaves nothing behind', async () => {
+    const on = await team(server.url);
+    const id = await deployed(on, {
+      'package.json': JSON.stringify({ name: 'slow', main: 'server.js', scripts: { build: 'sleep 600' } }),
+    });
+    const asked = await on.createDeployment({ applicationId: id });
+    const runId = raw('Deployment', asked.deployment?.id ?? '');
+    await until('it builds', async () => (await db().runChild.count({ where: { runId } })) > 0, 30_000);
+    const child = await db().runChild.findFirstOrThrow({ where: { runId } });
+    const done = await over(await remove(on.workspaceId, on.who));
+    expect(done.phase).toBe('DELETED');
+    expect(done.report).toContainEqual({ name: 'runs', removed: 1, left: [] });
+    expect(await isAlive(child)).toBe(false);
+    expect(await traces([runId])).toEqual([]);
+    const shared = server.env['SWITCHYARD_SHARED_DIR'] ?? '';
+    const names = await readdir(path.join(shared, 'host'), { recursive: true });
+    expect(names.filter((name) => name.includes(runId))).toEqual([]);
+  });
+
+  test('on a lost host: the report says what is left, and its workers will end the instances', async () => {
+    const { id } = await workspace(server.url, ada);
+    const workspaceId = rowId('Workspace', id);
+    const hostId = newId();
+    const longAgo = new Date(Date.now() - 3_600_000);
+    await db().host.create({
+      data: { id: hostId, name: 'lost', lastSeenAt: longAgo, agentId: newId(), agentUntil: longAgo },
+    });
+    const of = {
+      id: workspaceId,
+      slug: '',
+      marker: 'lost',
+      hostId,
+      owner: { id: rowId('User', ada.id), token: ada.token },
+    };
+    const { app } = server.running;
+    const applicationId = await application(app, of);
+    const runId = await deployment(app, of, applicationId, { status: 'SUCCEEDED', phase: 'DEPLOYED' });
+    // One that its worker had begun, and one that nobody will take.
+    await deployment(app, of, applicationId, { status: 'RUNNING', phase: 'BUILDING' });
+    await deployment(app, of, applicationId, { status: 'QUEUED', phase: 'PENDING' });
+    const release = await db().release.create({
+      data: {
+        applicationId,
+        deploymentId: runId,
+        status: 'ACTIVE',
+        commitSha: 'a'.repeat(40),
+        path: '/lost',
+        startCommand: 'x',
+        pid: 4_000_000,
+        startTime: 'then',
+      },
+    });
+    await db().application.update({ where: { id: applicationId }, data: { activeReleaseId: release.id } });
+    const done = await over(await remove(id));
+    expect(done.phase).toBe('DELETED');
+    expect(done.report).toContainEqual({ name: 'runs', removed: 2, left: [] });
+    expect(done.report).toContainEqual({
+      name: 'applications',
+      removed: 0,
+      left: [expect.stringContaining(`1 application on the host ${hostId}, which is lost`)],
+    });
+    expect(await db().runChild.findMany({ where: { hostId } })).toMatchObject([{ runId, pid: 4_000_000 }]);
+    expect(await db().workspace.count({ where: { id: workspaceId } })).toBe(0);
+  });
+});
+
+test('a worker that is killed in the middle: another one goes on', async () => {
+  const api = await startTestServer({ SWITCHYARD_ROLES: 'api', SWITCHYARD_RUN_LEASE_S: '4' });
+  const env = { ...api.env, SWITCHYARD_ROLES: 'worker', SWITCHYARD_PROCESS_DRIVER: 'false' };
+  const owner = await person(api.url);
+  const { id } = await workspace(api.url, owner);
+  const workspaceId = rowId('Workspace', id);
+  const own = api.running.app.db;
+  const { slug } = await own.workspace.findUniqueOrThrow({ where: { id: workspaceId } });
+  // A host that lives and does nothing: the deletion waits for it.
+  const hostId = newId();
+  const soon = new Date(Date.now() + 3_600_000);
+  await own.host.create({ data: { id: hostId, name: 'slow', lastSeenAt: soon, agentId: newId(), agentUntil: soon } });
+  const of = { id: workspaceId, slug, marker: 'slow', hostId, owner: { id: rowId('User', owner.id), token: '' } };
+  const applicationId = await application(api.running.app, of);
+  const first = await spawnServer(env);
+  let second: Awaited<ReturnType<typeof spawnServer>> | null = null;
+  try {
+    const asked = await mutateAt(api.url, 'deleteWorkspace', { id, slug }, owner, 'receipt');
+    const receipt = asked['receipt'] as string;
+    const askedFor = async () =>
+      (await own.application.findUnique({ where: { id: applicationId } }))?.removalAskedAt != null;
+    await until('it waits for the host', askedFor, 30_000);
+    await first.kill('SIGKILL');
+    expect(await outcome(receipt, api.url)).toMatchObject({ completedAt: null });
+    second = await spawnServer(env);
+    // The host has done it.
+    await own.application.update({ where: { id: applicationId }, data: { hostId: null } });
+    const done = await over(receipt, api.url);
+    expect(done).toMatchObject({ status: 'SUCCEEDED', phase: 'DELETED' });
+    expect(done.report).toContainEqual({ name: 'applications', removed: 1, left: [] });
+    const run = await own.run.findFirstOrThrow({ where: { kind: 'WorkspaceDeletion' } });
+    expect(run.attempt).toBe(2);
+    expect(await own.workspace.count({ where: { id: workspaceId } })).toBe(0);
+  } finally {
+    await first.kill('SIGKILL');
+    await second?.kill('SIGTERM');
+    await api.stop();
+  }
+});
