@@ -517,7 +517,8 @@ export const settings = {
     group: 'Sign-in',
     description:
       'Issuers whose JWTs are taken as bearer tokens: a JSON list of objects with issuer (claim iss, exactly), jwksUrl (default: issuer/.well-known/jwks.json), clientIds (allowed audiences), use (id, access; default both), provision (whether an ID token makes an account; default false).',
-    example: '[{"issuer":"https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_Ab12","clientIds":["4ab"],"provision":true}]',
+    example:
+      '[{"issuer":"https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_Ab12","clientIds":["4ab"],"provision":true}]',
     schema: jwtIssuers,
   }),
 

@@ -215,7 +215,7 @@ async function begin(
       operators: new Set(config.operators),
       external: {
         claims: (token) => app.use(Outside).issuers.claims(token),
-        verify: (token) => app.use(External).byToken(token),
+        verify: (token, origin) => app.use(External).byToken(token, origin),
       },
     }),
     wakeUps,

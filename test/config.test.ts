@@ -82,6 +82,48 @@ describe('loadConfig', () => {
     }
   });
 
+  it('takes issuers of JWTs, and says what is wrong with them', () => {
+    const issuers = (value: unknown) => ({ SWITCHYARD_JWT_ISSUERS: JSON.stringify(value) });
+    const issuer = 'https://cognito-idp.eu-west-1.amazonaws.com/pool';
+    expect(load(issuers([{ issuer, clientIds: ['a'] }])).signIn.jwtIssuers).toEqual([
+      {
+        issuer,
+        clientIds: ['a'],
+        jwksUrl: `${issuer}/.well-known/jwks.json`,
+        use: ['id', 'access'],
+        provision: false,
+      },
+    ]);
+    expect(load({}).signIn.jwtIssuers).toEqual([]);
+    for (const [wrong, words] of [
+      [{}, 'array'],
+      [[{ issuer }], '0.clientIds'],
+      [[{ issuer, clientIds: [] }], '0.clientIds'],
+      [[{ issuer, clientIds: ['a'], use: ['refresh'] }], '0.use'],
+      [[{ issuer, clientIds: ['a'], audience: 'b' }], 'audience'],
+      [[{ issuer: 'accounts', clientIds: ['a'] }], 'needs a jwksUrl'],
+      [[{ issuer, jwksUrl: 'file:///etc/passwd', clientIds: ['a'] }], '0.jwksUrl'],
+      [[1, 2].map(() => ({ issuer, clientIds: ['a'] })), 'twice'],
+    ] as const) {
+      const problems = problemsOf(issuers(wrong));
+      expect(problems).toHaveLength(1);
+      expect(problems[0]).toMatch(/^SWITCHYARD_JWT_ISSUERS: /);
+      expect(problems[0]).toContain(words);
+    }
+    expect(problemsOf({ SWITCHYARD_JWT_ISSUERS: '[' })[0]).toContain('must be JSON');
+  });
+
+  it('takes GitHub with both halves of its client', () => {
+    const github = { GITHUB_CLIENT_ID: 'Iv1.abc', GITHUB_CLIENT_SECRET: 'hunter2hunter2' };
+    expect(load(github).signIn.github).toMatchObject({ clientId: 'Iv1.abc', url: 'https://github.com' });
+    expect(load(github).signIn.github?.clientSecret.reveal()).toBe('hunter2hunter2');
+    expect(load({}).signIn.github).toBeUndefined();
+    expect(problemsOf({ GITHUB_CLIENT_ID: 'a' })).toEqual(['GITHUB_CLIENT_SECRET: must be set with GITHUB_CLIENT_ID']);
+    expect(problemsOf({ GITHUB_CLIENT_SECRET: 'hunter2hunter2' })).toEqual([
+      'GITHUB_CLIENT_ID: must be set with GITHUB_CLIENT_SECRET',
+    ]);
+  });
+
   it('takes a mail server with a sender', () => {
     const url = 'smtps://post%40example.com:hunter2@smtp.example.com:465';
     const mail = { SMTP_URL: url, MAIL_FROM: 'Switchyard <no-reply@example.com>' };

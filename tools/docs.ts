@@ -93,7 +93,7 @@ const requestErrors: readonly (readonly [code: string, status: string, meaning: 
   ['INTERNAL_ERROR', '500', 'The same for a file.'],
 ];
 /** Names in capitals in the same sources that are no codes of errors. */
-const noErrors = new Set(['CORS_ORIGINS', 'EPOCH_CHANGED', 'ERR_STREAM_PREMATURE_CLOSE']);
+const noErrors = new Set(['API_KEY', 'CORS_ORIGINS', 'EPOCH_CHANGED', 'ERR_STREAM_PREMATURE_CLOSE']);
 
 /** @throws when the source has a code that the table above lacks */
 async function checkRequestErrors(classes: readonly ErrorClass[]): Promise<void> {
@@ -230,7 +230,7 @@ function inWords(rule: RowRule): string {
     case 'workspace':
       return `members of its workspace${rule.least === 'VIEWER' ? '' : `, from ${roleNames[rule.least]} on`}`;
     case 'self':
-      return rule.column === 'id' ? 'oneself' : `the person in \`${rule.column}\``;
+      return `${rule.column === 'id' ? 'oneself' : `the person in \`${rule.column}\``}${rule.person ? ', by no key' : ''}`;
     case 'some':
       return `of one of its \`${rule.relation}\`: ${inWords(rule.rule)}`;
     case 'any':
@@ -247,7 +247,10 @@ function inWords(rule: RowRule): string {
 function permissionReference(): string {
   const policies = allPolicies().toSorted((a, b) => a.domain.localeCompare(b.domain));
   const verbs = policies.flatMap(({ domain, verbs: of }) =>
-    Object.entries<Verb>(of).map(([name, verb]) => row(code(name), domain, least(verb))),
+    Object.entries<Verb>(of).map(([name, verb]) => {
+      const scope = verb.least in roleNames && domain !== 'instance' ? code(verb.name) : '–';
+      return row(code(name), domain, domain === 'instance' ? 'operator of the server' : least(verb), scope);
+    }),
   );
   const rows = policies
     .flatMap(({ rows: of }) => Object.entries(of))
@@ -257,11 +260,21 @@ function permissionReference(): string {
     'Permissions',
     "the domains' policy.ts",
     [
-      'Roles, from high to low: owner, admin, member, viewer. Each can do what the lower ones can. An API key has a role of its',
-      'own in one workspace. For strangers a thing does not exist (`NotFound`); a member whose role is too low gets `Forbidden`.',
+      'Roles, from high to low: owner, admin, member, viewer. Each can do what the lower ones can. For strangers a thing does',
+      'not exist (`NotFound`); a member whose role is too low gets `Forbidden`. Nobody gives or takes a role above their own.',
+    ].join('\n'),
+    '## Who asks',
+    [
+      '- *Anybody* needs no credential.',
+      '- *A signed-in person* has a session here, or a token of an issuer that this server trusts. What concerns them and no',
+      '  workspace is refused to API keys, whatever their role.',
+      '- *An API key* acts in one workspace for the person who made it, with the lower of its own role and theirs, and, of the',
+      '  verbs of that role, those in its scopes: `*` stands for all, an empty list for none. It reads what its role reads.',
+      '- *An operator* has one of the addresses in `SWITCHYARD_OPERATORS`, verified, and a session. They own the workspace of the',
+      "  server itself, with its log and its runs; in others' workspaces they are nobody.",
     ].join('\n'),
     '## Verbs',
-    table(['mutation', 'domain', 'least role'], verbs),
+    table(['mutation', 'domain', 'least role', 'scope of an API key'], verbs),
     '## Rows',
     'The same rule guards a single object and filters every list, count and aggregate of its type.',
     table(['type', 'seen by'], rows),

@@ -11,6 +11,7 @@ const secretFields = [
   'cookie',
   'apiKey',
   'key',
+  'receipt',
   'databaseUrl',
   'redisUrl',
 ];

@@ -57,7 +57,7 @@ export function createOutboundFetch(options: OutboundFetchOptions): OutboundFetc
       throw error;
     });
     // One for each request: a connection is never used for what was not checked with it.
-    const agent = new Agent({ connect: toAddresses(connector, addresses) });
+    const agent = new Agent({ connect: toAddresses(connector, addresses, signal) });
     try {
       const { body } = init;
       const headers = new Headers(init.headers);
@@ -98,17 +98,30 @@ export function createOutboundFetch(options: OutboundFetchOptions): OutboundFetc
 }
 
 /** Connects to the addresses, in their order, whatever name is asked for; TLS is still checked for the name. */
-function toAddresses(connector: buildConnector.connector, addresses: readonly string[]): buildConnector.connector {
+function toAddresses(
+  connector: buildConnector.connector,
+  addresses: readonly string[],
+  signal: AbortSignal,
+): buildConnector.connector {
   return (options, callback) => {
+    let waiting = true;
+    const done: buildConnector.Callback = (...result) => {
+      if (waiting) callback(...result);
+      else result[1]?.destroy();
+      waiting = false;
+    };
+    // What asks for the connection hears nothing of the signal until there is one.
+    signal.addEventListener('abort', () => waiting && done(asError(signal.reason), null), { once: true });
     const attempt = (index: number): void => {
       const hostname = addresses[index] as string;
       const servername = options.servername || options.hostname.replace(/^\[(.*)\]$/, '$1');
-      connector({ ...options, hostname, servername }, (error, socket) => {
-        if (error && index + 1 < addresses.length) attempt(index + 1);
-        else if (error) callback(error, null);
-        else callback(null, socket as Exclude<typeof socket, null>);
+      connector({ ...options, hostname, servername }, (...result) => {
+        if (result[0] && waiting && index + 1 < addresses.length) attempt(index + 1);
+        else done(...result);
       });
     };
     attempt(0);
   };
 }
+
+const asError = (reason: unknown): Error => (reason instanceof Error ? reason : new Error(String(reason)));

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import {
   canonicalJson,
   hashApiKey,
+  isApiKey,
   hashPassword,
   needsRehash,
   newApiKey,
@@ -78,11 +79,28 @@ describe('passwords', () => {
 describe('API keys', () => {
   it('have 256 random bits, and are stored as prefix and hash', () => {
     const { key, prefix, hash } = newApiKey();
-    expect(key).toMatch(/^sy_[A-Za-z0-9_-]{43}$/);
+    expect(key).toMatch(/^sy_[A-Za-z0-9_-]{43}[A-Za-z0-9]{6}$/);
     expect(prefix).toBe(key.slice(0, 11));
     expect(hash).toBe(hashApiKey(key));
     expect(hash).toMatch(/^[\da-f]{64}$/);
     expect(newApiKey().key).not.toBe(key);
+  });
+
+  it('carry a checksum, which keys of before did not', () => {
+    const { key } = newApiKey();
+    expect(isApiKey(key)).toBe(true);
+    expect(isApiKey(key.slice(0, 46))).toBe(true);
+    for (const [from, to] of [
+      [4, 5],
+      [20, 21],
+      [46, 47],
+      [51, 52],
+    ] as const) {
+      const other = key[from] === 'A' ? 'B' : 'A';
+      expect(isApiKey(key.slice(0, from) + other + key.slice(to))).toBe(false);
+    }
+    for (const text of ['', 'sy_', `${key}A`, ` ${key}`, key.slice(1), key.slice(0, 50)])
+      expect(isApiKey(text)).toBe(false);
   });
 });
 

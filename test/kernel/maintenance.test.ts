@@ -3,8 +3,9 @@ import { jobTypes } from '../../src/kernel/jobs/define.ts';
 import { newId } from '../../src/kernel/ids.ts';
 import { pruneEvents } from '../../src/kernel/maintenance.ts';
 import { rowId } from '../../src/kernel/graphql/global-id.ts';
-import { member, person, workspace } from '../support/actors.ts';
+import { person, workspace } from '../support/actors.ts';
 import { collect, socket } from '../support/client.ts';
+import { append } from '../support/live.ts';
 import { startTestServer, type TestServer } from '../support/server.ts';
 
 let server: TestServer;
@@ -17,8 +18,7 @@ test('events beyond retention go, and a cursor before them meets a gap', async (
   const { app } = server.running;
   const owner = await person(server.url);
   const place = await workspace(server.url, owner);
-  await member(server.url, owner, place.id, 'VIEWER');
-  await member(server.url, owner, place.id, 'VIEWER');
+  await append(app, place.id, 2);
   const workspaceId = rowId('Workspace', place.id);
   await app.db
     .$executeRaw`update event set at = now() - interval '100 days' where workspace_id = ${workspaceId}::uuid and seq <= 3`;

@@ -103,6 +103,9 @@ export async function tenant(app: App, name: string): Promise<Tenant> {
   return { id, slug, marker, hostId, owner: await memberOf(app, { id }, 'OWNER', marker) };
 }
 
+/** What the DNS must say of every domain that is made here. */
+export const domainChallenge = 'switchyard=challenge';
+
 /**
  * Makes a row of a type that implements Node in a workspace, with whatever hangs on it, and gives its row id. A type
  * that has no entry fails the tests that walk the schema.
@@ -182,7 +185,29 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
     });
     return id;
   },
-  ApiKey: async (app, of) => (await keyOf(app, of, of.owner.id, 'VIEWER')).id,
+  SsoConnection: async (app, of) => {
+    const connection = {
+      id: newId(),
+      workspaceId: of.id,
+      name: of.marker,
+      issuer: `https://${of.marker}.example`,
+      clientId: of.marker,
+      clientSecret: null,
+    };
+    return (await app.db.ssoConnection.create({ data: connection })).id;
+  },
+  SsoDomain: async (app, of) => {
+    const domain = `${of.marker.toLowerCase()}-${randomBytes(6).toString('hex')}.example`;
+    const row = { id: newId(), workspaceId: of.id, domain, challenge: domainChallenge };
+    return (await app.db.ssoDomain.create({ data: row })).id;
+  },
+  ExternalIdentity: async (app, of) => {
+    const subject = `${of.marker}-${randomBytes(6).toString('hex')}`;
+    const identity = { id: newId(), userId: of.owner.id, provider: 'github', subject };
+    return (await app.db.externalIdentity.create({ data: identity })).id;
+  },
+  // Without verbs, so that every key may take its place.
+  ApiKey: async (app, of) => (await keyOf(app, of, of.owner.id, 'VIEWER', { scopes: [] })).id,
   Artifact: async (app, of) => (await artifact(app, of, null)).id,
   DeadLetter: async (app, of) => {
     const payload = {};

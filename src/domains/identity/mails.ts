@@ -19,7 +19,7 @@ export const verificationMail = (of: { appUrl: string; name: string; token: stri
     of.name,
     'an account was made with this e-mail address. If that was you, confirm the address within 24 hours:',
     link(of.appUrl, 'verify-email', of.token),
-    'If it was not you, there is nothing to do.',
+    'If it was not you, do not follow the link: whoever made the account would have it in your name.',
   ),
 });
 
@@ -29,7 +29,7 @@ export const emailChangeMail = (of: { appUrl: string; name: string; token: strin
     of.name,
     'this is to become the e-mail address of your account. Confirm it within 24 hours:',
     link(of.appUrl, 'verify-email', of.token),
-    'If you did not ask for that, there is nothing to do: without the link nothing changes.',
+    'If you did not ask for that, do not follow the link: without it nothing changes.',
   ),
 });
 

@@ -166,7 +166,8 @@ const isStorable = (text: string): boolean => text.isWellFormed() && !text.inclu
 
 export const StateWrite = z.object({
   value: JsonObject,
-  expectedVersion: z.int().min(0),
+  // The next one must fit its column too.
+  expectedVersion: z.int().min(0).max(2_147_483_646),
 });
 export const StatePatch = z.object({ patch: JsonObject });
 

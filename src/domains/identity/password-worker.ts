@@ -14,5 +14,7 @@ const zxcvbn = new ZxcvbnFactory({
 parentPort?.on('message', ({ id, password, about }: EstimateRequest) => {
   const { score, feedback } = zxcvbn.check(password, [...about]);
   const advice = [feedback.warning, ...feedback.suggestions].filter(Boolean).join(' ');
+  // A thread has no origin.
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin
   parentPort?.postMessage({ id, score, advice } satisfies EstimateAnswer);
 });

@@ -106,6 +106,8 @@ function createEstimator(): (password: string, about: readonly string[]) => Prom
     waiting.set(id, { resolve, reject });
     const late = setTimeout(() => end(asked, new Error('Estimating a password took too long')), timeoutMs);
     const cut = (text: string): string => text.slice(0, estimatedChars);
+    // A thread has no origin.
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin
     asked.postMessage({ id, password: cut(password), about: about.map(cut) } satisfies EstimateRequest);
     try {
       return await promise;

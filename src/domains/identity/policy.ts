@@ -1,4 +1,4 @@
-import { definePolicy, inWorkspace, self, withParent } from '#kernel/auth/policy.ts';
+import { definePolicy, inWorkspace, selfInPerson, withParent } from '#kernel/auth/policy.ts';
 
 /** Ways in, and the management of workspaces. The row rules of these types are the kernel's. */
 export const can = definePolicy('identity', {
@@ -48,8 +48,8 @@ export const can = definePolicy('identity', {
     unlinkIdentity: 'user',
   },
   rows: {
-    Session: self('userId'),
-    ExternalIdentity: self('userId'),
+    Session: selfInPerson('userId'),
+    ExternalIdentity: selfInPerson('userId'),
     SsoConnection: inWorkspace('ADMIN'),
     SsoDomain: inWorkspace('ADMIN'),
     // A deletion is a run: the rule of Run holds for it.

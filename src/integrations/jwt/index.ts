@@ -162,12 +162,22 @@ function isPlain(token: string): boolean {
   if (!/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) return false;
   const header = Buffer.from(encodedHeader, 'base64url').toString();
   const payload = Buffer.from(encodedPayload, 'base64url').toString();
-  if (hasDuplicates(header) || hasDuplicates(payload)) return false;
-  const read = JSON.parse(header) as Record<string, unknown>;
+  const read = parsed(header);
+  if (read === null || hasDuplicates(header) || hasDuplicates(payload)) return false;
   if (forbiddenHeaders.some((name) => Object.hasOwn(read, name))) return false;
-  const { typ, kid } = read;
+  const { typ, kid } = read as { typ?: unknown; kid?: unknown };
   if (typ !== undefined && !(typeof typ === 'string' && types.has(typ.toLowerCase()))) return false;
   return typeof kid === 'string';
+}
+
+function parsed(json: string): object | null {
+  try {
+    const value: unknown = JSON.parse(json);
+    return typeof value === 'object' ? value : null;
+  } catch (error) {
+    if (error instanceof SyntaxError) return null;
+    throw error;
+  }
 }
 
 /**

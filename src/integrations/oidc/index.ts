@@ -10,6 +10,7 @@ import {
   customFetch,
   discovery,
   enableNonRepudiationChecks,
+  fetchUserInfo,
   None,
   randomNonce,
   randomPKCECodeVerifier,
@@ -118,7 +119,7 @@ const maxKnown = 1000;
 export function createOidc({ fetch, allowHttp, cacheMs = 600_000 }: OidcOptions): Oidc {
   const known = new Map<string, { readonly configuration: Configuration; readonly until: number }>();
   const ask: CustomFetch = (url, { method, headers, body, signal }) =>
-    fetch(url, { method, headers, body: body as string | URLSearchParams | null, signal });
+    fetch(url, { method, headers, signal, ...(body ? { body: body as string | URLSearchParams } : {}) });
 
   const providerOf = async (client: ProviderClient, fresh = false): Promise<Configuration> => {
     const key = JSON.stringify([client.issuer, client.clientId, client.clientSecret]);
@@ -160,7 +161,12 @@ export function createOidc({ fetch, allowHttp, cacheMs = 600_000 }: OidcOptions)
           pkceCodeVerifier: verifier,
           idTokenExpected: true,
         });
-        const claims = Claims.parse(answer.claims());
+        const given = Claims.parse(answer.claims());
+        // A provider that follows the specification to the letter tells of the person at its own address only.
+        const elsewhere = given.email == null && configuration.serverMetadata().userinfo_endpoint !== undefined;
+        const claims = elsewhere
+          ? Claims.parse(await fetchUserInfo(configuration, answer.access_token, given.sub))
+          : given;
         return {
           subject: claims.sub,
           email: claims.email ?? null,

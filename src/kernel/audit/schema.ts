@@ -165,7 +165,7 @@ builder.queryFields((t) => ({
         const filter = filterOf(args.filter);
         const { pool } = context.app.database;
         const connection = await resolveCursorConnection<Promise<Placed<LoggedEvent>[]>>(
-          { args, defaultSize: 20, maxSize: 100, toCursor: (one) => (one as Placed<LoggedEvent>).cursor },
+          { args, defaultSize: 20, maxSize: 100, toCursor: (one) => one.cursor },
           async ({ before, after, limit, inverted }): Promise<Placed<LoggedEvent>[]> => {
             // `after` an entry of a list that begins with the newest is what is older.
             const page = { workspaceId, filter, limit, olderThan: after, newerThan: before, oldestFirst: inverted };

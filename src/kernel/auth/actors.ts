@@ -27,7 +27,7 @@ export interface ExternalTokens {
    * The person whom a token names.
    * @throws {Unauthenticated} for every token that is not a good one of such an issuer
    */
-  verify(token: string): Promise<{ readonly userId: string; readonly expiresAt: Date }>;
+  verify(token: string, origin: Origin | null): Promise<{ readonly userId: string; readonly expiresAt: Date }>;
 }
 
 export interface ActorsOptions {
@@ -97,17 +97,19 @@ export class Actors {
    * @throws {Unauthenticated} for a credential that is there and is not good
    */
   async authenticate(credentials: Credentials, origin: Origin | null = null): Promise<Actor> {
-    const actor = await this.#actorOf(credentials);
+    const actor = await this.#actorOf(credentials, origin);
     return origin ? { ...actor, origin } : actor;
   }
 
-  #actorOf(credentials: Credentials): Actor | Promise<Actor> {
+  #actorOf(credentials: Credentials, origin: Origin | null): Actor | Promise<Actor> {
     if (credentials.apiKey) return this.#byKey(credentials.apiKey);
     if (credentials.authorization) {
       const bearer = /^Bearer ([\w.~+/=-]+)$/i.exec(credentials.authorization)?.[1];
       if (!bearer) throw new Unauthenticated('The Authorization header must be `Bearer <token>`.');
       if (bearer.startsWith('sy_')) return this.#byKey(bearer);
-      return this.#external?.claims(bearer) ? this.#byExternalToken(this.#external, bearer) : this.#bySession(bearer);
+      return this.#external?.claims(bearer)
+        ? this.#byExternalToken(this.#external, bearer, origin)
+        : this.#bySession(bearer);
     }
     if (credentials.session) return this.#bySession(credentials.session);
     return anonymous;
@@ -136,8 +138,8 @@ export class Actors {
     return this.#withRoles({ ...anonymous, kind: 'SESSION', userId, credentialId: sessionId, expiresAt });
   }
 
-  async #byExternalToken(external: ExternalTokens, token: string): Promise<Actor> {
-    const { userId, expiresAt } = await external.verify(token);
+  async #byExternalToken(external: ExternalTokens, token: string, origin: Origin | null): Promise<Actor> {
+    const { userId, expiresAt } = await external.verify(token, origin);
     return this.#withRoles({ ...anonymous, kind: 'TOKEN', userId, expiresAt });
   }
 

@@ -9,8 +9,8 @@ import { atLeast, isPerson, workspacesWith, type Actor } from './actor.ts';
 export type RowRule =
   /** The row's workspace column is one of the actor's workspaces, with at least this role. */
   | { readonly by: 'workspace'; readonly column: string; readonly least: Role }
-  /** The row's column is the actor's user id. */
-  | { readonly by: 'self'; readonly column: string }
+  /** The row's column is the actor's user id; with `person`, only when they act themselves and not a key for them. */
+  | { readonly by: 'self'; readonly column: string; readonly person?: true }
   /** A to-many relation of the row has a row that passes. */
   | { readonly by: 'some'; readonly relation: string; readonly rule: RowRule }
   | { readonly by: 'any'; readonly rules: readonly RowRule[] }
@@ -24,6 +24,7 @@ export const inWorkspace = (least: Role = 'VIEWER', column = 'workspaceId'): Row
   least,
 });
 export const self = (column: string): RowRule => ({ by: 'self', column });
+export const selfInPerson = (column: string): RowRule => ({ by: 'self', column, person: true });
 export const some = (relation: string, rule: RowRule): RowRule => ({ by: 'some', relation, rule });
 export const anyOf = (...rules: RowRule[]): RowRule => ({ by: 'any', rules });
 export const allOf = (...rules: RowRule[]): RowRule => ({ by: 'all', rules });
@@ -84,7 +85,9 @@ function whereOf(rule: RowRule, actor: Actor): Where {
     case 'workspace':
       return { [rule.column]: { in: workspacesWith(actor, rule.least) } };
     case 'self':
-      return actor.userId ? { [rule.column]: actor.userId } : { [rule.column]: { in: [] } };
+      return actor.userId && (!rule.person || isPerson(actor))
+        ? { [rule.column]: actor.userId }
+        : { [rule.column]: { in: [] } };
     case 'some':
       return { [rule.relation]: { some: whereOf(rule.rule, actor) } };
     case 'any':
@@ -106,7 +109,7 @@ export function decidedByRow(rule: RowRule, actor: Actor, row: Record<string, un
       return role !== undefined && atLeast(role, rule.least);
     }
     case 'self':
-      return actor.userId !== null && row[rule.column] === actor.userId;
+      return actor.userId !== null && row[rule.column] === actor.userId && (!rule.person || isPerson(actor));
     case 'some':
       return undefined;
     case 'any': {

@@ -7,7 +7,15 @@ import RelayPlugin from '@pothos/plugin-relay';
 import ScopeAuthPlugin from '@pothos/plugin-scope-auth';
 import SimpleObjectsPlugin from '@pothos/plugin-simple-objects';
 import WithInputPlugin from '@pothos/plugin-with-input';
-import { getNamedType, getNullableType, GraphQLError, isListType, type GraphQLOutputType } from 'graphql';
+import {
+  getNamedType,
+  getNullableType,
+  GraphQLError,
+  isListType,
+  isObjectType,
+  type GraphQLNamedType,
+  type GraphQLOutputType,
+} from 'graphql';
 import { DateTimeResolver, JSONResolver, NonNegativeIntResolver, URLResolver } from 'graphql-scalars';
 import type PrismaTypes from '../../generated/pothos.ts';
 import { getDatamodel } from '../../generated/pothos.ts';
@@ -80,6 +88,9 @@ const isPageCursor = (cursor: string): boolean => {
   const [, id] = /^GPC:S:(.*)$/.exec(cursor.length > 200 ? '' : Buffer.from(cursor, 'base64').toString()) ?? [];
   return id !== undefined && isId(id);
 };
+
+/** A page of a list. The name alone does not tell: a connection to a provider is none. */
+export const isConnection = (type: GraphQLNamedType): boolean => isObjectType(type) && 'pageInfo' in type.getFields();
 
 const isList = (type: GraphQLOutputType): boolean => isListType(getNullableType(type));
 const perPage = { field: 1, multiplier: 1 } as const;
@@ -173,7 +184,7 @@ export const builder = new SchemaBuilder<SchemaTypes>({
     defaultComplexity: 1,
     defaultListMultiplier,
     fieldComplexity: (args, _, field) => {
-      if (getNamedType(field.type).name.endsWith('Connection')) return pageCost(args);
+      if (isConnection(getNamedType(field.type))) return pageCost(args);
       return isList(field.type) ? { field: 1, multiplier: defaultListMultiplier } : 1;
     },
   },

@@ -1,5 +1,6 @@
 import type { App } from '../app.ts';
-import type { Actor, Origin } from '../auth/actor.ts';
+import { Denials } from '../audit/denials.ts';
+import { anonymous, type Actor, type Origin } from '../auth/actor.ts';
 import type { Credentials } from '../auth/actors.ts';
 import { sha256Hex } from '../crypto.ts';
 import { RateLimited, Unauthenticated } from '../errors.ts';
@@ -58,6 +59,9 @@ export function createDoor(app: App): Door {
       } catch (error) {
         if (!(error instanceof Unauthenticated)) throw error;
         known.delete(digest);
+        app
+          .use(Denials)
+          .signIn({ ...anonymous, origin }, given === credentials.apiKey ? 'API_KEY' : 'TOKEN', 'CREDENTIAL');
         // The first look of this process after another one closed the network finds it out here.
         const { remaining, resetAt } = await throttles.consume(badCredentials, network).catch((limited: unknown) => {
           if (limited instanceof RateLimited) return { remaining: 0, resetAt: limited.resetAt };

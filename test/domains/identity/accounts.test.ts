@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
@@ -573,6 +573,31 @@ describe('sessions', () => {
     for (const auth of [eve, key])
       expect((await send<{ node: unknown }>(server.url, node, { id: one?.id }, auth)).data?.node ?? null).toBeNull();
     expect(await data(server.url, node, { id: one?.id }, ada)).toMatchObject({ node: { address: expect.any(String) } });
+  });
+});
+
+describe('in production without a mail server', () => {
+  test('people get in; what needs mail says that there is none', async () => {
+    const mute = await startTestServer({
+      NODE_ENV: 'production',
+      SWITCHYARD_ROLES: 'api',
+      SESSION_SECRET: 's'.repeat(32),
+      STORAGE_SECRET: 't'.repeat(32),
+      SWITCHYARD_ENCRYPTION_KEYS: `k1:${randomBytes(32).toString('base64')}`,
+      SWITCHYARD_PROCESS_DRIVER: 'false',
+    });
+    try {
+      const ada = await account(mute);
+      const none = { __typename: 'MailNotConfigured' };
+      expect(await mutate(mute, 'resendVerification', null, ada)).toMatchObject(none);
+      expect(await mutate(mute, 'changeEmail', { newEmail: 'x@example.com', password }, ada)).toMatchObject(none);
+      for (const email of [ada.email, 'nobody@example.com'])
+        expect(await mutate(mute, 'requestPasswordReset', { email })).toMatchObject(none);
+      const input = { currentPassword: password, newPassword: other };
+      expect((await mutate(mute, 'changePassword', input, ada)).__typename).toBe('ChangePasswordSuccess');
+    } finally {
+      await mute.stop();
+    }
   });
 });
 

@@ -50,7 +50,7 @@ describe('the text of a key', () => {
     expect(text.startsWith(prefix)).toBe(true);
     // As anybody can compute it: CRC-32 in base62, digits first.
     const digits = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
-    const sum = [...text.slice(-6)].reduce((value, digit) => value * 62 + digits.indexOf(digit), 0);
+    const sum = Array.from(text.slice(-6)).reduce((value, digit) => value * 62 + digits.indexOf(digit), 0);
     expect(sum).toBe(crc32(text.slice(0, -6)));
     expect(isApiKey(text)).toBe(true);
     expect(isApiKey(text.slice(0, 46))).toBe(true);
@@ -266,7 +266,7 @@ describe('rotation', () => {
       expect(Date.now()).toBeGreaterThanOrEqual(Date.parse(made['previous'].expiresAt));
       expect([await refused(old), await refused({ apiKey: made['key'] })]).toEqual(['UNAUTHENTICATED', undefined]);
     } finally {
-      follower.close();
+      await follower.close();
     }
   });
 });

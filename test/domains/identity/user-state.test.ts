@@ -177,6 +177,15 @@ describe('patches', () => {
     });
   }, 240_000);
 
+  test('names that mean something to JavaScript are names', async () => {
+    const bob = await account(server, 'Bob');
+    const odd = JSON.parse('{"__proto__": {"a": 1}, "constructor": {"prototype": {"b": 2}}, "toString": 3}') as Json;
+    const { value } = written(await patch(bob, odd));
+    expect(JSON.stringify(value)).toContain('"__proto__":{"a":1}');
+    expect(Object.keys(value).toSorted()).toEqual(['__proto__', 'constructor', 'toString']);
+    expect(({} as Record<string, unknown>)['a']).toBeUndefined();
+  });
+
   test('null removes, also in the first patch', async () => {
     const bob = await account(server, 'Bob');
     expect(written(await patch(bob, { a: null, b: { c: null, d: 1 } })).value).toEqual({ b: { d: 1 } });
@@ -247,7 +256,9 @@ describe('what is refused', () => {
   });
 
   test('a negative version, and more than is asked for', async () => {
-    expect((await save(ada, {}, -1)).__typename).toBe('ValidationError');
+    for (const version of [-1, 2_147_483_647])
+      expect((await save(ada, {}, version)).__typename).toBe('ValidationError');
+    expect((await save(ada, {}, 2_147_483_646)).__typename).toBe('VersionConflict');
     const extra = await ask(server, 'saveUserState', { value: {}, expectedVersion: 0, version: 7, userId: 'x' }, ada);
     expect(extra.errors?.[0]?.message).toMatch(/not defined by type/);
   });

@@ -233,7 +233,7 @@ describe('deleting', () => {
       // The short name is free, and the people are still there.
       expect((await mutate('createWorkspace', { name: 'x', slug }, bob)).__typename).toBe('CreateWorkspaceSuccess');
     } finally {
-      for (const follower of followers) follower.close();
+      await Promise.all(followers.map((follower) => follower.close()));
     }
   });
 
@@ -302,7 +302,7 @@ describe('deleting what is deployed', () => {
     expect(done.report).toContainEqual({ name: 'applications', removed: 2, left: [] });
     expect(await isAlive(identity)).toBe(false);
     await expect(access(release.path)).rejects.toMatchObject({ code: 'ENOENT' });
-    await expect(fetch(address)).rejects.toThrow();
+    await expect(fetch(address)).rejects.toThrow('fetch failed');
     expect(await traces([raw('Application', serving), raw('Application', idle), release.id])).toEqual([]);
   });
 

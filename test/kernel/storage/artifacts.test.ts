@@ -93,5 +93,9 @@ test('what is too large, malformed, or not for this role is refused with a typed
   const { createUpload: unknown } = await data<Upload>(server.url, createUpload, { input: input() }, stranger);
   expect(unknown.__typename).toBe('NotFound');
   const answer = await send<Upload>(server.url, createUpload, { input: input() });
-  expect([answer.status, answer.data, answer.errors?.[0]?.extensions?.['code']]).toEqual([401, null, 'UNAUTHENTICATED']);
+  expect([answer.status, answer.data, answer.errors?.[0]?.extensions?.['code']]).toEqual([
+    401,
+    null,
+    'UNAUTHENTICATED',
+  ]);
 });

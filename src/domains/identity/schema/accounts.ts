@@ -1,4 +1,3 @@
-import { isPerson } from '#kernel/auth/actor.ts';
 import { UserRef } from '#kernel/auth/schema.ts';
 import type { SignedIn } from '#kernel/auth/sessions.ts';
 import { Conflict, RateLimited } from '#kernel/errors.ts';
@@ -45,7 +44,6 @@ const SessionRef = builder.prismaNode('Session', {
   id: { field: 'id' },
   description: 'A sign-in of yours from one device. Seen by yourself only, and by no key.',
   ...guarded('Session'),
-  authScopes: (row, { actor }) => (isPerson(actor) ? { row: ['Session', row] as const } : false),
   fields: (t) => ({
     method: t.exposeString('method'),
     address: t.exposeString('address', { nullable: true }),

@@ -1,7 +1,6 @@
 import type { User } from '#prisma';
 import { service, type App } from '#kernel/app.ts';
-import type { Actor } from '#kernel/auth/actor.ts';
-import { anonymous } from '#kernel/auth/actor.ts';
+import { anonymous, type Actor, type Origin } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { authorize } from '#kernel/auth/policy.ts';
 import { Sessions } from '#kernel/auth/sessions.ts';
@@ -175,7 +174,11 @@ export const External = service('external', (app) => {
      * The person whom a trusted issuer's token names; an ID token brings somebody who was not here yet.
      * @throws {Unauthenticated} {IssuerUnavailable}
      */
-    async byToken(token: string): Promise<{ readonly userId: string; readonly expiresAt: Date }> {
+    async byToken(
+      token: string,
+      origin: Origin | null,
+    ): Promise<{ readonly userId: string; readonly expiresAt: Date }> {
+      const actor = { ...anonymous, origin };
       const { issuers, provisioning } = app.use(Outside);
       const claims = await issuers.verify(token);
       const { issuer, subject, expiresAt } = claims;
@@ -199,11 +202,11 @@ export const External = service('external', (app) => {
         mayMake: provisioning.has(issuer) || 'ACCOUNT_UNKNOWN',
       };
       try {
-        const userId = await this.arrive(anonymous, vouched, admission, async (_, id) => id);
+        const userId = await this.arrive(actor, vouched, admission, async (_, id) => id);
         return { userId, expiresAt };
       } catch (error) {
         if (!(error instanceof ArrivalRefused)) throw error;
-        app.use(Denials).signIn(anonymous, 'TOKEN', error.code, error.userId);
+        app.use(Denials).signIn(actor, 'TOKEN', error.code, error.userId);
         throw unknownSubject(error.message);
       }
     },

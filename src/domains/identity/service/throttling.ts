@@ -35,7 +35,7 @@ const byAccount = defineThrottle({
 });
 const signUps = defineThrottle({
   name: 'identity.signUp',
-  description: 'Sign-ups, by network of the client',
+  description: 'Sign-ups, by network of the client; SWITCHYARD_SIGN_UPS_PER_HOUR changes how many',
   points: 20,
   durationS: 3600,
 });
