@@ -741,7 +741,8 @@ export const settings = {
   }),
   SWITCHYARD_EVENT_RETENTION_DAYS: setting({
     group: 'Worker',
-    description: 'Events and log lines older than this are removed; a stream that asks for them gets a StreamGap.',
+    description:
+      'Events older than this are removed; a stream that asks for them gets a StreamGap. So are dead letters, and runs of the server itself that ended before (deletions, whose receipts end with them; rotations of keys).',
     unit: 'days',
     default: '90',
     example: '365',
@@ -1054,6 +1055,7 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
 
 /** Ports of applications that something else of this server needs. */
 function* portProblems(v: Values): Generator<[name: SettingName, text: string]> {
+  if (!v.SWITCHYARD_PROCESS_DRIVER) return; // nothing uses them
   const [addresses, instances] = [v.SWITCHYARD_ADDRESS_PORTS, v.SWITCHYARD_INSTANCE_PORTS];
   const has = ({ from, to }: PortRange, port: number): boolean => port >= from && port <= to;
   if (addresses.from <= instances.to && instances.from <= addresses.to)

@@ -233,7 +233,12 @@ async function begin(
   };
   const use = services(provided)(app);
 
-  await checkKeys({ pool: database.pool, sealing, log });
+  const checking = new AbortController();
+  let checked: Promise<void> | undefined;
+  undo.push(async () => {
+    checking.abort();
+    await checked;
+  });
   undo.push(() => app.use(Denials).flush());
   await jobs.start();
   undo.push(() => jobs.stop());
@@ -250,6 +255,7 @@ async function begin(
     worker: config.roles.worker,
     driver: config.driver,
     outbound: config.outbound,
+    keepsApplications: !options.endApplications,
   });
   undo.push(() => host.stop({ endApplications: options.endApplications ?? false }));
 
@@ -315,6 +321,11 @@ async function begin(
     undo.push(() => server.close(5000));
     log.info({ url: `${server.url}/graphql`, roles: config.roles }, 'listening');
   }
+
+  // It reads all that is sealed: nobody waits for it.
+  checked = checkKeys({ pool: database.pool, sealing, log, signal: checking.signal }).catch((error: unknown) =>
+    log.error({ err: error }, 'the keys of the values that are sealed could not be checked'),
+  );
 
   return {
     app,

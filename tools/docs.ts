@@ -15,6 +15,7 @@ import { allRoutes } from '../src/kernel/http/routes.ts';
 import { allThrottles } from '../src/kernel/rates/throttles.ts';
 import { runKinds } from '../src/kernel/runs/kinds.ts';
 import { schema } from '../src/schema.ts';
+import { boundBy, throttlesOf } from './docs-throttles.ts';
 // Declares every address.
 import '../src/start.ts';
 
@@ -314,7 +315,11 @@ function matrix(): { fields: Entry[]; routes: Entry[] } {
       authentication: authenticationOf(declared),
       verb: verb?.name ?? null,
       leastRole: isRole ? least(verb) : null,
-      limits: ['budget', ...(type.name === 'Subscription' ? ['streams'] : [])],
+      limits: [
+        'budget',
+        ...(type.name === 'Subscription' ? ['streams'] : []),
+        ...(verb ? throttlesOf(allThrottles(), verb.name) : []),
+      ],
       cors: 'CORS_ORIGINS',
     };
   });
@@ -332,10 +337,20 @@ function matrix(): { fields: Entry[]; routes: Entry[] } {
   return { fields: fields.toSorted(byName), routes: routes.toSorted(byName) };
 }
 
+const boundOf = (fields: readonly Entry[]): ReadonlyMap<string, readonly string[]> =>
+  boundBy(allThrottles(), new Set(fields.flatMap(({ verb }) => verb ?? [])), allRoutes());
+
 async function policyMatrix(): Promise<string> {
   const { fields, routes } = matrix();
+  const bound = boundOf(fields);
   const throttles = allThrottles()
-    .map(({ name, points, durationS, blockS }) => ({ name, points, durationS, blockS: blockS ?? null }))
+    .map(({ name, points, durationS, blockS }) => ({
+      name,
+      bounds: bound.get(name),
+      points,
+      durationS,
+      blockS: blockS ?? null,
+    }))
     .toSorted((a, b) => (a.name < b.name ? -1 : 1));
   const config = (await resolveConfig(path.join(root, 'docs/policy.json'))) ?? {};
   return format(JSON.stringify({ fields, routes, throttles }), { ...config, parser: 'json' });
@@ -343,6 +358,7 @@ async function policyMatrix(): Promise<string> {
 
 function matrixInWords(): string[] {
   const { fields, routes } = matrix();
+  const bound = boundOf(fields);
   return [
     '## Ways in',
     [
@@ -367,12 +383,13 @@ function matrixInWords(): string[] {
     '## Throttles',
     'How often something sensitive may be tried, by all processes together.',
     table(
-      ['throttle', 'counts', 'tries', 'refused for'],
+      ['throttle', 'of', 'counts', 'tries', 'refused for'],
       allThrottles()
         .toSorted((a, b) => (a.name < b.name ? -1 : 1))
         .map(({ name, description, points, durationS, blockS }) =>
           row(
             code(name),
+            (bound.get(name) ?? []).map(code).join(', '),
             description,
             `${points} in ${durationS} s`,
             blockS === undefined ? 'the rest of them' : `${blockS} s`,

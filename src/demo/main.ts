@@ -66,8 +66,8 @@ async function main(): Promise<number> {
   const usual = loadConfig(env);
   const stateDir = env['SWITCHYARD_STATE_DIR'] ? usual.storage.stateDir : path.join(usual.storage.stateDir, 'demo');
   const config = loadConfig({
-    // Not those of a server that is installed here, too.
-    SWITCHYARD_APP_USER_BASE: '70000',
+    // Not those of a server that is installed here, too, and still among those that a container has.
+    SWITCHYARD_APP_USER_BASE: '57184',
     ...env,
     SWITCHYARD_STATE_DIR: stateDir,
     PORT: await freePort(usual),

@@ -54,10 +54,13 @@ export class Forbidden extends DomainError {
   readonly verb: string;
   /** The workspace whose audit log tells of it; null: it belongs to none. */
   readonly workspaceId: string | null;
-  constructor(verb: string, workspaceId: string | null = null) {
+  /** The thing that it was asked for, for the audit log only. */
+  readonly target: { readonly targetType?: string; readonly targetId?: string };
+  constructor(verb: string, workspaceId: string | null = null, target: { kind: string; id: string } | null = null) {
     super(`Your role or credential does not allow ${verb}.`);
     this.verb = verb;
     this.workspaceId = workspaceId;
+    this.target = target ? { targetType: target.kind, targetId: excerpt(target.id) } : {};
   }
 }
 

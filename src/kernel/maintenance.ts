@@ -1,7 +1,9 @@
 import { z } from 'zod';
 import type { App } from './app.ts';
+import { instanceWorkspaceId } from './auth/instance.ts';
 import { defineJob } from './jobs/define.ts';
 import { pruneThrottles } from './rates/counters.ts';
+import { Runs } from './runs/runs.ts';
 
 const nothing = z.object({});
 
@@ -42,7 +44,8 @@ export const cleanUp = defineJob({
   retryDelayS: 60,
   timeoutS: 1800,
   cron: '17 * * * *',
-  async handle(_payload, { app }) {
+  async handle(_payload, { app, signal }) {
+    const before = new Date(Date.now() - app.limits.eventRetentionDays * 24 * 3600 * 1000);
     const events = await pruneEvents(app, app.limits.eventRetentionDays);
     const { count: keys } = await app.db.idempotencyKey.deleteMany({
       where: { createdAt: { lt: new Date(Date.now() - 24 * 3600 * 1000) } },
@@ -61,10 +64,12 @@ export const cleanUp = defineJob({
     const { count: sessions } = await app.db.session.deleteMany({
       where: { expiresAt: { lt: new Date(Date.now() - 30 * 24 * 3600 * 1000) } },
     });
-    const { count: origins } = await app.db.origin.deleteMany({
-      where: { lastSeenAt: { lt: new Date(Date.now() - app.limits.eventRetentionDays * 24 * 3600 * 1000) } },
-    });
+    const { count: origins } = await app.db.origin.deleteMany({ where: { lastSeenAt: { lt: before } } });
+    // Of the server itself: deletions, whose receipts end with them, and rotations of keys.
+    const runs = await app.use(Runs).prune({ workspaceId: instanceWorkspaceId, before, signal });
+    const { count: deadLetters } = await app.db.deadLetter.deleteMany({ where: { createdAt: { lt: before } } });
     const throttles = await pruneThrottles(app.database.pool);
-    app.log.info({ events, keys, sessions, origins, throttles, artifacts: abandoned.length }, 'cleaned up');
+    const artifacts = abandoned.length;
+    app.log.info({ events, keys, sessions, origins, runs, deadLetters, throttles, artifacts }, 'cleaned up');
   },
 });

@@ -131,7 +131,9 @@ export class DomainNotVerified extends DomainError {
 export class SsoNotReady extends DomainError {
   readonly code = 'SSO_NOT_READY';
   constructor() {
-    super('Set up a provider and verify a domain first, or nobody but owners would reach the workspace.');
+    super(
+      'Without a provider and a verified domain nobody but owners would reach the workspace while it enforces them.',
+    );
   }
 }
 

@@ -73,9 +73,10 @@ export const userEmailVerified = defineEvent('user.emailVerified', {
   subject: 'User',
   description: 'Somebody proved that they read mail at their address.',
 });
-export const userEmailChanged = defineEvent('user.emailChanged', {
+export const userEmailChanged = defineEvent<{ userId: string }>('user.emailChanged', {
   subject: 'User',
-  description: 'Somebody has another, verified e-mail address.',
+  description: 'Somebody has another, verified e-mail address; whether they are an operator hangs on it.',
+  rights: true,
 });
 export const userPasswordChanged = defineEvent<{ by: 'PASSWORD' | 'RESET' }>('user.passwordChanged', {
   subject: 'User',

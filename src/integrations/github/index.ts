@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { z } from 'zod';
-import type { OutboundFetch } from '#kernel/outbound-fetch.ts';
+import type { OutboundFetch, OutboundInit } from '#kernel/outbound-fetch.ts';
 
 /** GitHub did not do as it should; the message is for the log. */
 export class GitHubRefused extends Error {
@@ -37,8 +37,11 @@ export interface GitHubUser {
 export interface GitHub {
   /** Where to send the browser; what comes with it is for the browser that began, and secret. */
   begin(redirectUri: string): { readonly url: string; readonly state: string; readonly verifier: string };
-  /** @throws {GitHubRefused}, and what `fetch` throws */
-  finish(of: { readonly code: string; readonly verifier: string; readonly redirectUri: string }): Promise<GitHubUser>;
+  /** @throws {GitHubRefused}, also when the signal ends it, and what `fetch` throws */
+  finish(
+    of: { readonly code: string; readonly verifier: string; readonly redirectUri: string },
+    signal: AbortSignal,
+  ): Promise<GitHubUser>;
 }
 
 /** Reading who it is and their addresses; nothing of repositories. */
@@ -58,8 +61,16 @@ const Emails = z.array(z.object({ email: z.string(), primary: z.boolean(), verif
 export function createGitHub(options: GitHubOptions): GitHub {
   const { fetch, clientId, clientSecret } = options;
 
-  const read = async <T>(schema: z.ZodType<T>, path: string, token: string): Promise<T> => {
-    const answer = await fetch(`${options.apiUrl}${path}`, {
+  const ask = async (url: string, signal: AbortSignal, init: OutboundInit): Promise<Response> => {
+    try {
+      return await fetch(url, { ...init, signal });
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      throw new GitHubRefused('GitHub does not answer in time', null, { cause: error });
+    }
+  };
+  const read = async <T>(schema: z.ZodType<T>, path: string, token: string, signal: AbortSignal): Promise<T> => {
+    const answer = await ask(`${options.apiUrl}${path}`, signal, {
       headers: {
         accept: 'application/vnd.github+json',
         authorization: `Bearer ${token}`,
@@ -86,8 +97,8 @@ export function createGitHub(options: GitHubOptions): GitHub {
       return { url: url.href, state, verifier };
     },
 
-    async finish({ code, verifier, redirectUri }) {
-      const answer = await fetch(`${options.url}/login/oauth/access_token`, {
+    async finish({ code, verifier, redirectUri }, signal) {
+      const answer = await ask(`${options.url}/login/oauth/access_token`, signal, {
         method: 'POST',
         headers: { accept: 'application/json', 'user-agent': 'switchyard' },
         body: new URLSearchParams({
@@ -101,8 +112,8 @@ export function createGitHub(options: GitHubOptions): GitHub {
       const given = await readAs(Token, answer, 'the token');
       if ('error' in given) throw new GitHubRefused(`GitHub gave no token: ${given.error}`, given.error);
       const token = given.access_token;
-      const user = await read(User, '/user', token);
-      const emails = await read(Emails, '/user/emails', token);
+      const user = await read(User, '/user', token, signal);
+      const emails = await read(Emails, '/user/emails', token, signal);
       return {
         subject: String(user.id),
         name: user.name?.trim() || user.login,

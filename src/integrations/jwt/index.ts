@@ -39,7 +39,7 @@ export interface JwtIssuers {
   claims(token: string): boolean;
   /**
    * @throws {Unauthenticated} for every token that is not a good one of them
-   * @throws {IssuerUnavailable} when the keys could not be fetched; cached ones are used as long as they fit
+   * @throws {IssuerUnavailable} when the keys could not be fetched within 5 s; cached ones are used as long as they fit
    */
   verify(token: string): Promise<TokenClaims>;
 }
@@ -58,6 +58,8 @@ export interface JwtIssuersOptions {
 
 /** Longest token that is looked at. */
 const maxTokenBytes = 8192;
+/** How long the keys of an issuer may take to come, milliseconds: for all who wait for them together. */
+const fetchMs = 5000;
 /** How far an issuer's clock may be ahead or behind, seconds. */
 const clockSkewS = 5;
 /** Signatures with a key that only the issuer has. A secret that both know, or none, is never one. */
@@ -207,6 +209,7 @@ function keysOf({ jwksUrl }: TrustedIssuer, options: JwtIssuersOptions): JWTVeri
   let triedAt = 0;
   let failed = false;
   const jwks = createRemoteJWKSet(new URL(jwksUrl), {
+    timeoutDuration: fetchMs,
     cooldownDuration: cooldownMs,
     cacheMaxAge: maxAgeMs,
     [customFetch]: async (url, { headers, signal }) => {

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import {
   allowInsecureRequests,
   authorizationCodeGrant,
@@ -74,17 +75,22 @@ export interface IdToken {
   readonly name: string | null;
 }
 
+/** Each ends when its signal does, by {@link ProviderUnusable}. */
 export interface Oidc {
   /** Looks whether the provider can be used. @throws {ProviderUnusable} */
-  check(client: ProviderClient, signal?: AbortSignal): Promise<void>;
+  check(client: ProviderClient, signal: AbortSignal): Promise<void>;
   /** Where to send the browser. @throws {ProviderUnusable} */
-  begin(client: ProviderClient, redirectUri: string): Promise<{ readonly url: string } & Authorization>;
+  begin(
+    client: ProviderClient,
+    redirectUri: string,
+    signal: AbortSignal,
+  ): Promise<{ readonly url: string } & Authorization>;
   /**
    * Exchanges the code that the browser brought, and checks everything.
    * @param returned the address that the browser came back to
    * @throws {ProviderUnusable} {AnswerRefused}
    */
-  finish(client: ProviderClient, returned: URL, begun: Authorization): Promise<IdToken>;
+  finish(client: ProviderClient, returned: URL, begun: Authorization, signal: AbortSignal): Promise<IdToken>;
 }
 
 export interface OidcOptions {
@@ -118,8 +124,26 @@ const maxKnown = 1000;
  */
 export function createOidc({ fetch, allowHttp, cacheMs = 600_000 }: OidcOptions): Oidc {
   const known = new Map<string, { readonly configuration: Configuration; readonly until: number }>();
-  const ask: CustomFetch = (url, { method, headers, body, signal }) =>
-    fetch(url, { method, headers, signal, ...(body ? { body: body as string | URLSearchParams } : {}) });
+  // The library takes a signal for a configuration, which several requests share; this one is of the call that asks.
+  const calls = new AsyncLocalStorage<AbortSignal>();
+  const ask: CustomFetch = (url, { method, headers, body, signal }) => {
+    const signals = [signal, calls.getStore()].filter((one) => one !== undefined);
+    return fetch(url, {
+      method,
+      headers,
+      signal: AbortSignal.any(signals),
+      ...(body ? { body: body as string | URLSearchParams } : {}),
+    });
+  };
+  const within = <T>(signal: AbortSignal, call: () => Promise<T>): Promise<T> =>
+    calls.run(signal, async () => {
+      try {
+        return await call();
+      } catch (error) {
+        if (!signal.aborted) throw error;
+        throw new ProviderUnusable('UNREACHABLE', 'The provider does not answer in time.', { cause: error });
+      }
+    });
 
   const providerOf = async (client: ProviderClient, fresh = false): Promise<Configuration> => {
     const key = JSON.stringify([client.issuer, client.clientId, client.clientSecret]);
@@ -134,51 +158,51 @@ export function createOidc({ fetch, allowHttp, cacheMs = 600_000 }: OidcOptions)
   };
 
   return {
-    async check(client) {
-      await providerOf(client, true);
-    },
+    check: (client, signal) => within(signal, async () => void (await providerOf(client, true))),
 
-    async begin(client, redirectUri) {
-      const configuration = await providerOf(client);
-      const begun = { state: randomState(), nonce: randomNonce(), verifier: randomPKCECodeVerifier() };
-      const url = buildAuthorizationUrl(configuration, {
-        redirect_uri: redirectUri,
-        scope: 'openid email profile',
-        state: begun.state,
-        nonce: begun.nonce,
-        code_challenge: await calculatePKCECodeChallenge(begun.verifier),
-        code_challenge_method: 'S256',
-      });
-      return { url: url.href, ...begun };
-    },
-
-    async finish(client, returned, { state, nonce, verifier }) {
-      const configuration = await providerOf(client);
-      try {
-        const answer = await authorizationCodeGrant(configuration, returned, {
-          expectedState: state,
-          expectedNonce: nonce,
-          pkceCodeVerifier: verifier,
-          idTokenExpected: true,
+    begin: (client, redirectUri, signal) =>
+      within(signal, async () => {
+        const configuration = await providerOf(client);
+        const begun = { state: randomState(), nonce: randomNonce(), verifier: randomPKCECodeVerifier() };
+        const url = buildAuthorizationUrl(configuration, {
+          redirect_uri: redirectUri,
+          scope: 'openid email profile',
+          state: begun.state,
+          nonce: begun.nonce,
+          code_challenge: await calculatePKCECodeChallenge(begun.verifier),
+          code_challenge_method: 'S256',
         });
-        const given = Claims.parse(answer.claims());
-        // A provider that follows the specification to the letter tells of the person at its own address only.
-        const elsewhere = given.email == null && configuration.serverMetadata().userinfo_endpoint !== undefined;
-        const claims = elsewhere
-          ? Claims.parse(await fetchUserInfo(configuration, answer.access_token, given.sub))
-          : given;
-        return {
-          subject: claims.sub,
-          email: claims.email ?? null,
-          emailVerified: claims.email_verified == null ? null : String(claims.email_verified) === 'true',
-          name: claims.name?.trim() || null,
-        };
-      } catch (error) {
-        const away = causeOf(error, OutboundFailed) ?? causeOf(error, OutboundRefused);
-        if (away) throw unusable(away);
-        throw new AnswerRefused(error instanceof AuthorizationResponseError ? error.error : null, { cause: error });
-      }
-    },
+        return { url: url.href, ...begun };
+      }),
+
+    finish: (client, returned, { state, nonce, verifier }, signal) =>
+      within(signal, async () => {
+        const configuration = await providerOf(client);
+        try {
+          const answer = await authorizationCodeGrant(configuration, returned, {
+            expectedState: state,
+            expectedNonce: nonce,
+            pkceCodeVerifier: verifier,
+            idTokenExpected: true,
+          });
+          const given = Claims.parse(answer.claims());
+          // A provider that follows the specification to the letter tells of the person at its own address only.
+          const elsewhere = given.email == null && configuration.serverMetadata().userinfo_endpoint !== undefined;
+          const claims = elsewhere
+            ? Claims.parse(await fetchUserInfo(configuration, answer.access_token, given.sub))
+            : given;
+          return {
+            subject: claims.sub,
+            email: claims.email ?? null,
+            emailVerified: claims.email_verified == null ? null : String(claims.email_verified) === 'true',
+            name: claims.name?.trim() || null,
+          };
+        } catch (error) {
+          const away = causeOf(error, OutboundFailed) ?? causeOf(error, OutboundRefused);
+          if (away) throw unusable(away);
+          throw new AnswerRefused(error instanceof AuthorizationResponseError ? error.error : null, { cause: error });
+        }
+      }),
   };
 }
 

@@ -10,6 +10,11 @@ const windowMs = 60_000;
 /** Different refusals told apart in one window: of a workspace, and of all. Further ones are one event of the server's. */
 const mostOfWorkspace = 50;
 const mostOfAll = 2000;
+/** Transactions at once. */
+const mostWriters = 2;
+
+/** The thing that was asked for: of the first of equal refusals only. */
+type Target = { readonly targetType?: string; readonly targetId?: string };
 
 /** What was refused, as it is written. */
 interface Refusal {
@@ -33,17 +38,27 @@ export const Denials = service('denials', (app) => {
   let window = new Map<string, Counting>();
   let ofWorkspace = new Map<string, number>();
   let timer: NodeJS.Timeout | null = null;
-  const writing = new Set<Promise<void>>();
+  /** Few at once: they must not take the connections of those who are allowed what they ask for. */
+  const waiting: (() => Promise<void>)[] = [];
+  const writers = new Set<Promise<void>>();
 
-  const write = ({ type, workspaceId, actor, data }: Refusal, count: number): void => {
-    const written = app
-      .transact(actor, async (tx) => {
-        tx.append({ type, workspaceId, subjectId: workspaceId, data: { ...data, count } as never });
-      })
-      // Its workspace may be gone; the refusal itself stands.
-      .catch((error: unknown) => app.log.warn({ err: error, workspaceId, refused: data }, 'refusal not noted'))
-      .finally(() => writing.delete(written));
-    writing.add(written);
+  const write = (
+    { type, workspaceId, actor, data, target = {} }: Refusal & { target?: Target },
+    count: number,
+  ): void => {
+    waiting.push(() =>
+      app
+        .transact(actor, async (tx) => {
+          tx.append({ type, workspaceId, subjectId: workspaceId, data: { ...data, ...target, count } as never });
+        })
+        // Its workspace may be gone; the refusal itself stands.
+        .catch((error: unknown) => app.log.warn({ err: error, workspaceId, refused: data }, 'refusal not noted')),
+    );
+    if (writers.size >= mostWriters) return;
+    const writer = (async () => {
+      for (let next = waiting.shift(); next; next = waiting.shift()) await next();
+    })().finally(() => writers.delete(writer));
+    writers.add(writer);
   };
 
   const endWindow = (): void => {
@@ -54,7 +69,7 @@ export const Denials = service('denials', (app) => {
     for (const one of ended.values()) if (one.count > 0) write(one, one.count);
   };
 
-  const note = (refusal: Refusal): void => {
+  const note = (refusal: Refusal, target: Target = {}): void => {
     const { type, workspaceId, actor, data } = refusal;
     timer ??= setTimeout(endWindow, windowMs).unref();
     const key = JSON.stringify([workspaceId, type.name, actor.userId, actor.credentialId, actor.origin, data]);
@@ -79,7 +94,7 @@ export const Denials = service('denials', (app) => {
     }
     ofWorkspace.set(workspaceId, others + 1);
     window.set(key, { ...refusal, count: 0 });
-    write(refusal, 1);
+    write({ ...refusal, target }, 1);
   };
 
   return {
@@ -89,11 +104,12 @@ export const Denials = service('denials', (app) => {
         // A key reaches one workspace: that is where its refusals belong, whatever it asked for.
         const [own] = actor.kind === 'API_KEY' ? actor.roles.keys() : [];
         const workspaceId = error.workspaceId ?? own ?? instanceWorkspaceId;
-        note({ type: accessDenied as EventType<never>, workspaceId, actor, data: { verb: error.verb } });
+        note({ type: accessDenied as EventType<never>, workspaceId, actor, data: { verb: error.verb } }, error.target);
       } else if (error instanceof NotFound && error.refused !== null) {
         // A stranger writes nothing into the log of others.
         const data = { verb: error.refused };
-        note({ type: accessDenied as EventType<never>, workspaceId: instanceWorkspaceId, actor, data });
+        const target = { targetType: error.kind, targetId: error.id };
+        note({ type: accessDenied as EventType<never>, workspaceId: instanceWorkspaceId, actor, data }, target);
       }
     },
 
@@ -107,7 +123,7 @@ export const Denials = service('denials', (app) => {
     async flush(): Promise<void> {
       if (timer) clearTimeout(timer);
       endWindow();
-      await Promise.all(writing);
+      await Promise.all(writers);
     },
   };
 });

@@ -5,12 +5,15 @@ interface Counted {
   readonly count: number;
 }
 
-export const accessDenied = defineEvent<Counted & { verb: string }>('access.denied', {
-  subject: 'Workspace',
-  description:
-    'Somebody asked for what they may not do; equal ones of a minute are one event with a `count`. `verb` is `*` where there were too many to tell apart. What strangers asked for is told in the log of the instance.',
-  least: 'ADMIN',
-});
+export const accessDenied = defineEvent<Counted & { verb: string; targetType?: string; targetId?: string }>(
+  'access.denied',
+  {
+    subject: 'Workspace',
+    description:
+      'Somebody asked for what they may not do; equal ones of a minute are one event with a `count`. `targetType` and `targetId` tell the thing, of the first; `verb` is `*` where there were too many to tell apart. What strangers asked for is told in the log of the instance.',
+    least: 'ADMIN',
+  },
+);
 
 export const signInRefused = defineEvent<Counted & { method: string; reason: string; userId: string | null }>(
   'signIn.refused',

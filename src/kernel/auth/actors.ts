@@ -40,6 +40,8 @@ export interface ActorsOptions {
 }
 
 interface PersonRow {
+  /** Of the session; null for a token of another issuer, which tells its own end. */
+  expires_at: Date | null;
   operator: boolean;
   workspace_id: string | null;
   role: Role | null;
@@ -63,10 +65,10 @@ const memberships = (ssoConnectionId: string): string =>
      on m.user_id = u.id and (not w.sso_enforced or m.role = 'OWNER'
        or exists (select 1 from sso_connection c where c.id = ${ssoConnectionId} and c.workspace_id = w.id))`;
 const person = `u.email_verified_at is not null and u.email = any($2) as operator, m.workspace_id, m.role`;
-const sessionSql = `select ${person}, s.last_seen_at < now() - interval '1 minute' stale
+const sessionSql = `select ${person}, s.expires_at, s.last_seen_at < now() - interval '1 minute' stale
   from session s join app_user u on u.id = s.user_id ${memberships('s.sso_connection_id')}
   where s.id = $1 and u.id = $3 and s.ended_at is null and s.expires_at > now() and u.closed_at is null`;
-const userSql = `select ${person}, false stale from app_user u ${memberships('null')}
+const userSql = `select ${person}, null::timestamptz expires_at, false stale from app_user u ${memberships('null')}
   where u.id = $1 and u.closed_at is null`;
 const keySql = `select k.id, k.created_by_id user_id, k.workspace_id, k.role key_role, m.role member_role, k.scopes,
     k.expires_at, (k.last_seen_at is null or k.last_seen_at < now() - interval '1 minute') stale
@@ -75,6 +77,9 @@ const keySql = `select k.id, k.created_by_id user_id, k.workspace_id, k.role key
   where k.revoked_at is null and (k.expires_at is null or k.expires_at > now()) and `;
 
 const everything = '*';
+
+/** A renewal brings the end of a session's row forward; the token's own stays. */
+const earlier = (a: Date | null, b: Date | null): Date | null => (a && b && b < a ? b : (a ?? b));
 
 /** Makes actors of credentials. Rights are read from the database each time: they are never older than the operation. */
 export class Actors {
@@ -154,7 +159,7 @@ export class Actors {
     const roles = new Map<string, Role>();
     for (const { workspace_id, role } of rows) if (workspace_id && role) roles.set(workspace_id, role);
     if (first.operator) roles.set(instanceWorkspaceId, 'OWNER');
-    return { ...base, roles };
+    return { ...base, expiresAt: earlier(base.expiresAt, first.expires_at), roles };
   }
 
   #byKey(key: string): Promise<Actor> {

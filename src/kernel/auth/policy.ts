@@ -149,7 +149,8 @@ export function authorize(
   }
   const role = workspaceId === null ? undefined : actor.roles.get(workspaceId);
   if (role === undefined) throw new NotFound(target?.kind ?? 'Workspace', target?.id ?? String(workspaceId), verb.name);
-  if (!atLeast(role, verb.least) || actor.scopes?.has(verb.name) === false) throw new Forbidden(verb.name, workspaceId);
+  if (!atLeast(role, verb.least) || actor.scopes?.has(verb.name) === false)
+    throw new Forbidden(verb.name, workspaceId, target ?? null);
 }
 
 /**

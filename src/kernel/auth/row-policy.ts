@@ -6,8 +6,6 @@ export const authPolicy = definePolicy('auth', {
   rows: {
     Workspace: inWorkspace('VIEWER', 'id'),
     Membership: inWorkspace('VIEWER'),
-    // What events tell of people: who did it, from where.
-    AuditEntry: inWorkspace('ADMIN'),
     // Oneself, and everybody with whom one shares a workspace.
     User: anyOf(self('id'), some('memberships', inWorkspace('VIEWER'))),
     // With the address of somebody who may be no member.

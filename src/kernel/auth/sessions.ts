@@ -1,3 +1,4 @@
+import type { Prisma } from '#prisma';
 import { required, service } from '../app.ts';
 import type { Transaction } from '../db/transact.ts';
 import { Forbidden, Unauthenticated } from '../errors.ts';
@@ -35,6 +36,17 @@ export const sessionsEnded = defineEvent<{ userId: string }>('user.sessionsEnded
   rights: true,
 });
 
+/**
+ * Sessions of a person are made and ended under this lock, so that what ends all of them ends also the one that is just
+ * being made or renewed.
+ * @throws {Unauthenticated} when the account is closed, or not there
+ */
+async function lockPerson(tx: Transaction, userId: string): Promise<void> {
+  const found = await tx.db.$queryRaw<{ closed: boolean }[]>`
+    select closed_at is not null closed from app_user where id = ${userId}::uuid for no key update`;
+  if (found.length === 0) throw new Unauthenticated();
+}
+
 /** Time in which requests that were under way with a rotated session still arrive, seconds. */
 const rotationGraceS = 30;
 
@@ -71,19 +83,34 @@ export const Sessions = service('sessions', (app) => {
     return { userId, sessionId, token: await tokens.issue({ userId, sessionId, expiresAt }), expiresAt };
   };
 
-  /** Open streams of the person look at their rights again. */
-  const tell = async (tx: Transaction, userId: string): Promise<void> => {
-    for (const { workspaceId } of await tx.db.membership.findMany({
-      where: { userId },
-      select: { workspaceId: true },
-    })) {
+  /** Open streams of these people look at their rights again; those of operators follow the instance's log. */
+  const tell = async (tx: Transaction, userIds: readonly string[]): Promise<void> => {
+    const places = await tx.db.membership.findMany({
+      where: { userId: { in: [...userIds] }, workspace: { deletedAt: null } },
+      select: { workspaceId: true, userId: true },
+    });
+    const instance = userIds.map((userId) => ({ workspaceId: instanceWorkspaceId, userId }));
+    for (const { workspaceId, userId } of [...places, ...instance]) {
       tx.append({ type: sessionsEnded, workspaceId, subjectId: userId, data: { userId } });
     }
   };
 
+  const endWhere = async (tx: Transaction, where: Prisma.SessionWhereInput): Promise<number> => {
+    const ended = await tx.db.session.updateManyAndReturn({
+      where: { ...where, endedAt: null, expiresAt: { gt: new Date() } },
+      data: { endedAt: new Date() },
+      select: { userId: true },
+    });
+    if (ended.length > 0) await tell(tx, [...new Set(ended.map(({ userId }) => userId))]);
+    return ended.length;
+  };
+
   return {
-    /** A new session of somebody who has just proved who they are; never one that was there before. */
-    open(
+    /**
+     * A new session of somebody who has just proved who they are; never one that was there before.
+     * @throws {Unauthenticated} when the account was closed meanwhile
+     */
+    async open(
       tx: Transaction,
       of: {
         readonly userId: string;
@@ -92,6 +119,7 @@ export const Sessions = service('sessions', (app) => {
         readonly origin: Origin | null;
       },
     ): Promise<SignedIn> {
+      await lockPerson(tx, of.userId);
       tx.append({
         type: signedIn,
         workspaceId: instanceWorkspaceId,
@@ -110,35 +138,32 @@ export const Sessions = service('sessions', (app) => {
       const id = actor.credentialId;
       return app.transact(actor, async (tx) => {
         // Of two that rotate at once, the second finds it shortened and does it again from there.
-        await tx.db.$queryRaw`select 1 from session where id = ${id}::uuid for update`;
+        await lockPerson(tx, actor.userId ?? '');
         const old = await tx.db.session.findFirst({ where: { id, endedAt: null, expiresAt: { gt: new Date() } } });
         if (!old) throw new Unauthenticated('The session has ended. Sign in again.');
         const { userId, method, ssoConnectionId, signedInAt } = old;
         const made = await make(tx, { userId, method, ssoConnectionId, signedInAt, origin: actor.origin });
         const grace = new Date(Date.now() + rotationGraceS * 1000);
-        if (old.expiresAt > grace) await tx.db.session.update({ where: { id }, data: { expiresAt: grace } });
+        if (old.expiresAt > grace) {
+          await tx.db.session.update({ where: { id }, data: { expiresAt: grace } });
+          await tell(tx, [userId]);
+        }
         return made;
       });
     },
 
     /** Ends one session of a person. @returns false when there is no such one that is still good */
     async end(tx: Transaction, userId: string, id: string): Promise<boolean> {
-      const { count } = await tx.db.session.updateMany({
-        where: { id, userId, endedAt: null },
-        data: { endedAt: new Date() },
-      });
-      if (count > 0) await tell(tx, userId);
-      return count > 0;
+      return (await endWhere(tx, { id, userId })) > 0;
     },
 
     /** Ends every session of a person, but the one that is to stay. @returns how many */
     async endAll(tx: Transaction, userId: string, but: string | null = null): Promise<number> {
-      const { count } = await tx.db.session.updateMany({
-        where: { userId, endedAt: null, expiresAt: { gt: new Date() }, ...(but ? { id: { not: but } } : {}) },
-        data: { endedAt: new Date() },
-      });
-      if (count > 0) await tell(tx, userId);
-      return count;
+      await lockPerson(tx, userId);
+      return endWhere(tx, { userId, ...(but ? { id: { not: but } } : {}) });
     },
+
+    /** Ends every session that a provider vouched for, whoever's it is. @returns how many */
+    endOf: (tx: Transaction, of: { readonly ssoConnectionId: string }): Promise<number> => endWhere(tx, of),
   };
 });

@@ -98,7 +98,7 @@ function checked<Types extends SchemaTypes>(
   const { access: declared } = field.pothosOptions;
   if (!declared) return resolver; // the build fails anyway
   return (parent, args, context, info) => {
-    admit((context as unknown as Context).actor, declared, field.name);
+    admit((context as unknown as Context).actor, declared, field);
     return resolver(parent, args, context, info);
   };
 }
@@ -108,13 +108,15 @@ function checked<Types extends SchemaTypes>(
  * @throws {Unauthenticated} when nobody is signed in
  * @throws {Forbidden} for a program where a person is asked for, and for a key that is not for this verb
  */
-export function admit(actor: Actor, declared: Access, name: string): void {
+export function admit(actor: Actor, declared: Access, { kind, name }: { kind: string; name: string }): void {
   const least = typeof declared === 'string' ? declared : declared.least;
   if (least === 'public') return;
   if (actor.kind === 'ANONYMOUS') throw new Unauthenticated();
   const verb = typeof declared === 'string' ? name : declared.name;
   if (least === 'user' && !isPerson(actor)) throw new Forbidden(verb);
-  if (typeof declared !== 'string' && least !== 'user' && actor.scopes?.has(verb) === false) throw new Forbidden(verb);
+  // Scopes are of what a key may do; it reads what its role may.
+  if (typeof declared === 'string' || least === 'user' || kind !== 'Mutation') return;
+  if (actor.scopes?.has(verb) === false) throw new Forbidden(verb);
 }
 
 /** Whether somebody who is not signed in may ask for it. */

@@ -59,9 +59,7 @@ export function createDoor(app: App): Door {
       } catch (error) {
         if (!(error instanceof Unauthenticated)) throw error;
         known.delete(digest);
-        app
-          .use(Denials)
-          .signIn({ ...anonymous, origin }, given === credentials.apiKey ? 'API_KEY' : 'TOKEN', 'CREDENTIAL');
+        app.use(Denials).signIn({ ...anonymous, origin }, kindOf(credentials), 'CREDENTIAL');
         // The first look of this process after another one closed the network finds it out here.
         const { remaining, resetAt } = await throttles.consume(badCredentials, network).catch((limited: unknown) => {
           if (limited instanceof RateLimited) return { remaining: 0, resetAt: limited.resetAt };
@@ -73,6 +71,10 @@ export function createDoor(app: App): Door {
     },
   };
 }
+
+/** What a credential that is not good claims to be. */
+const kindOf = ({ apiKey, authorization }: Credentials): string =>
+  apiKey || /^Bearer sy_/i.test(authorization ?? '') ? 'API_KEY' : authorization ? 'TOKEN' : 'SESSION';
 
 const tooMany = (until: Date): RateLimited =>
   new RateLimited(until, 'Too many credentials from your address were not good.');

@@ -60,7 +60,8 @@ const graphqlRoute = defineRoute({
   methods: ['GET', 'POST', 'OPTIONS'],
   description: 'GraphQL over HTTP and server-sent events; the upgrade to WebSocket; GraphiQL where it is switched on.',
   authentication: 'by root field',
-  limits: 'budget of points by client; size, depth, cost; streams and sockets by client; bad credentials by network',
+  limits:
+    'budget of points by client; size, depth, cost; streams and sockets by client; the throttle http.badCredentials',
   cors: 'CORS_ORIGINS',
 });
 const liveRoute = defineRoute({

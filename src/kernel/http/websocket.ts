@@ -12,6 +12,7 @@ import { clientOf, networkOf } from '../rates/address.ts';
 import { Connections } from './connections.ts';
 import { cookieOf, originOf, sameSite, type OriginRules } from './credentials.ts';
 import type { Door } from './door.ts';
+import { onceAt } from '../timer.ts';
 import { maskError } from './errors.ts';
 import { documentOf, underRequestId, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
 
@@ -42,8 +43,8 @@ const closeCode = { forbidden: 4403, tooMany: 4429, restart: 1012, later: 1013 }
 
 interface Connection extends Record<PropertyKey, unknown> {
   actor: Actor;
-  credentials: Credentials;
-  expiry?: NodeJS.Timeout;
+  /** Calls off the end of the connection with its credential. */
+  disarm?: () => void;
   /** Gives its place among the client's connections back. */
   release?: () => void;
 }
@@ -122,19 +123,18 @@ export function attachWebSocket(
           return false;
         }
         introduced.get(socket)?.();
-        Object.assign(context.extra, { actor, credentials, release });
+        Object.assign(context.extra, { actor, release });
         if (actor.expiresAt) {
           // The credential's end is the connection's: the client signs in again and resumes by cursor.
-          context.extra.expiry = setTimeout(
-            () => socket.close(closeCode.forbidden, 'The credential expired'),
-            Math.min(Math.max(actor.expiresAt.getTime() - Date.now(), 0), 2 ** 31 - 1),
+          context.extra.disarm = onceAt(actor.expiresAt, () =>
+            socket.close(closeCode.forbidden, 'The credential expired'),
           );
         }
         return true;
       },
       onClose(context) {
-        const { expiry, release } = context.extra;
-        clearTimeout(expiry);
+        const { disarm, release } = context.extra;
+        disarm?.();
         release?.();
       },
       async onSubscribe(context, _id, payload) {

@@ -7,6 +7,7 @@ import type { Context } from '../graphql/context.ts';
 import { isId } from '../ids.ts';
 import { knowsRunKind, runKind } from '../runs/kinds.ts';
 import { isTerminal } from '../runs/model.ts';
+import { onceAt } from '../timer.ts';
 import type { Channel, Followed, GapReason } from './channel.ts';
 import { decodeCursor, encodeCursor, type Cursor } from './cursor.ts';
 import type { LoggedLine } from './hub.ts';
@@ -37,6 +38,9 @@ const rightsEnded = () =>
     extensions: { code: 'FORBIDDEN' },
   });
 
+/** How a stream is told that its credential has another end. */
+const ends = new WeakMap<Context, () => void>();
+
 /**
  * An iterator whose `return` ends a wait at once (a generator's own would be heard only at its next yield), and that
  * ends when the actor's credential does.
@@ -46,24 +50,26 @@ export function abortable<T>(
   make: (signal: AbortSignal) => AsyncGenerator<T, void, void>,
 ): AsyncIterableIterator<T> {
   const abort = new AbortController();
-  const { expiresAt } = context.actor;
   let expired = false;
-  const timer = expiresAt
-    ? setTimeout(
-        () => {
-          expired = true;
-          abort.abort();
-        },
-        Math.min(Math.max(expiresAt.getTime() - Date.now(), 0), 2 ** 31 - 1),
-      )
-    : undefined;
+  let disarm = (): void => undefined;
+  const arm = (): void => {
+    disarm();
+    const { expiresAt } = context.actor;
+    if (!expiresAt || over) return;
+    disarm = onceAt(expiresAt, () => {
+      expired = true;
+      abort.abort();
+    });
+  };
+  let over = false;
+  arm();
+  ends.set(context, arm);
   const generator = make(abort.signal);
   context.app.metrics.liveSubscribers.inc();
-  let over = false;
   const end = () => {
     if (over) return;
     over = true;
-    clearTimeout(timer);
+    disarm();
     context.app.metrics.liveSubscribers.dec();
   };
   const ended = () => {
@@ -114,6 +120,7 @@ async function recheck(context: Context, workspaceId: string, least: Role = 'VIE
   const role = now?.roles.get(workspaceId);
   if (now && role !== undefined && atLeast(role, least)) {
     context.actor = now;
+    ends.get(context)?.();
     return;
   }
   context.endStreams?.('The right to a stream ended.');

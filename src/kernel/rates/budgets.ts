@@ -43,7 +43,11 @@ export const Budgets = service('budgets', (app) => {
       const allowed = points <= limit;
       const before = points - cost;
       // What is not done is not paid for; with nothing left there is nothing to give back, and no second step.
-      if (!allowed && before < limit) await counter.add(key, -cost, windowS);
+      if (!allowed && before < limit) {
+        const { points: left } = await counter.add(key, -cost, windowS);
+        // The window has ended meanwhile: what was taken from the next one goes back there.
+        if (left < 0) await counter.add(key, Math.min(cost, -left), windowS);
+      }
       const used = allowed ? points : before;
       return { limit, cost, remaining: Math.min(Math.max(limit - used, 0), limit), resetAt, allowed };
     },

@@ -12,6 +12,8 @@ export interface Throttle {
   readonly points: number;
   /** … within so many seconds from the first. */
   readonly durationS: number;
+  /** The verbs that it bounds, `<domain>.<verb>`. A route that it bounds names it in its `limits`. */
+  readonly verbs?: readonly string[];
   /** Refused for so long once there were too many; without it, until the window ends. */
   readonly blockS?: number;
 }

@@ -6,6 +6,7 @@ import { openRun, Runs } from './runs.ts';
 const patienceMs = 300_000;
 /** A host without a sign of life for this long is lost, milliseconds. */
 const lostAfterMs = 30_000;
+const pollMs = 1000;
 
 /** Ends every open run of a workspace, and waits until their workers have: nothing starts anything after it. */
 defineWorkspaceCleanup('runs', async (app, workspaceId, { signal, log, fence }) => {
@@ -38,6 +39,6 @@ defineWorkspaceCleanup('runs', async (app, workspaceId, { signal, log, fence }) 
           await log(`run ${id} was given up: no worker came to end it`);
       }
     }
-    await pause(100, undefined, { signal });
+    await pause(pollMs, undefined, { signal });
   }
 });

@@ -17,6 +17,8 @@ import { runPolicy } from './policy.ts';
 
 /** Workers that a run may lose before it is given up. */
 const maxLostWorkers = 5;
+/** Runs that one statement removes. */
+const pruneBatch = 200;
 
 /** What a new run is made of. */
 export interface NewRun {
@@ -420,6 +422,35 @@ export const Runs = service('runs', (app) => ({
   /** Forgets processes that have ended. */
   async forgetChildren(ids: readonly string[]): Promise<void> {
     await app.db.runChild.deleteMany({ where: { id: { in: [...ids] } } });
+  },
+
+  /**
+   * Removes runs of a workspace that are over, with their steps, their output and what their kinds keep of them, in
+   * small statements. With `before` only those that ended before then, and none that may have to be tried again: of what
+   * failed the last try stays.
+   * @returns how many
+   */
+  async prune(of: {
+    readonly workspaceId: string;
+    readonly before?: Date;
+    readonly signal: AbortSignal | undefined;
+  }): Promise<number> {
+    let removed = 0;
+    for (;;) {
+      of.signal?.throwIfAborted();
+      const { rowCount } = await app.database.pool.query(
+        `with over as (
+           select id from run where workspace_id = $1 and status::text = any($2)
+             and ($3::timestamptz is null or (completed_at < $3
+               and (status = 'SUCCEEDED' or exists (select 1 from run again where again.retry_of_id = run.id))))
+           order by created_at limit ${pruneBatch}
+         ), lines as (delete from log_line using over where run_id = over.id)
+         delete from run using over where run.id = over.id`,
+        [of.workspaceId, terminal, of.before ?? null],
+      );
+      removed += rowCount ?? 0;
+      if ((rowCount ?? 0) < pruneBatch) return removed;
+    }
   },
 
   /** Extends the leases of a worker's runs. Answers with those that it still holds and which of them must stop. */

@@ -96,11 +96,18 @@ export function replaceSealed(
 }
 
 /**
- * Says loudly when the database holds values whose key this server does not have. It starts all the same: what needs
- * them fails and everything else works, and they open again as soon as the key is back.
+ * Says loudly when the database holds values whose key this server does not have. The server serves all the same: what
+ * needs them fails and everything else works, and they open again as soon as the key is back. Reads whole columns.
  */
-export async function checkKeys(options: { pool: pg.Pool; sealing: SealingService; log: Logger }): Promise<void> {
+export async function checkKeys(options: {
+  pool: pg.Pool;
+  sealing: SealingService;
+  log: Logger;
+  /** Ends it before the next column. */
+  signal: AbortSignal;
+}): Promise<void> {
   for (const column of sealedColumns()) {
+    if (options.signal.aborted) return;
     for (const [kid, values] of await keysOf(options.pool, column)) {
       if (options.sealing.knowsKey(kid)) continue;
       options.log.error(

@@ -2,7 +2,7 @@ import '../../support/probe.ts';
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { newId } from '#kernel/ids.ts';
 import { Denials } from '#kernel/audit/denials.ts';
-import { rowId } from '#kernel/graphql/global-id.ts';
+import { globalId, rowId } from '#kernel/graphql/global-id.ts';
 import { sessionCookie } from '#kernel/auth/actors.ts';
 import { safeReturn } from '../../../src/domains/identity/service/sign-in.ts';
 import { person, workspace, apiKey, type Person } from '../../support/actors.ts';
@@ -360,7 +360,16 @@ describe('who does not come in', () => {
     const account = { sub: unique(), email: `a@${of.domain}`, email_verified: true };
     const { token } = await signIn(of, account);
     const { browser, callback } = await comingBack(of, { ...account, sub: unique() });
+    // However many there are, they end by a few statements.
+    const people = await Promise.all(Array.from({ length: 5 }, () => memberOf(app(), { id: rowId('Workspace', of.id) })));
+    const ssoConnectionId = rowId('SsoConnection', of.connectionId);
+    await app().db.session.updateMany({
+      where: { userId: { in: people.map(({ id }) => id) } },
+      data: { ssoConnectionId },
+    });
+    const ended = vi.spyOn(Object.getPrototypeOf(app().database.pool), 'never');
     expect((await mutate('disableSsoConnection', { id: of.connectionId }, ada)).__typename).toMatch(/Success$/);
+    expect(await app().db.session.count({ where: { ssoConnectionId, endedAt: null } })).toBe(0);
     expect(refusedWith(await browser.get(callback))).toBe('PROVIDER_UNKNOWN');
     expect(refusedWith((await signIn(of, account)).answer)).toBe('PROVIDER_UNKNOWN');
     expect((await send(server.url, '{ workspaces { nodes { id } } }', {}, { token: token ?? '' })).status).toBe(401);
@@ -813,5 +822,25 @@ describe('enforcement', () => {
     expect((await enforce(of.id, true, admin)).__typename).toBe('Forbidden');
     await mutate('disableSsoConnection', { id: of.connectionId }, admin);
     expect((await enforce(of.id, true)).__typename).toBe('SsoNotReady');
+  });
+
+  test('keeps the last provider and the last verified domain, until it ends', async () => {
+    const of = await company();
+    const workspaceId = rowId('Workspace', of.id);
+    const second = await verified(of.id, `${unique()}.example`);
+    expect((await enforce(of.id, true)).__typename).toBe('SetSsoEnforcedSuccess');
+    const remove = async (id: string) => (await mutate('removeSsoDomain', { id }, ada)).__typename;
+    const disable = async () => (await mutate('disableSsoConnection', { id: of.connectionId }, ada)).__typename;
+    expect(await disable()).toBe('SsoNotReady');
+    expect(await remove(second.ssoDomain?.id ?? '')).toBe('RemoveSsoDomainSuccess');
+    const [last] = await app().db.ssoDomain.findMany({ where: { workspaceId } });
+    const lastId = globalId('SsoDomain', last?.id ?? '');
+    expect(await remove(lastId)).toBe('SsoNotReady');
+    expect(await app().db.ssoDomain.count({ where: { workspaceId } })).toBe(1);
+    const connection = () => app().db.ssoConnection.findFirstOrThrow({ where: { workspaceId } });
+    expect(await connection()).toMatchObject({ disabledAt: null, clientSecret: expect.any(String) });
+    expect((await enforce(of.id, false)).__typename).toBe('SetSsoEnforcedSuccess');
+    expect([await disable(), await remove(lastId)]).toEqual(['DisableSsoConnectionSuccess', 'RemoveSsoDomainSuccess']);
+    expect(await connection()).toMatchObject({ disabledAt: expect.any(Date), clientSecret: null });
   });
 });

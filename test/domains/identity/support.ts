@@ -1,5 +1,6 @@
+import { expect } from 'vitest';
 import { until } from '../../support/embedded.ts';
-import { send, type Answer, type Auth } from '../../support/client.ts';
+import { data, send, type Answer, type Auth } from '../../support/client.ts';
 import type { TestServer } from '../../support/server.ts';
 
 export const password = 'correct horse battery staple';
@@ -112,3 +113,78 @@ export const tokenIn = ({ text }: DevMail): string => /#token=([\w-]{43})$/m.exe
 export const verification = /confirm your e-mail/;
 export const change = /confirm your new e-mail/;
 export const reset = /Set a new password/;
+
+/** What the receipt of a deleted account tells; null for no receipt. */
+export interface AccountReceipt {
+  readonly status: string;
+  readonly requestedAt: string;
+  readonly completedAt: string | null;
+  readonly report: readonly { readonly name: string; readonly count: number }[];
+}
+export async function accountReceipt(url: string, receipt: string): Promise<AccountReceipt | null> {
+  const asked = `query ($receipt: String!) { accountDeletion(receipt: $receipt) {
+    status requestedAt completedAt report { name count } } }`;
+  return (await data<{ accountDeletion: AccountReceipt | null }>(url, asked, { receipt })).accountDeletion;
+}
+/** The same, once the deletion is over. */
+export const accountDeleted = (url: string, receipt: string): Promise<AccountReceipt> =>
+  completed('the deletion of the account is over', () => accountReceipt(url, receipt));
+
+/** What the receipt of a deleted workspace tells; null for no receipt. */
+export interface WorkspaceReceipt {
+  readonly status: string;
+  readonly phase: string;
+  readonly statusReason: string | null;
+  readonly completedAt: string | null;
+  readonly report: readonly { readonly name: string; readonly removed: number; readonly left: readonly string[] }[];
+}
+export async function workspaceReceipt(url: string, receipt: string): Promise<WorkspaceReceipt | null> {
+  const asked = `query ($receipt: String!) { workspaceDeletion(receipt: $receipt) {
+    status phase statusReason requestedAt completedAt report { name removed left } } }`;
+  return (await data<{ workspaceDeletion: WorkspaceReceipt | null }>(url, asked, { receipt })).workspaceDeletion;
+}
+/** The same, once the deletion is over. */
+export const workspaceDeleted = (url: string, receipt: string): Promise<WorkspaceReceipt> =>
+  completed('the deletion of the workspace is over', () => workspaceReceipt(url, receipt));
+
+async function completed<T extends { completedAt: string | null }>(what: string, ask: () => Promise<T | null>) {
+  let last: T | null = null;
+  await until(what, async () => (last = await ask())?.completedAt != null, 50_000);
+  return last as unknown as T;
+}
+
+export interface UserState {
+  readonly version: number;
+  readonly value: Record<string, unknown>;
+  readonly updatedAt: string | null;
+}
+export const userState = async (server: TestServer, auth: Auth): Promise<UserState> =>
+  (
+    await data<{ viewer: { state: UserState } }>(
+      server.url,
+      '{ viewer { state { version value updatedAt } } }',
+      {},
+      auth,
+    )
+  ).viewer.state;
+
+/** Writers patch the state of one person at once, each its own fields and one of a shared object: no field is lost. */
+export async function patchAtOnce(server: TestServer, auth: Auth, writers: number, patches: number): Promise<void> {
+  await Promise.all(
+    Array.from({ length: writers }, async (_, writer) => {
+      for (let i = 0; i < patches; i++) {
+        const patch = { [`w${writer}`]: { [`f${i}`]: i }, shared: { [`w${writer}`]: i } };
+        const said = await mutate(server, 'patchUserState', { patch }, auth);
+        if (said.__typename !== 'PatchUserStateSuccess') throw new Error(JSON.stringify(said));
+      }
+    }),
+  );
+  const { version, value } = await userState(server, auth);
+  expect(version).toBe(writers * patches);
+  const all = Object.fromEntries(Array.from({ length: patches }, (_, i) => [`f${i}`, i]));
+  const shared = Object.fromEntries(Array.from({ length: writers }, (_, writer) => [`w${writer}`, patches - 1]));
+  expect(value).toEqual({
+    ...Object.fromEntries(Array.from({ length: writers }, (_, writer) => [`w${writer}`, all])),
+    shared,
+  });
+}

@@ -50,7 +50,7 @@ describe('what is known of a right beforehand', () => {
   const verb = (least: 'public' | 'user' | 'MEMBER') => ({ name: 'domain.verb', least }) as const;
   const outcome = (actor: Actor, declared: Parameters<typeof admit>[1]): string => {
     try {
-      admit(actor, declared, 'field');
+      admit(actor, declared, { kind: 'Mutation', name: 'field' });
       return 'admitted';
     } catch (error) {
       return (error as { code: string }).code;

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { Client } from 'pg';
 import { afterEach, expect, test } from 'vitest';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { loadConfig } from '../../../src/config.ts';
@@ -61,6 +62,20 @@ test.each([
   const failed = started({ SWITCHYARD_ENCRYPTION_KEYS_FILE: file });
   await expect(failed).rejects.toThrow(file);
   await expect(failed).rejects.not.toThrow(/hunter2|aHVudGVy/);
+});
+
+test('nobody waits for the look at the keys of what is sealed', async () => {
+  const { database } = await started({});
+  const holder = new Client({ connectionString: database.url });
+  await holder.connect();
+  try {
+    await holder.query('begin; lock table sso_connection in access exclusive mode');
+    const server = await startTestServer({ ...worker, SWITCHYARD_ROLES: 'api' }, {}, database);
+    servers.unshift(server);
+    expect((await fetch(server.url.replace('/graphql', '/health/live'))).status).toBe(200);
+  } finally {
+    await holder.end();
+  }
 });
 
 test('a file that is not there ends the start', async () => {

@@ -9,6 +9,7 @@ import { lockApplication, notifyHost } from './applications.ts';
 const lostAfterMs = 30_000;
 /** A host that lives may take so long, milliseconds: instances drain and end, files go. */
 const patienceMs = 900_000;
+const pollMs = 1000;
 
 /** Takes a workspace's applications off their hosts for good: address, instances and files. */
 defineWorkspaceCleanup('applications', async (app, workspaceId, { signal, fence }) => {
@@ -41,7 +42,7 @@ defineWorkspaceCleanup('applications', async (app, workspaceId, { signal, fence 
       }
       return { removed: applications.length - placed.length, left };
     }
-    await pause(200, undefined, { signal });
+    await pause(pollMs, undefined, { signal });
   }
 });
 

@@ -52,6 +52,8 @@ export interface DeploymentsOptions {
     readonly buildEnvironment: Readonly<Record<string, string>>;
   };
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
+  /** Whether its applications stay when the server goes; else it needs no users for longer than it runs. */
+  readonly keepsApplications: boolean;
 }
 
 export interface DeploymentsHost {
@@ -98,7 +100,7 @@ export async function startDeployments(
     buildEnvironment: options.driver.buildEnvironment,
     log: app.log,
   });
-  if (driver.limits.isolation === 'user')
+  if (driver.limits.isolation === 'user' && options.keepsApplications)
     await claimUsers({ hostDir, userBase: options.driver.appUserBase, count: userCount });
   const git = await createGit({
     path: options.driver.pathDirs.join(':'),

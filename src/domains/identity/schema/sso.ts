@@ -258,8 +258,8 @@ builder.mutationFields((t) => ({
       'DisableSsoConnectionSuccess',
       'Nobody comes in by it any more; the sessions that it vouched for have ended.',
     ),
-    errors: failing(),
-    description: 'Switches a provider off, for good.',
+    errors: failing(SsoNotReady),
+    description: 'Switches a provider off, for good; not the last one while the workspace enforces them.',
     input: { id: t.input.id(connectionId) },
     resolve: (_, { input }, { app, actor }) =>
       app.use(Sso).disableSsoConnection(actor, rowId('SsoConnection', input.id)),
@@ -296,8 +296,9 @@ builder.mutationFields((t) => ({
         eventCursor: f.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
       }),
     }),
-    errors: failing(),
-    description: 'Gives a domain up. Sessions go on.',
+    errors: failing(SsoNotReady),
+    description:
+      'Gives a domain up. Sessions go on. Not the last one that is verified while the workspace enforces its providers.',
     input: { id: t.input.id(domainId) },
     resolve: (_, { input }, { app, actor }) => app.use(Sso).removeSsoDomain(actor, rowId('SsoDomain', input.id)),
   }),

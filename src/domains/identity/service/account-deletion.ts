@@ -176,13 +176,14 @@ export const AccountDeletions = service('account deletions', (app) => ({
 }));
 
 /**
- * Under the locks that leaving a workspace takes too, so that two owners cannot go at once.
+ * Under the locks that leaving a workspace and changing a role take too, of every workspace of theirs: so that two owners
+ * cannot go at once, and nobody is made the only owner while they go.
  * @throws {LastOwnerOf}
  */
 async function keepOwners(tx: Transaction, userId: string): Promise<void> {
   await tx.db.$queryRaw`
     select 1 from workspace w where w.deleted_at is null and exists (
-      select 1 from membership m where m.workspace_id = w.id and m.user_id = ${userId}::uuid and m.role = 'OWNER')
+      select 1 from membership m where m.workspace_id = w.id and m.user_id = ${userId}::uuid)
     order by w.id for no key update of w`;
   const orphans = await tx.db.workspace.findMany({
     where: {

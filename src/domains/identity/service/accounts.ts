@@ -66,17 +66,17 @@ export const Accounts = service('accounts', (app) => ({
       throw refused;
     }
     await signInSucceeded(app, actor, input.email);
-    if (needsRehash(user.passwordHash)) {
-      // Not over one that was set meanwhile.
-      await app.db.user.updateMany({
-        where: { id: user.id, passwordHash: user.passwordHash },
-        data: { passwordHash: await hashPassword(input.password) },
+    const { id: userId, passwordHash } = user;
+    const better = needsRehash(passwordHash) ? await hashPassword(input.password) : passwordHash;
+    return app.transact(asPerson(actor, userId), async (tx) => {
+      // The account is locked with it. The password that was good may have been changed since, and the account closed.
+      const { count } = await tx.db.user.updateMany({
+        where: { id: userId, passwordHash, closedAt: null },
+        data: { passwordHash: better },
       });
-    }
-    const { id: userId } = user;
-    return app.transact(asPerson(actor, userId), (tx) =>
-      app.use(Sessions).open(tx, { userId, method: 'PASSWORD', origin: actor.origin }),
-    );
+      if (count === 0) throw new SignInRefused();
+      return app.use(Sessions).open(tx, { userId, method: 'PASSWORD', origin: actor.origin });
+    });
   },
 
   /** A new session in place of the actor's. @throws {Unauthenticated} {Forbidden} */

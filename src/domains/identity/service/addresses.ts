@@ -75,7 +75,7 @@ export const Addresses = service('addresses', (app) => ({
         await tx.db.user.update({ where: { id: userId }, data: { email, emailVerifiedAt: new Date() } });
         // Whoever reads the old address gets in by it no more.
         await tx.db.mailToken.deleteMany({ where: { userId } });
-        tx.append({ type: userEmailChanged, ...event });
+        tx.append({ type: userEmailChanged, ...event, data: { userId: event.subjectId } });
         await notify(app, tx, user.email, emailChangedMail({ name: user.name, newEmail: email }));
       });
     } catch (error) {

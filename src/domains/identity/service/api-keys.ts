@@ -1,33 +1,21 @@
-import { z } from 'zod';
 import type { ApiKey } from '#prisma';
 import { service } from '#kernel/app.ts';
-import { system, type Actor } from '#kernel/auth/actor.ts';
+import type { Actor } from '#kernel/auth/actor.ts';
 import { allPolicies, authorize, authorizeRow } from '#kernel/auth/policy.ts';
 import { newApiKey } from '#kernel/crypto.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { Conflict, Forbidden, NotFound, ValidationError } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
-import { defineJob } from '#kernel/jobs/define.ts';
 import { apiKeyCreated, apiKeyRevoked, apiKeyRotated, apiKeyUpdated } from '../events.ts';
 import { KeyChange, KeyRotation, NewKey } from '../model.ts';
 import { can } from '../policy.ts';
-import { lockWorkspace, mayGive, notInstance, type Written } from './shared.ts';
+import { lockWorkspace, mayGive, mayGiveNow, notInstance, type Written } from './shared.ts';
 
 /** A key that was made, and its text, which is told this once. */
 export interface MadeKey extends Written {
   readonly key: string;
 }
-
-/** Revokes a key whose time of grace is over, so that its open streams end with it. */
-const endRotatedKey = defineJob({
-  name: 'identity.endRotatedKey',
-  payload: z.object({ id: z.uuid() }),
-  attempts: 10,
-  retryDelayS: 5,
-  timeoutS: 60,
-  handle: ({ id }, { app }) => app.use(ApiKeys).endExpired(id),
-});
 
 /** Credentials for programs. The only writer of `api_key`, beside the end of its maker's membership. */
 export const ApiKeys = service('api keys', (app) => {
@@ -66,6 +54,7 @@ export const ApiKeys = service('api keys', (app) => {
       within(actor, workspaceId, { scopes, expiresAt });
       return app.transact(actor, async (tx) => {
         if (!(await lockWorkspace(tx, workspaceId))) throw new NotFound('Workspace', workspaceId);
+        await mayGiveNow(tx, actor, can.createApiKey, workspaceId, role);
         const parentId = actor.kind === 'API_KEY' ? actor.credentialId : null;
         // It may have been revoked since the request began; what it makes would outlive it.
         if (parentId && (await tx.db.apiKey.findUnique({ where: { id: parentId } }))?.revokedAt !== null)
@@ -97,7 +86,7 @@ export const ApiKeys = service('api keys', (app) => {
       return app.transact(actor, async (tx) => {
         const old = await find(tx, id);
         authorizeRow(actor, can.rotateApiKey, old, 'ApiKey', id);
-        mayGive(actor, old.workspaceId, old.role);
+        await mayGiveNow(tx, actor, can.rotateApiKey, old.workspaceId, old.role);
         within(actor, old.workspaceId, old);
         if (old.revokedAt || (old.expiresAt && old.expiresAt <= new Date())) {
           throw new Conflict('This API key has ended: make a new one.');
@@ -112,7 +101,6 @@ export const ApiKeys = service('api keys', (app) => {
         if (graceS === 0) await tx.db.apiKey.update({ where: { id }, data: { revokedAt: end } });
         else if (!expiresAt || expiresAt > end) {
           await tx.db.apiKey.update({ where: { id }, data: { expiresAt: end } });
-          await app.jobs.enqueue(tx, endRotatedKey, { id }, { startAfter: end });
         }
         const event = tx.append({ type: apiKeyRotated, workspaceId, subjectId: id, data: { successorId: made.id } });
         return { ...made, event, oldId: id };
@@ -129,14 +117,6 @@ export const ApiKeys = service('api keys', (app) => {
         authorizeRow(actor, can.revokeApiKey, key, 'ApiKey', id);
         mayGive(actor, key.workspaceId, key.role);
         return { id, workspaceId: key.workspaceId, event: await revoke(tx, key) };
-      });
-    },
-
-    /** Revokes a key that has expired. Safe to run twice. */
-    async endExpired(id: string): Promise<void> {
-      await app.transact(system, async (tx) => {
-        const key = await find(tx, id);
-        if (key?.expiresAt && key.expiresAt <= new Date()) await revoke(tx, key);
       });
     },
   };

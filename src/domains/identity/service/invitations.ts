@@ -17,7 +17,7 @@ import { invitationMail } from '../mails.ts';
 import { NewInvitation, Token } from '../model.ts';
 import { can } from '../policy.ts';
 import { AccountSettings } from '../settings.ts';
-import { addMember, lockWorkspace, mayGive, mayInvite, notInstance, type Written } from './shared.ts';
+import { addMember, lockWorkspace, mayGive, mayGiveNow, mayInvite, notInstance, type Written } from './shared.ts';
 
 /** How long an invitation can be accepted, days. */
 const ttlDays = 7;
@@ -27,18 +27,21 @@ const dayMs = 24 * 3600 * 1000;
 
 const byWorkspace = defineThrottle({
   name: 'identity.invitationsOfWorkspace',
+  verbs: ['identity.inviteMember', 'identity.resendInvitation'],
   description: 'Invitations that a workspace sends, by workspace.',
   points: 500,
   durationS: 24 * 3600,
 });
 const byPerson = defineThrottle({
   name: 'identity.invitationsByPerson',
+  verbs: ['identity.inviteMember', 'identity.resendInvitation'],
   description: 'Invitations that somebody sends, by person.',
   points: 200,
   durationS: 3600,
 });
 const toAddress = defineThrottle({
   name: 'identity.invitationsToAddress',
+  verbs: ['identity.inviteMember', 'identity.resendInvitation'],
   description: 'Invitations to one address, by workspace and address.',
   points: 5,
   durationS: 3600,
@@ -135,7 +138,7 @@ export const Invitations = service('invitations', (app) => {
         // That is no secret: who may invite sees who is there.
         if ((await tx.db.membership.count({ where: { workspaceId, user: { email } } })) > 0) throw new AlreadyMember();
         const open = await tx.db.invitation.findUnique({ where: { workspaceId_email: { workspaceId, email } } });
-        if (open) mayGive(actor, workspaceId, open.role);
+        await mayGiveNow(tx, actor, can.inviteMember, workspaceId, role, ...(open ? [open.role] : []));
         return sendTo(tx, { id: open?.id ?? newId(), workspaceId, email, role });
       });
     },

@@ -6,7 +6,7 @@ import { Forbidden, NotFound, ValidationError } from '#kernel/errors.ts';
 import { parse } from '#kernel/input.ts';
 import { RoleChange } from '../model.ts';
 import { can } from '../policy.ts';
-import { endMembership, giveRole, lockMembership, lockWorkspace, mayGive, type Written } from './shared.ts';
+import { endMembership, giveRole, lockMembership, lockWorkspace, mayGiveNow, type Written } from './shared.ts';
 
 /** Who belongs to a workspace, and as what. */
 export const Members = service('members', (app) => ({
@@ -16,8 +16,8 @@ export const Members = service('members', (app) => ({
     return app.transact(actor, async (tx) => {
       const membership = await lockMembership(tx, input.membershipId);
       authorizeRow(actor, can.changeMemberRole, membership, 'Membership', input.membershipId);
-      mayGive(actor, membership.workspaceId, membership.role);
-      mayGive(actor, membership.workspaceId, input.role);
+      const { workspaceId, role } = membership;
+      await mayGiveNow(tx, actor, can.changeMemberRole, workspaceId, role, input.role);
       return giveRole(tx, membership, input.role);
     });
   },
@@ -27,7 +27,7 @@ export const Members = service('members', (app) => ({
     return app.transact(actor, async (tx) => {
       const membership = await lockMembership(tx, membershipId);
       authorizeRow(actor, can.removeMember, membership, 'Membership', membershipId);
-      mayGive(actor, membership.workspaceId, membership.role);
+      await mayGiveNow(tx, actor, can.removeMember, membership.workspaceId, membership.role);
       return endMembership(tx, membership);
     });
   },

@@ -15,8 +15,8 @@ export interface Outside {
   readonly issuers: JwtIssuers;
   /** Issuers whose people get an account when they come for the first time. */
   readonly provisioning: ReadonlySet<string>;
-  /** All TXT records of a name. Rejects when there are none. */
-  readonly resolveTxt: (name: string) => Promise<readonly string[]>;
+  /** All TXT records of a name. Rejects when there are none, and when the signal ends it. */
+  readonly resolveTxt: (name: string, signal: AbortSignal) => Promise<readonly string[]>;
   /** URL at which browsers reach this server, without a trailing slash. */
   readonly baseUrl: () => string;
 }
@@ -48,6 +48,9 @@ export interface OutsideOptions {
 
 const dnsTimeoutMs = 3000;
 
+/** How long another system may take in all for one sign-in, or one look: 15 s. */
+export const outsideLimit = (): AbortSignal => AbortSignal.timeout(15_000);
+
 /** Reaches other systems over the network. */
 export function connectOutside(options: OutsideOptions): Outside {
   const { allowLoopback, lookup } = options;
@@ -76,8 +79,18 @@ export function connectOutside(options: OutsideOptions): Outside {
   };
 }
 
-async function systemTxt(name: string): Promise<string[]> {
+/** @param servers addresses of name servers; without them, those of the system */
+export async function systemTxt(name: string, signal: AbortSignal, servers?: readonly string[]): Promise<string[]> {
+  signal.throwIfAborted();
   const resolver = new Resolver({ timeout: dnsTimeoutMs, tries: 2 });
-  // A record of more than 255 bytes comes in parts.
-  return (await resolver.resolveTxt(name)).map((parts) => parts.join(''));
+  if (servers) resolver.setServers(servers);
+  // The time-out is one for each server and try.
+  const cancel = () => resolver.cancel();
+  signal.addEventListener('abort', cancel, { once: true });
+  try {
+    // A record of more than 255 bytes comes in parts.
+    return (await resolver.resolveTxt(name)).map((parts) => parts.join(''));
+  } finally {
+    signal.removeEventListener('abort', cancel);
+  }
 }

@@ -1,5 +1,5 @@
 import { Prisma, type Membership, type Role } from '#prisma';
-import { atLeast, type Actor } from '#kernel/auth/actor.ts';
+import { atLeast, lowerRole, type Actor } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import type { Verb } from '#kernel/auth/policy.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
@@ -20,6 +20,28 @@ export interface Written {
 export function mayGive(actor: Actor, workspaceId: string, role: Role): void {
   const own = actor.roles.get(workspaceId);
   if (!own || !atLeast(own, role)) throw new Forbidden(`identity.give${role}`, workspaceId);
+}
+
+/**
+ * The same by the role that the actor has now, in a transaction that holds the workspace's lock: whoever asked may have
+ * been demoted or removed since the request began.
+ * @throws {Forbidden}
+ */
+export async function mayGiveNow(
+  tx: Transaction,
+  actor: Actor,
+  verb: Verb,
+  workspaceId: string,
+  ...given: readonly Role[]
+): Promise<void> {
+  const userId = actor.userId ?? '';
+  const now = await tx.db.membership.findUnique({ where: { workspaceId_userId: { workspaceId, userId } } });
+  const asked = actor.roles.get(workspaceId);
+  // An operator is no member of the instance, which has none.
+  if (!now || !asked) throw new Forbidden(verb.name, workspaceId);
+  const role = lowerRole(asked, now.role);
+  if (!atLeast(role, verb.least as Role)) throw new Forbidden(verb.name, workspaceId);
+  for (const one of given) if (!atLeast(role, one)) throw new Forbidden(`identity.give${one}`, workspaceId);
 }
 
 /** The server's own workspace has no members, no keys and no end. @throws {Forbidden} */

@@ -17,7 +17,7 @@ import { GitHubRefused } from '../../../integrations/github/index.ts';
 import { AnswerRefused, ProviderUnusable } from '../../../integrations/oidc/index.ts';
 import { ArrivalRefused } from '../errors.ts';
 import { External, type Admission, type Vouched } from './external.ts';
-import { Outside } from './outside.ts';
+import { Outside, outsideLimit } from './outside.ts';
 import { addMember, lockWorkspace } from './shared.ts';
 import { isDomainOf, Sso } from './sso.ts';
 
@@ -158,7 +158,7 @@ export const OutsideSignIns = service('outside sign-ins', (app) => {
     const { id, workspaceId, trustEmail } = connection;
     const at = new URL(redirectUri('SSO'));
     at.search = returned.search;
-    const token = await app.use(Outside).oidc.finish(connection.client, at, begun);
+    const token = await app.use(Outside).oidc.finish(connection.client, at, begun, outsideLimit());
     const vouched: Vouched = {
       provider: `sso:${id}`,
       subject: token.subject,
@@ -193,7 +193,10 @@ export const OutsideSignIns = service('outside sign-ins', (app) => {
     if (said !== null) throw new ArrivalRefused(said === 'access_denied' ? 'ACCESS_DENIED' : 'PROVIDER_REFUSED');
     const [code = '', ...more] = returned.searchParams.getAll('code');
     if (code === '' || code.length > 200 || more.length > 0) throw new ArrivalRefused('PROVIDER_REFUSED');
-    const user = await github.finish({ code, verifier: begun.verifier, redirectUri: redirectUri('GITHUB') });
+    const user = await github.finish(
+      { code, verifier: begun.verifier, redirectUri: redirectUri('GITHUB') },
+      outsideLimit(),
+    );
     const vouched: Vouched = {
       provider: 'github',
       subject: user.subject,
@@ -221,7 +224,7 @@ export const OutsideSignIns = service('outside sign-ins', (app) => {
         await throttle(actor);
         const connection = await app.use(Sso).open(connectionId);
         if (!connection) throw new ArrivalRefused('PROVIDER_UNKNOWN');
-        const there = await app.use(Outside).oidc.begin(connection.client, redirectUri('SSO'));
+        const there = await app.use(Outside).oidc.begin(connection.client, redirectUri('SSO'), outsideLimit());
         return await begin({ way: 'SSO', connectionId, returnTo, linkTo: null }, there);
       } catch (error) {
         return refuse(actor, 'SSO', error, returnTo);

@@ -23,7 +23,7 @@ import {
 } from '../events.ts';
 import { domainOfEmail, NewSsoConnection, NewSsoDomain, SsoConnectionChange, SsoEnforcement } from '../model.ts';
 import { can } from '../policy.ts';
-import { Outside } from './outside.ts';
+import { Outside, outsideLimit } from './outside.ts';
 import { isTaken, lockWorkspace, mayGive, notInstance, type Written } from './shared.ts';
 
 const secretColumn = defineSealedColumn({ table: 'sso_connection', column: 'client_secret' });
@@ -56,7 +56,7 @@ export const Sso = service('sso', (app) => {
   /** @throws {SsoMisconfigured} unless the provider can be used */
   const check = async (client: ProviderClient): Promise<void> => {
     try {
-      await app.use(Outside).oidc.check(client);
+      await app.use(Outside).oidc.check(client, outsideLimit());
     } catch (error) {
       if (!(error instanceof ProviderUnusable)) throw error;
       throw new SsoMisconfigured(error.problem, error.message);
@@ -67,6 +67,14 @@ export const Sso = service('sso', (app) => {
   /** Its workspace, locked: it may have been closed meanwhile. */
   const lock = async (tx: Transaction, workspaceId: string): Promise<void> => {
     if (!(await lockWorkspace(tx, workspaceId))) throw new NotFound('Workspace', workspaceId);
+  };
+  const isReady = async (tx: Transaction, workspaceId: string): Promise<boolean> =>
+    (await tx.db.ssoConnection.count({ where: { workspaceId, disabledAt: null } })) > 0 &&
+    (await tx.db.ssoDomain.count({ where: { workspaceId, verifiedAt: { not: null } } })) > 0;
+  /** While a workspace that is locked asks for it, there is a way in. @throws {SsoNotReady} */
+  const stayReady = async (tx: Transaction, workspaceId: string): Promise<void> => {
+    const enforced = (await tx.db.workspace.count({ where: { id: workspaceId, ssoEnforced: true } })) > 0;
+    if (enforced && !(await isReady(tx, workspaceId))) throw new SsoNotReady();
   };
 
   return {
@@ -130,8 +138,8 @@ export const Sso = service('sso', (app) => {
     },
 
     /**
-     * Switches a provider off for good, and ends the sessions that it vouched for.
-     * @throws {NotFound} {Forbidden}
+     * Switches a provider off for good, forgets its secret, and ends the sessions that it vouched for.
+     * @throws {NotFound} {Forbidden} {SsoNotReady} for the last one while it is enforced
      */
     async disableSsoConnection(actor: Actor, id: string): Promise<Changed> {
       const connection = await connectionOf(id);
@@ -141,14 +149,11 @@ export const Sso = service('sso', (app) => {
         await lock(tx, workspaceId);
         const { count } = await tx.db.ssoConnection.updateMany({
           where: { id, disabledAt: null },
-          data: { disabledAt: new Date() },
+          data: { disabledAt: new Date(), clientSecret: null },
         });
         if (count === 0) return { id, workspaceId, event: null };
-        const sessions = await tx.db.session.findMany({
-          where: { ssoConnectionId: id, endedAt: null, expiresAt: { gt: new Date() } },
-          select: { id: true, userId: true },
-        });
-        for (const session of sessions) await app.use(Sessions).end(tx, session.userId, session.id);
+        await stayReady(tx, workspaceId);
+        await app.use(Sessions).endOf(tx, { ssoConnectionId: id });
         return { id, workspaceId, event: tx.append({ type: ssoConnectionDisabled, workspaceId, subjectId: id }) };
       });
     },
@@ -186,7 +191,7 @@ export const Sso = service('sso', (app) => {
       const record = challengeRecord(domain);
       const found = await app
         .use(Outside)
-        .resolveTxt(record)
+        .resolveTxt(record, outsideLimit())
         .catch((error: unknown) => {
           app.log.debug({ err: error, record }, 'no TXT record');
           return [];
@@ -210,7 +215,7 @@ export const Sso = service('sso', (app) => {
       });
     },
 
-    /** Gives a domain up. @throws {NotFound} {Forbidden} */
+    /** Gives a domain up. @throws {NotFound} {Forbidden} {SsoNotReady} for the last one while a provider is enforced */
     async removeSsoDomain(actor: Actor, id: string): Promise<Written> {
       const row = await domainOf(id);
       authorizeRow(actor, can.removeSsoDomain, row, 'SsoDomain', id);
@@ -219,6 +224,7 @@ export const Sso = service('sso', (app) => {
         await lock(tx, workspaceId);
         const { count } = await tx.db.ssoDomain.deleteMany({ where: { id } });
         if (count === 0) throw new NotFound('SsoDomain', id);
+        await stayReady(tx, workspaceId);
         return { id, workspaceId, event: tx.append({ type: ssoDomainRemoved, workspaceId, subjectId: id }) };
       });
     },
@@ -234,10 +240,7 @@ export const Sso = service('sso', (app) => {
       notInstance(can.setSsoEnforced, workspaceId);
       return app.transact(actor, async (tx) => {
         await lock(tx, workspaceId);
-        const ready =
-          (await tx.db.ssoConnection.count({ where: { workspaceId, disabledAt: null } })) > 0 &&
-          (await tx.db.ssoDomain.count({ where: { workspaceId, verifiedAt: { not: null } } })) > 0;
-        if (enforced && !ready) throw new SsoNotReady();
+        if (enforced && !(await isReady(tx, workspaceId))) throw new SsoNotReady();
         const { count } = await tx.db.workspace.updateMany({
           where: { id: workspaceId, ssoEnforced: !enforced },
           data: { ssoEnforced: enforced },

@@ -17,48 +17,56 @@ import { defineThrottle, Throttles } from '#kernel/rates/throttles.ts';
  */
 const byNetwork = defineThrottle({
   name: 'identity.signIn.network',
+  verbs: ['identity.signIn'],
   description: 'Refused sign-ins, by network of the client',
   points: 50,
   durationS: 600,
 });
 const byPair = defineThrottle({
   name: 'identity.signIn.networkAndAccount',
+  verbs: ['identity.signIn'],
   description: 'Refused sign-ins, by network of the client and e-mail address',
   points: 8,
   durationS: 900,
 });
 const byAccount = defineThrottle({
   name: 'identity.signIn.account',
+  verbs: ['identity.signIn'],
   description: 'Refused sign-ins, by e-mail address, from networks that the account was not signed in from before',
   points: 50,
   durationS: 3600,
 });
 const signUps = defineThrottle({
   name: 'identity.signUp',
+  verbs: ['identity.signUp'],
   description: 'Sign-ups, by network of the client; SWITCHYARD_SIGN_UPS_PER_HOUR changes how many',
   points: 20,
   durationS: 3600,
 });
 const mailsByAccount = defineThrottle({
   name: 'identity.mail.account',
+  verbs: ['identity.resendVerification', 'identity.changeEmail', 'identity.requestPasswordReset'],
   description: 'Mails for verification, change of address and password reset, by e-mail address or account',
   points: 5,
   durationS: 3600,
 });
 const resetsByNetwork = defineThrottle({
   name: 'identity.passwordReset.network',
+  verbs: ['identity.requestPasswordReset'],
   description: 'Requests for a password reset, by network of the client',
   points: 20,
   durationS: 3600,
 });
 const tokensByNetwork = defineThrottle({
   name: 'identity.mailToken.network',
+  verbs: ['identity.verifyEmail', 'identity.resetPassword'],
   description: 'Links of mails that were tried, by network of the client',
   points: 100,
   durationS: 3600,
 });
 const proofs = defineThrottle({
   name: 'identity.reauthentication',
+  verbs: ['identity.changePassword', 'identity.changeEmail', 'identity.deleteMyAccount'],
   description: 'Wrong passwords for sensitive verbs, by account',
   points: 10,
   durationS: 900,
@@ -106,14 +114,10 @@ export async function liftSignInLimits(app: App, actor: Actor, email: string): P
 
 /** Whether the account was signed in to from this network, as long as its sessions are remembered. */
 async function isKnownPlace(app: App, network: string, email: string): Promise<boolean> {
-  const places = await app.db.session.findMany({
-    where: { user: { email }, address: { not: null } },
-    distinct: ['address'],
-    select: { address: true },
-    orderBy: { address: 'asc' },
-    take: 1000,
-  });
-  return places.some(({ address }) => address !== null && networkOf(address) === network);
+  const places = await app.db.$queryRaw<{ address: string }[]>`
+    select distinct s.address from session s join app_user u on u.id = s.user_id
+    where u.email = ${email} and s.address is not null order by s.address limit 1000`;
+  return places.some(({ address }) => networkOf(address) === network);
 }
 
 /** @throws {RateLimited} */

@@ -37,6 +37,7 @@ export const UserStates = service('user states', (app) => {
   async function write(path: string, sql: string, values: unknown[]): Promise<State | undefined> {
     for (let attempt = 0; ; attempt++) {
       const client = await app.database.pool.connect();
+      let broken: Error | undefined;
       try {
         await client.query('begin');
         await client.query(`set local lock_timeout = '${lockTimeout}'`);
@@ -44,7 +45,11 @@ export const UserStates = service('user states', (app) => {
         await client.query('commit');
         return rows[0];
       } catch (error) {
-        await client.query('rollback');
+        // Without its rollback the connection may be in a transaction still: nobody gets it again.
+        await client.query('rollback').catch((failed: Error) => {
+          broken = failed;
+          app.log.warn({ err: failed }, 'no rollback: the connection is closed');
+        });
         const code = codeOf(error);
         if (code === '23514') {
           throw new ValidationError([{ path, message: `must leave a document of at most ${maxStateBytes} bytes` }]);
@@ -54,7 +59,7 @@ export const UserStates = service('user states', (app) => {
         if (delay === undefined) throw new Conflict('Others are writing this document all the time. Try again later.');
         await pause(delay);
       } finally {
-        client.release();
+        client.release(broken);
       }
     }
   }

@@ -2,14 +2,15 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { App } from '#kernel/app.ts';
 import type { RunContext, StepContext } from '#kernel/runs/context.ts';
 import { defineRunKind } from '#kernel/runs/kinds.ts';
-import { openRun } from '#kernel/runs/runs.ts';
+import { openRun, Runs } from '#kernel/runs/runs.ts';
 import { workspaceCleanups, type CleanupReport } from '#kernel/workspace-cleanup.ts';
 import { deletionPhases, DeletionReport, type WorkspaceDeletionInput } from '../model.ts';
 
 type Context = RunContext<WorkspaceDeletionInput>;
 
-/** Rows of a log that one statement removes. */
+/** Rows that one statement removes. */
 const batch = 5000;
+const pollMs = 1000;
 
 /**
  * Removes a workspace that nobody reaches any more: what it has outside the database, domain by domain, then its rows
@@ -33,9 +34,9 @@ export const workspaceDeletionKind = defineRunKind<WorkspaceDeletionInput>({
       for (;;) {
         // Once more: what was under way when the workspace was closed may have come after the first time.
         await cleanAll(context, step);
-        await pruneLogs(context.app, context.input.workspaceId, step.signal);
+        await prune(context.app, context.input.workspaceId, step.signal);
         if (await removeRows(context)) return null;
-        await pause(200, undefined, { signal: step.signal });
+        await pause(pollMs, undefined, { signal: step.signal });
       }
     });
     return { phase: 'DELETED' };
@@ -75,11 +76,15 @@ async function note(context: Context, name: string, { removed, left }: CleanupRe
   });
 }
 
-/** Removes most of the log and of the runs' output in small statements: the last one must not hold its locks for long. */
-async function pruneLogs(app: App, workspaceId: string, signal: AbortSignal): Promise<void> {
+/**
+ * Removes what there can be very much of in small statements: the log, files, whose bytes are gone, and runs with their
+ * output, steps, deployments and releases. The last statement must not hold its locks for long.
+ */
+async function prune(app: App, workspaceId: string, signal: AbortSignal): Promise<void> {
   const statements = [
     `delete from event where workspace_id = $1 and seq in (select seq from event where workspace_id = $1 order by seq limit ${batch})`,
     `delete from log_line where (run_id, seq) in (select l.run_id, l.seq from log_line l join run r on r.id = l.run_id where r.workspace_id = $1 limit ${batch})`,
+    `delete from artifact where id in (select id from artifact where workspace_id = $1 limit ${batch})`,
   ];
   for (const sql of statements) {
     let removed: number;
@@ -88,6 +93,7 @@ async function pruneLogs(app: App, workspaceId: string, signal: AbortSignal): Pr
       removed = (await app.database.pool.query(sql, [workspaceId])).rowCount ?? 0;
     } while (removed === batch);
   }
+  await app.use(Runs).prune({ workspaceId, signal });
 }
 
 /** Removes the workspace with all that belongs to it. @returns false when a run began in it after all */
