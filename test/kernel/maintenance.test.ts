@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { RunStatus } from '#prisma';
 import { jobTypes } from '../../src/kernel/jobs/define.ts';
+import { instanceWorkspaceId } from '../../src/kernel/auth/instance.ts';
 import { newId } from '../../src/kernel/ids.ts';
-import { pruneEvents } from '../../src/kernel/maintenance.ts';
+import { cleanUp, pruneEvents } from '../../src/kernel/maintenance.ts';
 import { rowId } from '../../src/kernel/graphql/global-id.ts';
 import { person, workspace } from '../support/actors.ts';
 import { collect, socket } from '../support/client.ts';
@@ -76,4 +78,54 @@ test('the hourly clean-up removes used-up keys and abandoned uploads, and nothin
   const left = await app.db.artifact.findMany({ where: { workspaceId } });
   expect(left.map(({ id }) => id).toSorted()).toEqual(kept.map(({ id }) => id).toSorted());
   expect((await app.db.idempotencyKey.findMany({ where: { workspaceId } })).map((one) => one.key)).toEqual(['new']);
+});
+
+test('runs of the server itself and dead letters go with the events of their time; what failed stays to be tried again', async () => {
+  const { app } = server.running;
+  const own = rowId('Workspace', (await workspace(server.url, await person(server.url))).id);
+  const past = (days: number) => new Date(Date.now() - days * 24 * 3600 * 1000);
+  const run = async (status: RunStatus, days: number, more: { workspaceId?: string; retryOfId?: string } = {}) => {
+    const { id } = await app.db.run.create({
+      data: {
+        workspaceId: instanceWorkspaceId,
+        kind: 'AccountDeletion',
+        phase: 'X',
+        status,
+        deadlineAt: new Date(),
+        completedAt: status === 'RUNNING' ? null : past(days),
+        createdAt: past(days + 1),
+        steps: { create: { name: 'x', position: 0 } },
+        accountDeletion: { create: { receiptHash: '0'.repeat(64) } },
+        ...more,
+      },
+    });
+    await app.db.logLine.create({ data: { runId: id, seq: 1n, at: new Date(), stream: 'SYSTEM', text: 'x' } });
+    return id;
+  };
+  const failed = await run('FAILED', 95);
+  const gone = [failed, await run('SUCCEEDED', 91, { retryOfId: failed })];
+  const kept = [
+    await run('SUCCEEDED', 89),
+    await run('FAILED', 91),
+    await run('RUNNING', 91),
+    await run('SUCCEEDED', 91, { workspaceId: own }),
+  ];
+  const letter = async (days: number) =>
+    (
+      await app.db.deadLetter.create({
+        data: { job: 'x', payload: {}, error: 'x', attempts: 1, workspaceId: own, createdAt: past(days) },
+      })
+    ).id;
+  const [, newer] = [await letter(91), await letter(89)];
+  await cleanUp.handle({}, { app, signal: AbortSignal.timeout(60_000), attempt: 1 });
+  const all = [...gone, ...kept];
+  const left = await app.db.run.findMany({ where: { id: { in: all } } });
+  expect(left.map(({ id }) => id).toSorted()).toEqual(kept.toSorted());
+  for (const count of [
+    app.db.runStep.count({ where: { runId: { in: all } } }),
+    app.db.accountDeletion.count({ where: { id: { in: all } } }),
+    app.db.logLine.count({ where: { runId: { in: all } } }),
+  ])
+    expect(await count).toBe(kept.length);
+  expect((await app.db.deadLetter.findMany({ where: { workspaceId: own } })).map(({ id }) => id)).toEqual([newer]);
 });

@@ -162,6 +162,7 @@ export type ArrivalRefusal =
   | 'ACCOUNT_CLOSED'
   | 'ACCOUNT_UNKNOWN'
   | 'LINK_NEEDS_SESSION'
+  | 'SIGNED_IN_AS_ANOTHER'
   | 'IDENTITY_TAKEN';
 
 /** Somebody whom another system vouches for, or should, does not get in. Told to their browser, and never by GraphQL. */
@@ -193,5 +194,6 @@ const refusals: Readonly<Record<ArrivalRefusal, string>> = {
   ACCOUNT_CLOSED: 'The account was closed.',
   ACCOUNT_UNKNOWN: 'There is no account for this identity.',
   LINK_NEEDS_SESSION: 'Sign in first, in this browser, and begin from the application.',
+  SIGNED_IN_AS_ANOTHER: 'Somebody else is signed in in this browser. Sign out first.',
   IDENTITY_TAKEN: 'This identity belongs to another account.',
 };

@@ -10,26 +10,39 @@ export interface MailText {
  */
 const link = (appUrl: string, page: string, token: string): string => `${appUrl}/${page}#token=${token}`;
 
-const letter = (name: string, ...paragraphs: string[]): string =>
-  [`Hello ${name},`, ...paragraphs].join('\n\n').concat('\n');
+/** One line of what somebody wrote. */
+const oneLine = (text: string): string => text.replaceAll(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu, ' ');
 
-export const verificationMail = (of: { appUrl: string; name: string; token: string }): MailText => ({
+/** Without a name where nobody proved that the mail is theirs: a stranger would choose what it begins with. */
+const letter = (name: string | null, ...paragraphs: string[]): string =>
+  [name === null ? 'Hello,' : `Hello ${oneLine(name)},`, ...paragraphs].join('\n\n').concat('\n');
+
+export const verificationMail = (of: { appUrl: string; token: string }): MailText => ({
   subject: 'Please confirm your e-mail address',
   text: letter(
-    of.name,
+    null,
     'an account was made with this e-mail address. If that was you, confirm the address within 24 hours:',
     link(of.appUrl, 'verify-email', of.token),
     'If it was not you, do not follow the link: whoever made the account would have it in your name.',
   ),
 });
 
-export const emailChangeMail = (of: { appUrl: string; name: string; token: string }): MailText => ({
+export const emailChangeMail = (of: { appUrl: string; token: string }): MailText => ({
   subject: 'Please confirm your new e-mail address',
   text: letter(
-    of.name,
+    null,
     'this is to become the e-mail address of your account. Confirm it within 24 hours:',
     link(of.appUrl, 'verify-email', of.token),
     'If you did not ask for that, do not follow the link: without it nothing changes.',
+  ),
+});
+
+export const emailChangeAskedMail = (of: { name: string; newEmail: string }): MailText => ({
+  subject: 'Somebody asked for another e-mail address for your account',
+  text: letter(
+    of.name,
+    `the e-mail address of your account is to become ${of.newEmail}. It will be, when the link that was mailed there is followed within 24 hours.`,
+    'If you did not ask for that, somebody knows your password: change it, which makes the link void.',
   ),
 });
 
@@ -61,13 +74,28 @@ export const passwordChangedMail = (of: { name: string }): MailText => ({
   ),
 });
 
+export const identityLinkedMail = (of: { name: string; provider: string }): MailText => ({
+  subject: 'Another way to sign in was added to your account',
+  text: letter(
+    of.name,
+    `whoever is you at ${oneLine(of.provider)} can sign in to your account from now on.`,
+    'If that is not you, end the link in your account, sign out everywhere, and set another password.',
+  ),
+});
+
+export const identityUnlinkedMail = (of: { name: string; provider: string }): MailText => ({
+  subject: 'A way to sign in was removed from your account',
+  text: letter(
+    of.name,
+    `nobody signs in to your account by ${oneLine(of.provider)} any more.`,
+    'If you did not do that, sign out everywhere, and set another password.',
+  ),
+});
+
 export const accountDeletedMail = (of: { name: string }): MailText => ({
   subject: 'Your account was deleted',
   text: letter(of.name, 'your account and what belonged to it were deleted, as you asked. This is the last mail.'),
 });
-
-/** One line of what somebody else wrote. */
-const oneLine = (text: string): string => text.replaceAll(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu, ' ');
 
 /** Goes to an address that may be nobody's here, and says so little that it is of no use to a spammer. */
 export const invitationMail = (of: {

@@ -11,7 +11,16 @@ export const Password = z.string().min(12, 'must have at least 12 characters').m
 /** A password that somebody has, or says they have. */
 const CurrentPassword = z.string().min(1).max(200).nullish();
 
-export const Name = z.string().trim().min(1, 'must not be empty').max(120);
+export const Name = z
+  .string()
+  .trim()
+  .min(1, 'must not be empty')
+  .max(120)
+  // It stands in mails and on pages: what breaks lines or hides in them is no part of a name.
+  .refine(
+    (text) => !/[\p{Cc}\p{Zl}\p{Zp}\u202A-\u202E\u2066-\u2069]/u.test(text),
+    'must not contain control characters',
+  );
 
 /** RFC 1123 label. */
 export const Slug = z
@@ -83,6 +92,8 @@ export const KeyRotation = z.object({
 
 export const Verification = z.object({ token: Token });
 export const EmailChange = z.object({ newEmail: Email, password: CurrentPassword });
+export const IdentityLink = z.object({ password: CurrentPassword });
+export const IdentityUnlink = z.object({ id: z.string(), password: CurrentPassword });
 export const PasswordChange = z.object({ currentPassword: z.string().min(1).max(200), newPassword: Password });
 export const ResetRequest = z.object({ email: Email });
 export const PasswordReset = z.object({ token: Token, newPassword: Password });

@@ -45,6 +45,7 @@ export const can = definePolicy('identity', {
     verifySsoDomain: 'ADMIN',
     removeSsoDomain: 'ADMIN',
     setSsoEnforced: 'OWNER',
+    beginIdentityLink: 'user',
     unlinkIdentity: 'user',
   },
   rows: {

@@ -3,12 +3,17 @@ import { system, type Actor } from '../auth/actor.ts';
 import { instanceWorkspaceId } from '../auth/instance.ts';
 import { Forbidden, NotFound } from '../errors.ts';
 import type { EventType } from '../events/define.ts';
+import { networkOf } from '../rates/address.ts';
 import { accessDenied, signInRefused } from './events.ts';
 
 /** Equal refusals within so long are one event, milliseconds. */
 const windowMs = 60_000;
-/** Different refusals told apart in one window: of a workspace, and of all. Further ones are one event of the server's. */
-const mostOfWorkspace = 50;
+/**
+ * Different refusals told apart in one window: of one person or network, of a workspace, and of all. Further ones are one
+ * event: of that person or network, or of the server.
+ */
+const mostOfSource = 10;
+const mostOfWorkspace = 200;
 const mostOfAll = 2000;
 /** Transactions at once. */
 const mostWriters = 2;
@@ -36,7 +41,8 @@ interface Counting extends Refusal {
  */
 export const Denials = service('denials', (app) => {
   let window = new Map<string, Counting>();
-  let ofWorkspace = new Map<string, number>();
+  /** Kinds told apart, by workspace and by source in it. */
+  let kinds = new Map<string, number>();
   let timer: NodeJS.Timeout | null = null;
   /** Few at once: they must not take the connections of those who are allowed what they ask for. */
   const waiting: (() => Promise<void>)[] = [];
@@ -64,7 +70,7 @@ export const Denials = service('denials', (app) => {
   const endWindow = (): void => {
     const ended = window;
     window = new Map();
-    ofWorkspace = new Map();
+    kinds = new Map();
     timer = null;
     for (const one of ended.values()) if (one.count > 0) write(one, one.count);
   };
@@ -72,19 +78,21 @@ export const Denials = service('denials', (app) => {
   const note = (refusal: Refusal, target: Target = {}): void => {
     const { type, workspaceId, actor, data } = refusal;
     timer ??= setTimeout(endWindow, windowMs).unref();
-    const key = JSON.stringify([workspaceId, type.name, actor.userId, actor.credentialId, actor.origin, data]);
+    // Not by what a client calls itself: it would be another one each time.
+    const source = actor.userId ?? networkOf(actor.origin?.address ?? '');
+    const count = (of: string): number => kinds.get(of) ?? 0;
+    const key = JSON.stringify([workspaceId, type.name, source, actor.credentialId, data]);
     const known = window.get(key);
     if (known) {
       known.count++;
       return;
     }
-    const others = ofWorkspace.get(workspaceId) ?? 0;
-    const tooMany = others >= mostOfWorkspace || window.size >= mostOfAll;
-    const rest = tooMany ? `${workspaceId} ${type.name}` : null;
-    if (rest !== null) {
+    const full = count(workspaceId) >= mostOfWorkspace || window.size >= mostOfAll;
+    if (full || count(`${workspaceId} ${source}`) >= mostOfSource) {
+      const rest = full ? `${workspaceId} ${type.name}` : `${workspaceId} ${type.name} ${source}`;
       const counting = window.get(rest) ?? {
         ...refusal,
-        actor: system,
+        actor: full ? system : { ...actor, credentialId: null },
         data: { ...data, ...anything(type) },
         count: 0,
       };
@@ -92,7 +100,7 @@ export const Denials = service('denials', (app) => {
       window.set(rest, counting);
       return;
     }
-    ofWorkspace.set(workspaceId, others + 1);
+    for (const of of [workspaceId, `${workspaceId} ${source}`]) kinds.set(of, count(of) + 1);
     window.set(key, { ...refusal, count: 0 });
     write({ ...refusal, target }, 1);
   };

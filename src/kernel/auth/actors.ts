@@ -63,7 +63,7 @@ interface KeyRow {
 const memberships = (ssoConnectionId: string): string =>
   `left join (membership m join workspace w on w.id = m.workspace_id and w.deleted_at is null)
      on m.user_id = u.id and (not w.sso_enforced or m.role = 'OWNER'
-       or exists (select 1 from sso_connection c where c.id = ${ssoConnectionId} and c.workspace_id = w.id))`;
+       or exists (select 1 from sso_connection c where c.id = ${ssoConnectionId} and c.workspace_id = w.id and c.disabled_at is null))`;
 const person = `u.email_verified_at is not null and u.email = any($2) as operator, m.workspace_id, m.role`;
 const sessionSql = `select ${person}, s.expires_at, s.last_seen_at < now() - interval '1 minute' stale
   from session s join app_user u on u.id = s.user_id ${memberships('s.sso_connection_id')}

@@ -1,6 +1,7 @@
 import type { Role } from '#prisma';
 import { Forbidden, NotFound, Unauthenticated } from '../errors.ts';
 import { atLeast, isPerson, workspacesWith, type Actor } from './actor.ts';
+import { instanceWorkspaceId } from './instance.ts';
 
 /**
  * Who may see a row, in a small closed form. One rule serves as the type's guard and as the `where` of every list,
@@ -35,6 +36,8 @@ export interface Verb {
   /** `<domain>.<verb>`, for instance `deployments.createDeployment`. */
   readonly name: string;
   readonly least: Role | 'public' | 'user';
+  /** Whether operators may use it in the server's own workspace, which has no members and none of the product. */
+  readonly inInstance?: boolean;
 }
 
 export interface Policy<V extends string = string> {
@@ -50,10 +53,18 @@ const policies: Policy[] = [];
 /** Declares a domain's policy: its verbs with their least roles, and the row rules of its models. */
 export function definePolicy<const V extends string>(
   domain: string,
-  declared: { verbs: Readonly<Record<V, Verb['least']>>; rows: Readonly<Record<string, RowRule>> },
+  declared: {
+    verbs: Readonly<Record<V, Verb['least']>>;
+    rows: Readonly<Record<string, RowRule>>;
+    /** Verbs for the server's own workspace, too; default: none. */
+    inInstance?: readonly NoInfer<V>[];
+  },
 ): Policy<V> {
   const verbs = Object.fromEntries(
-    Object.entries<Verb['least']>(declared.verbs).map(([verb, least]) => [verb, { name: `${domain}.${verb}`, least }]),
+    Object.entries<Verb['least']>(declared.verbs).map(([verb, least]) => [
+      verb,
+      { name: `${domain}.${verb}`, least, inInstance: declared.inInstance?.includes(verb as V) ?? false },
+    ]),
   ) as Record<V, Verb>;
   for (const [model, rule] of Object.entries(declared.rows)) {
     if (rowRules.has(model)) throw new Error(`Two row rules for ${model}`);
@@ -149,6 +160,8 @@ export function authorize(
   }
   const role = workspaceId === null ? undefined : actor.roles.get(workspaceId);
   if (role === undefined) throw new NotFound(target?.kind ?? 'Workspace', target?.id ?? String(workspaceId), verb.name);
+  if (workspaceId === instanceWorkspaceId && !verb.inInstance)
+    throw new Forbidden(verb.name, workspaceId, target ?? null);
   if (!atLeast(role, verb.least) || actor.scopes?.has(verb.name) === false)
     throw new Forbidden(verb.name, workspaceId, target ?? null);
 }

@@ -39,12 +39,21 @@ export const sessionsEnded = defineEvent<{ userId: string }>('user.sessionsEnded
 /**
  * Sessions of a person are made and ended under this lock, so that what ends all of them ends also the one that is just
  * being made or renewed.
- * @throws {Unauthenticated} when the account is closed, or not there
+ * @throws {Unauthenticated} when there is no such person
  */
-async function lockPerson(tx: Transaction, userId: string): Promise<void> {
-  const found = await tx.db.$queryRaw<{ closed: boolean }[]>`
+async function lockPerson(tx: Transaction, userId: string): Promise<{ readonly closed: boolean }> {
+  const [found] = await tx.db.$queryRaw<{ closed: boolean }[]>`
     select closed_at is not null closed from app_user where id = ${userId}::uuid for no key update`;
-  if (found.length === 0) throw new Unauthenticated();
+  if (!found) throw new Unauthenticated();
+  return found;
+}
+
+/** Whether the provider of a session is still there; it is not switched off before the transaction is over. */
+async function vouchedFor(tx: Transaction, ssoConnectionId: string | null): Promise<boolean> {
+  if (ssoConnectionId === null) return true;
+  const found = await tx.db.$queryRaw<unknown[]>`
+    select 1 from sso_connection where id = ${ssoConnectionId}::uuid and disabled_at is null for share`;
+  return found.length > 0;
 }
 
 /** Time in which requests that were under way with a rotated session still arrive, seconds. */
@@ -119,7 +128,7 @@ export const Sessions = service('sessions', (app) => {
         readonly origin: Origin | null;
       },
     ): Promise<SignedIn> {
-      await lockPerson(tx, of.userId);
+      if ((await lockPerson(tx, of.userId)).closed) throw new Unauthenticated('The account is closed.');
       tx.append({
         type: signedIn,
         workspaceId: instanceWorkspaceId,
@@ -140,7 +149,8 @@ export const Sessions = service('sessions', (app) => {
         // Of two that rotate at once, the second finds it shortened and does it again from there.
         await lockPerson(tx, actor.userId ?? '');
         const old = await tx.db.session.findFirst({ where: { id, endedAt: null, expiresAt: { gt: new Date() } } });
-        if (!old) throw new Unauthenticated('The session has ended. Sign in again.');
+        if (!old || !(await vouchedFor(tx, old.ssoConnectionId)))
+          throw new Unauthenticated('The session has ended. Sign in again.');
         const { userId, method, ssoConnectionId, signedInAt } = old;
         const made = await make(tx, { userId, method, ssoConnectionId, signedInAt, origin: actor.origin });
         const grace = new Date(Date.now() + rotationGraceS * 1000);

@@ -102,7 +102,9 @@ async function flush(
   if (origin) {
     // Seldom new, and then its own statement: what the log's head is locked for stays short.
     await db.$executeRaw`
-      insert into origin (id, user_id, address, user_agent) values (${originId}::uuid, ${userId}::uuid, ${origin.address}, ${origin.userAgent})
+      insert into origin (id, user_id, address, user_agent)
+      select ${originId}::uuid, ${userId}::uuid, ${origin.address}, ${origin.userAgent}
+      where ${userId}::uuid is null or exists (select 1 from app_user where id = ${userId}::uuid)
       on conflict (id) do update set last_seen_at = now() where origin.last_seen_at < now() - interval '1 hour'`;
   }
   const byWorkspace = Map.groupBy(pending, ({ event }) => event.workspaceId);

@@ -97,10 +97,29 @@ function checked<Types extends SchemaTypes>(
 ): GraphQLFieldResolver<unknown, Types['Context'], object> {
   const { access: declared } = field.pothosOptions;
   if (!declared) return resolver; // the build fails anyway
-  return (parent, args, context, info) => {
-    admit((context as unknown as Context).actor, declared, field);
-    return resolver(parent, args, context, info);
+  return async (parent, args, given, info) => {
+    const context = given as unknown as Context;
+    if (field.kind === 'Mutation') await lookAgain(context);
+    admit(context.actor, declared, field);
+    return resolver(parent, args, given, info);
   };
+}
+
+const begun = new WeakSet<Context>();
+
+/**
+ * Mutations of one operation follow each other, and one may take its time: each further one has the rights of its own
+ * moment, not of the operation's.
+ * @throws {Unauthenticated} when the credential ended meanwhile
+ */
+async function lookAgain(context: Context): Promise<void> {
+  if (!begun.has(context)) {
+    begun.add(context);
+    return;
+  }
+  const now = await context.app.actors.refresh(context.actor);
+  if (!now) throw new Unauthenticated('The credential has ended. Sign in again.');
+  context.actor = now;
 }
 
 /**

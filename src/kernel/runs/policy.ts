@@ -3,6 +3,7 @@ import { definePolicy, inWorkspace, withParent } from '../auth/policy.ts';
 /** Runs of every kind. */
 export const runPolicy = definePolicy('runs', {
   verbs: { cancelRun: 'MEMBER', retryRun: 'MEMBER', replayDeadLetter: 'ADMIN', createUpload: 'MEMBER' },
+  inInstance: ['cancelRun', 'retryRun', 'replayDeadLetter'],
   rows: {
     Run: inWorkspace('VIEWER'),
     RunStep: withParent,

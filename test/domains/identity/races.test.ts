@@ -6,11 +6,11 @@ import { Sessions, sessionsEnded } from '#kernel/auth/sessions.ts';
 import { hashPassword } from '#kernel/crypto.ts';
 import { globalId, rowId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
-import type { Auth } from '../../support/client.ts';
+import { send, type Auth } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
 import { Follower } from '../../support/live.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
-import { account, mutate, other, password, refusal, type Account } from './support.ts';
+import { account, change, mail, mutate, other, password, refusal, tokenIn, type Account } from './support.ts';
 
 /*
  * Two things at once, one of which takes a right away. A lock that the test holds makes both wait at the decisive place,
@@ -206,4 +206,92 @@ test('somebody who is removed while they ask makes no key, no member and no invi
     expect([name, await asked]).toEqual([name, 'FORBIDDEN']);
   }
   expect(await app().db.apiKey.count({ where: { name: 'mine' } })).toBe(0);
+});
+
+describe('mutations of one operation', () => {
+  const both = (document: string, variables: object, auth: Auth) =>
+    send<Record<string, { __typename: string }>>(server.url, document, variables, auth);
+
+  test('have each the rights of its own moment', async () => {
+    const ada = await account(server);
+    const bob = await account(server);
+    const { id } = await home(ada, [bob, 'OWNER']);
+    const workspaceId = globalId('Workspace', id);
+    const answer = await both(
+      `mutation ($leave: LeaveWorkspaceInput!, $update: UpdateWorkspaceInput!) {
+        leaveWorkspace(input: $leave) { __typename } updateWorkspace(input: $update) { __typename } }`,
+      { leave: { workspaceId }, update: { id: workspaceId, name: 'Mine' } },
+      bob,
+    );
+    expect(answer.data?.['leaveWorkspace']?.__typename).toBe('LeaveWorkspaceSuccess');
+    expect(answer.data?.['updateWorkspace']?.__typename).toBe('NotFound');
+  });
+
+  test('nothing follows the end of the account', async () => {
+    const ada = await account(server);
+    const slug = `late-${newId()}`;
+    const answer = await both(
+      `mutation ($end: DeleteMyAccountInput!, $make: CreateWorkspaceInput!) {
+        deleteMyAccount(input: $end) { __typename } createWorkspace(input: $make) { __typename } }`,
+      { end: { password }, make: { name: 'Late', slug } },
+      ada,
+    );
+    expect(JSON.stringify(answer)).toContain('Unauthenticated');
+    expect(await app().db.workspace.count({ where: { slug } })).toBe(0);
+  });
+});
+
+test('a change of address that somebody else asked for dies with the password that they knew', async () => {
+  const ends: readonly (readonly [string, object | null])[] = [
+    ['changePassword', { currentPassword: password, newPassword: other }],
+    ['signOutEverywhere', null],
+  ];
+  for (const [end, input] of ends) {
+    const ada = await account(server);
+    const newEmail = `${newId()}@example.com`;
+    expect(await refusal(server, 'changeEmail', { newEmail, password }, ada)).toBe('ChangeEmailSuccess');
+    expect((await mail(server, ada.email, /another e-mail address/)).text).toContain(newEmail);
+    const token = tokenIn(await mail(server, newEmail, change));
+    expect(await refusal(server, end, input, ada)).toBe(`${end.charAt(0).toUpperCase()}${end.slice(1)}Success`);
+    expect(await refusal(server, 'verifyEmail', { token })).toBe('TOKEN_REFUSED');
+  }
+});
+
+test('what a key made in its own place is revoked with it', async () => {
+  const ada = await account(server);
+  const { id } = await home(ada);
+  const made = await mutate(
+    server,
+    'createApiKey',
+    { workspaceId: globalId('Workspace', id), name: 'leaked', role: 'ADMIN' },
+    ada,
+    'key apiKey { id }',
+  );
+  const leaked = { apiKey: String(made['key']) };
+  const keyId = (made['apiKey'] as { id: string }).id;
+  const successor = await mutate(server, 'rotateApiKey', { id: keyId, graceS: 600 }, leaked, 'key');
+  expect(successor.__typename).toBe('RotateApiKeySuccess');
+  expect(await refusal(server, 'revokeApiKey', { id: keyId }, ada)).toBe('RevokeApiKeySuccess');
+  for (const apiKey of [leaked.apiKey, String(successor['key'])]) {
+    const answer = await send(server.url, '{ workspaces { totalCount } }', {}, { apiKey });
+    expect(answer.errors?.[0]?.extensions?.['code']).toBe('UNAUTHENTICATED');
+  }
+});
+
+test('operators make nothing of the product in the workspace of the server', async () => {
+  const ops = await account(server);
+  await app().db.user.updateMany({ where: { email: operatorEmail }, data: { email: `${newId()}@example.com` } });
+  const data = { email: operatorEmail, emailVerifiedAt: new Date() };
+  await app().db.user.update({ where: { id: rowId('User', ops.id) }, data });
+  const workspaceId = globalId('Workspace', instanceWorkspaceId);
+  const asks: readonly (readonly [string, object])[] = [
+    ['createApplication', { workspaceId, name: 'x', repositoryUrl: 'https://example.com/x.git' }],
+    ['createUpload', { workspaceId, name: 'x', contentType: 'text/plain', sizeBytes: 1, sha256: '0'.repeat(64) }],
+    ['createApiKey', { workspaceId, name: 'x', role: 'VIEWER' }],
+    ['inviteMember', { workspaceId, email: 'x@example.com', role: 'VIEWER' }],
+    ['updateWorkspace', { id: workspaceId, name: 'x' }],
+    ['deleteWorkspace', { id: workspaceId, slug: 'instance' }],
+  ];
+  for (const [name, input] of asks)
+    expect([name, await refusal(server, name, input, ops)]).toEqual([name, 'FORBIDDEN']);
 });

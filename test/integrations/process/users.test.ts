@@ -20,15 +20,20 @@ test('users of applications belong to one host of the machine, until its folder 
   expect((await readdir(folder)).toSorted()).toEqual(['11000', '16000']);
 });
 
-test('of two that ask at once at most one gets them', async () => {
+test('of some that ask at once at most one gets them; the first that asks alone then has them, and no other', async () => {
   const base = await temporaryFolder();
   for (let round = 0; round < 20; round++) {
     const hosts = Array.from({ length: 4 }, (_, n) => join(base, `${round}-${n}`));
     await Promise.all(hosts.map((dir) => mkdir(dir)));
     const bases = [10_000, 10_000, 11_000, 12_000];
-    const asked = await Promise.allSettled(
-      hosts.map((hostDir, n) => claimUsers({ hostDir, userBase: bases[n] ?? 0, count: 4000 }, join(base, `c${round}`))),
-    );
+    const folder = join(base, `c${round}`);
+    const ask = (n: number) => claimUsers({ hostDir: hosts[n] ?? '', userBase: bases[n] ?? 0, count: 4000 }, folder);
+    const asked = await Promise.allSettled(hosts.map((_, n) => ask(n)));
     expect(asked.filter(({ status }) => status === 'fulfilled').length).toBeLessThanOrEqual(1);
+    // Who was refused left nothing behind that would keep all of them out.
+    const alone: PromiseSettledResult<void>[] = [];
+    for (const n of hosts.keys()) alone.push(...(await Promise.allSettled([ask(n)])));
+    expect(alone.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    expect(await readdir(folder)).toHaveLength(1);
   }
 });

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { App } from '#kernel/app.ts';
 import { Denials } from '#kernel/audit/denials.ts';
-import { system } from '#kernel/auth/actor.ts';
+import { anonymous, system } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
@@ -13,6 +13,8 @@ import { statements } from '../../support/statements.ts';
 import { keyOf, memberOf, someone, tenant, type Someone, type Tenant } from '../../support/world.ts';
 
 let server: TestServer;
+/** Of nobody: documentation addresses (RFC 5737). */
+const origin = { address: '203.0.113.9', userAgent: 'guesser' };
 let app: App;
 let operator: Someone;
 
@@ -178,14 +180,34 @@ describe('what was refused', () => {
 
   test('too many different ones are told together', async () => {
     const of = await tenant(app, 'many');
-    const viewers = await Promise.all(Array.from({ length: 60 }, () => memberOf(app, of, 'VIEWER')));
+    const viewers = await Promise.all(Array.from({ length: 210 }, () => memberOf(app, of, 'VIEWER')));
     await app.use(Denials).flush();
     for (const viewer of viewers) await makeKey(of.id, viewer);
     await app.use(Denials).flush();
-    const { nodes } = await page(of.id, of.owner);
-    expect(nodes).toHaveLength(51);
+    const { nodes, totalCount } = await page(of.id, of.owner);
+    expect(totalCount).toBe(201);
     expect(nodes[0]).toMatchObject({ verb: '*', count: 10, credential: 'SYSTEM', actorId: null });
-    expect(nodes.reduce((sum, { count }) => sum + count, 0)).toBe(60);
+    expect(nodes[1]).toMatchObject({ verb: 'identity.createApiKey', count: 1 });
+  });
+
+  test('of one source are told together beyond ten, so that it hides nobody else', async () => {
+    const guess = (agent: string) =>
+      send(server.url, '{ viewer { id } }', {}, { apiKey: `sy_${agent}` }, { 'user-agent': agent });
+    await app.use(Denials).flush();
+    for (let n = 0; n < 30; n++) await guess(`scanner-${n}`);
+    for (let n = 0; n < 30; n++) app.use(Denials).signIn({ ...anonymous, origin }, `METHOD-${n}`, 'REASON');
+    app.use(Denials).signIn({ ...anonymous, origin: { ...origin, address: '198.51.100.7' } }, 'PASSWORD', 'SEEN');
+    await app.use(Denials).flush();
+    const { nodes } = await page(instanceWorkspaceId, operator, { filter: { actions: ['signIn.refused'] } });
+    // However the client calls itself, guesses of keys are one kind.
+    expect(nodes.filter(({ data: { method } }) => method === 'API_KEY').map(({ count }) => count)).toEqual([29, 1]);
+    expect(nodes.filter(({ data: { method } }) => String(method).startsWith('METHOD-'))).toHaveLength(10);
+    expect(nodes.find(({ data: { method } }) => method === '*')).toMatchObject({
+      count: 20,
+      credential: 'ANONYMOUS',
+      origin: { address: origin.address },
+    });
+    expect(nodes.find(({ data: { reason } }) => reason === 'SEEN')).toMatchObject({ count: 1 });
   });
 
   test('of a workspace that has gone meanwhile costs nobody anything', async () => {

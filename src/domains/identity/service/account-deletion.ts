@@ -20,7 +20,7 @@ import {
 } from '../model.ts';
 import { can } from '../policy.ts';
 import { notify } from './addresses.ts';
-import { reauthenticate } from './reauthentication.ts';
+import { holdProof, reauthenticate } from './reauthentication.ts';
 
 /** One part of a deletion: does it, and says how many of what it met. In one transaction with the step's completion. */
 type Part = (tx: Transaction, userId: string) => Promise<AccountDeletionReport>;
@@ -141,9 +141,11 @@ export const AccountDeletions = service('account deletions', (app) => ({
   async deleteMyAccount(actor: Actor, raw: unknown): Promise<{ readonly receipt: string }> {
     const { password } = parse(Deletion, raw);
     authorize(actor, can.deleteMyAccount, null);
-    const { id: userId } = await reauthenticate(app, actor, password);
+    const proved = await reauthenticate(app, actor, password);
+    const { id: userId } = proved;
     const { token: receipt, hash: receiptHash } = newToken();
     await app.transact(actor, async (tx) => {
+      await holdProof(tx, actor, proved);
       await keepOwners(tx, userId);
       await tx.db.user.update({ where: { id: userId }, data: { closedAt: new Date() } });
       await app.use(Sessions).endAll(tx, userId);

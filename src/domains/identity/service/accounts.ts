@@ -96,7 +96,11 @@ export const Accounts = service('accounts', (app) => ({
   async signOutEverywhere(actor: Actor): Promise<void> {
     authorize(actor, can.signOutEverywhere, null);
     const userId = actor.userId as string;
-    await app.transact(actor, (tx) => app.use(Sessions).endAll(tx, userId));
+    await app.transact(actor, async (tx) => {
+      await app.use(Sessions).endAll(tx, userId);
+      // Nor does a change of address that was asked for from one of them go on.
+      await tx.db.mailToken.deleteMany({ where: { userId, purpose: 'CHANGE' } });
+    });
   },
 
   /** Ends one session of the actor. @throws {Unauthenticated} {Forbidden} {NotFound} also when it has ended */

@@ -10,12 +10,12 @@ import { Mail } from '#kernel/mail/mail.ts';
 import { MailNotConfigured, Transport } from '#kernel/mail/transport.ts';
 import { TokenRefused } from '../errors.ts';
 import { userEmailChanged, userEmailVerified } from '../events.ts';
-import { emailChangedMail, emailChangeMail, verificationMail, type MailText } from '../mails.ts';
+import { emailChangeAskedMail, emailChangedMail, emailChangeMail, verificationMail, type MailText } from '../mails.ts';
 import { EmailChange, Verification } from '../model.ts';
 import { can } from '../policy.ts';
 import { AccountSettings } from '../settings.ts';
 import { findToken, issueToken, takeToken } from './mail-tokens.ts';
-import { reauthenticate } from './reauthentication.ts';
+import { holdProof, reauthenticate } from './reauthentication.ts';
 import { isTaken } from './shared.ts';
 import { throttleMail, throttleToken } from './throttling.ts';
 
@@ -36,11 +36,11 @@ export async function notify(app: App, tx: Transaction, to: string, mail: MailTe
 export async function mailVerification(
   app: App,
   tx: Transaction,
-  { id: userId, email, name }: Pick<User, 'id' | 'email' | 'name'>,
+  { id: userId, email }: Pick<User, 'id' | 'email'>,
 ): Promise<void> {
   const token = await issueToken(tx, { userId, purpose: 'VERIFY', email });
   const appUrl = app.use(AccountSettings).appUrl();
-  await app.use(Mail).send(tx, { to: email, ...verificationMail({ appUrl, name, token }) });
+  await app.use(Mail).send(tx, { to: email, ...verificationMail({ appUrl, token }) });
 }
 
 /** Who holds the secret of a mail is its addressee, whether they are signed in or not. */
@@ -108,15 +108,18 @@ export const Addresses = service('addresses', (app) => ({
     const { newEmail, password } = parse(EmailChange, raw);
     authorize(actor, can.changeEmail, null);
     requireMail(app);
-    const { id: userId, name } = await reauthenticate(app, actor, password);
+    const proved = await reauthenticate(app, actor, password);
+    const { id: userId, name, email } = proved;
     await throttleMail(app, userId);
     if (await app.db.user.findUnique({ where: { email: newEmail }, select: { id: true } })) {
       throw new Conflict('There is an account with this e-mail address already.');
     }
     const appUrl = app.use(AccountSettings).appUrl();
     await app.transact(actor, async (tx) => {
+      await holdProof(tx, actor, proved);
       const token = await issueToken(tx, { userId, purpose: 'CHANGE', email: newEmail });
-      await app.use(Mail).send(tx, { to: newEmail, ...emailChangeMail({ appUrl, name, token }) });
+      await app.use(Mail).send(tx, { to: newEmail, ...emailChangeMail({ appUrl, token }) });
+      await notify(app, tx, email, emailChangeAskedMail({ name, newEmail }));
     });
   },
 }));

@@ -10,7 +10,7 @@ import { parse } from '#kernel/input.ts';
 import { apiKeyCreated, apiKeyRevoked, apiKeyRotated, apiKeyUpdated } from '../events.ts';
 import { KeyChange, KeyRotation, NewKey } from '../model.ts';
 import { can } from '../policy.ts';
-import { lockWorkspace, mayGive, mayGiveNow, notInstance, type Written } from './shared.ts';
+import { lockWorkspace, mayGive, mayGiveNow, type Written } from './shared.ts';
 
 /** A key that was made, and its text, which is told this once. */
 export interface MadeKey extends Written {
@@ -48,7 +48,6 @@ export const ApiKeys = service('api keys', (app) => {
     async createApiKey(actor: Actor, raw: unknown): Promise<MadeKey> {
       const { workspaceId, name, role, scopes, expiresAt = null } = parse(NewKey, raw);
       authorize(actor, can.createApiKey, workspaceId);
-      notInstance(can.createApiKey, workspaceId);
       mayGive(actor, workspaceId, role);
       knowScopes(scopes);
       within(actor, workspaceId, { scopes, expiresAt });
@@ -92,11 +91,11 @@ export const ApiKeys = service('api keys', (app) => {
           throw new Conflict('This API key has ended: make a new one.');
         }
         const { workspaceId, name, role, scopes, expiresAt } = old;
-        // One that replaces itself is not its own parent: it would end with itself.
-        const parentId = actor.kind === 'API_KEY' && actor.credentialId !== id ? actor.credentialId : old.parentId;
+        // What a key makes is revoked with it, also what takes its own place: it may be a thief who has it.
+        const parentId = actor.kind === 'API_KEY' ? actor.credentialId : old.parentId;
         const made = await make(tx, { workspaceId, name, role, scopes, expiresAt, parentId });
         // What it made goes on with the one that took its place.
-        await tx.db.apiKey.updateMany({ where: { parentId: id }, data: { parentId: made.id } });
+        await tx.db.apiKey.updateMany({ where: { parentId: id, id: { not: made.id } }, data: { parentId: made.id } });
         const end = new Date(Date.now() + graceS * 1000);
         if (graceS === 0) await tx.db.apiKey.update({ where: { id }, data: { revokedAt: end } });
         else if (!expiresAt || expiresAt > end) {

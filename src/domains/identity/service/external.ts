@@ -8,6 +8,7 @@ import { Denials } from '#kernel/audit/denials.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { NotFound, Unauthenticated } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
+import { parse } from '#kernel/input.ts';
 import { defineSealedColumn } from '#kernel/sealing/columns.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { ArrivalRefused, LastWayIn, type ArrivalRefusal } from '../errors.ts';
@@ -19,9 +20,12 @@ import {
   userSignedUp,
   userTakenOver,
 } from '../events.ts';
-import { Email, Name } from '../model.ts';
+import { identityLinkedMail, identityUnlinkedMail } from '../mails.ts';
+import { Email, IdentityUnlink, Name } from '../model.ts';
 import { can } from '../policy.ts';
+import { notify } from './addresses.ts';
 import { Outside } from './outside.ts';
+import { holdProof, reauthenticate } from './reauthentication.ts';
 import { isTaken } from './shared.ts';
 
 const tokenColumn = defineSealedColumn({ table: 'external_identity', column: 'token' });
@@ -69,6 +73,14 @@ export const External = service('external', (app) => {
     }
     await tx.db.externalIdentity.create({ data: { id, userId, provider, subject, ...kept } });
     tx.append({ type: identityLinked, workspaceId: instanceWorkspaceId, subjectId: id, data: { userId } });
+  };
+
+  /** What a mail says of an identity and whose it is. */
+  const mailed = async (tx: Transaction, { name }: User, provider: string) => {
+    const [kind = '', of = ''] = provider.split(/:(.*)/s);
+    if (kind === 'github') return { name, provider: 'GitHub' };
+    const connection = kind === 'sso' ? await tx.db.ssoConnection.findUnique({ where: { id: of } }) : null;
+    return { name, provider: connection ? `"${connection.name}" (${connection.issuer})` : of };
   };
 
   const find = async (vouched: Vouched): Promise<string | null> => {
@@ -128,13 +140,15 @@ export const External = service('external', (app) => {
       await takeOver(app, tx, user, name.success ? name.data : user.name);
     }
     await keep(tx, expected, vouched, null);
+    if (user?.emailVerifiedAt) await notify(app, tx, user.email, identityLinkedMail(await mailed(tx, user, provider)));
     return expected;
   };
 
   return {
     /**
      * Lets somebody in whom another system vouches for, and does the rest in the same transaction. Of two who come at
-     * once for the first time, one makes the account.
+     * once for the first time, one makes the account. Whoever is signed in as somebody else stays so: a page could have
+     * sent them into an account of its own.
      * @throws {ArrivalRefused}
      */
     async arrive<T>(
@@ -145,6 +159,7 @@ export const External = service('external', (app) => {
     ): Promise<T> {
       for (let attempt = 1; ; attempt++) {
         const expected = (await find(vouched)) ?? newId();
+        if (actor.userId !== null && actor.userId !== expected) throw new ArrivalRefused('SIGNED_IN_AS_ANOTHER');
         try {
           return await app.transact({ ...actor, kind: 'SESSION', userId: expected, credentialId: null }, async (tx) =>
             then(tx, await recognise(tx, vouched, admission, expected)),
@@ -157,16 +172,21 @@ export const External = service('external', (app) => {
 
     /**
      * Has another system vouch for somebody who is signed in, whatever their address is there.
-     * @throws {ArrivalRefused} when it vouches for another account
+     * @throws {ArrivalRefused} when it vouches for another account, or the session has ended meanwhile
      */
     async link(actor: Actor, userId: string, vouched: Vouched): Promise<void> {
       const { provider, subject } = vouched;
       await app.transact(actor, async (tx) => {
         await lockName(tx, `identity ${provider} ${subject}`);
         await tx.db.$queryRaw`select 1 from app_user where id = ${userId}::uuid for update`;
+        const session = { id: actor.credentialId ?? '', userId, endedAt: null, expiresAt: { gt: new Date() } };
+        if ((await tx.db.session.count({ where: session })) === 0) throw new ArrivalRefused('LINK_NEEDS_SESSION');
         const known = await tx.db.externalIdentity.findUnique({ where: { provider_subject: { provider, subject } } });
         if (known && known.userId !== userId) throw new ArrivalRefused('IDENTITY_TAKEN', { userId });
         await keep(tx, userId, vouched, known?.id ?? null);
+        if (known) return;
+        const user = await tx.db.user.findUniqueOrThrow({ where: { id: userId } });
+        await notify(app, tx, user.email, identityLinkedMail(await mailed(tx, user, provider)));
       });
     },
 
@@ -213,17 +233,21 @@ export const External = service('external', (app) => {
 
     /**
      * Has another system vouch for the actor no more.
-     * @throws {Unauthenticated} {Forbidden} {NotFound} {LastWayIn}
+     * @throws {Unauthenticated} {Forbidden} {ReauthenticationRequired} {RateLimited} {NotFound} {LastWayIn}
      */
-    async unlinkIdentity(actor: Actor, id: string): Promise<{ readonly id: string; readonly event: Appended }> {
+    async unlinkIdentity(actor: Actor, raw: unknown): Promise<{ readonly id: string; readonly event: Appended }> {
+      const { id, password } = parse(IdentityUnlink, raw);
       authorize(actor, can.unlinkIdentity, null);
-      const userId = actor.userId as string;
+      const proved = await reauthenticate(app, actor, password);
+      const userId = proved.id;
       return app.transact(actor, async (tx) => {
-        await tx.db.$queryRaw`select 1 from app_user where id = ${userId}::uuid for update`;
+        await holdProof(tx, actor, proved);
         const user = await tx.db.user.findUniqueOrThrow({ where: { id: userId }, include: { identities: true } });
-        if (!isId(id) || !user.identities.some((one) => one.id === id)) throw new NotFound('ExternalIdentity', id);
+        const identity = isId(id) ? user.identities.find((one) => one.id === id) : undefined;
+        if (!identity) throw new NotFound('ExternalIdentity', id);
         if (user.passwordHash === null && user.identities.length === 1) throw new LastWayIn();
         await tx.db.externalIdentity.delete({ where: { id } });
+        await notify(app, tx, user.email, identityUnlinkedMail(await mailed(tx, user, identity.provider)));
         const event = tx.append({
           type: identityUnlinked,
           workspaceId: instanceWorkspaceId,

@@ -9,6 +9,6 @@ export { connectOutside, Outside, type ConfiguredIssuer, type OutsideOptions } f
 export { PasswordChanges } from './password-changes.ts';
 export { Profiles } from './profile.ts';
 export { OutsideSignIns } from './sign-in.ts';
-export { challengeRecord, Sso, ssoPath, type SignInMethods } from './sso.ts';
+export { challengeRecord, Sso, ssoCallbackPath, ssoPath, type SignInMethods } from './sso.ts';
 export { UserStates } from './user-state.ts';
 export { Workspaces } from './workspaces.ts';

@@ -68,7 +68,8 @@ export const PasswordChanges = service('password changes', (app) => ({
       // Somebody else changed it meanwhile: what was proved is worth nothing any more.
       if (count === 0) throw new ReauthenticationRequired('PASSWORD');
       await app.use(Sessions).endAll(tx, user.id, actor.kind === 'SESSION' ? actor.credentialId : null);
-      await tx.db.mailToken.deleteMany({ where: { userId: user.id, purpose: 'RESET' } });
+      // Whoever knew the old one may have asked for links: none of them is good any more.
+      await tx.db.mailToken.deleteMany({ where: { userId: user.id } });
       tx.append({
         type: userPasswordChanged,
         workspaceId: instanceWorkspaceId,
@@ -116,6 +117,8 @@ export const PasswordChanges = service('password changes', (app) => ({
         data: { passwordHash, emailVerifiedAt: now.emailVerifiedAt ?? new Date() },
       });
       await app.use(Sessions).endAll(tx, userId);
+      // A change of address that somebody else asked for is none any more.
+      await tx.db.mailToken.deleteMany({ where: { userId } });
       const event = { workspaceId: instanceWorkspaceId, subjectId: userId };
       if (!now.emailVerifiedAt) {
         const keys = await tx.db.apiKey.updateManyAndReturn({
@@ -125,7 +128,6 @@ export const PasswordChanges = service('password changes', (app) => ({
         });
         for (const key of keys) tx.append({ type: apiKeyRevoked, workspaceId: key.workspaceId, subjectId: key.id });
         await tx.db.externalIdentity.deleteMany({ where: { userId } });
-        await tx.db.mailToken.deleteMany({ where: { userId } });
         tx.append({ type: userEmailVerified, ...event });
       }
       tx.append({ type: userPasswordChanged, ...event, data: { by: 'RESET' } });

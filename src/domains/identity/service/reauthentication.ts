@@ -2,6 +2,7 @@ import type { User } from '#prisma';
 import type { App } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { verifyPassword } from '#kernel/crypto.ts';
+import type { Transaction } from '#kernel/db/transact.ts';
 import { ReauthenticationRequired } from '../errors.ts';
 import { throttleProof } from './throttling.ts';
 
@@ -24,10 +25,31 @@ export async function reauthenticate(app: App, actor: Actor, password: string | 
   }
   const session =
     actor.kind === 'SESSION' && actor.credentialId
-      ? await app.db.session.findUnique({ where: { id: actor.credentialId }, select: { signedInAt: true } })
+      ? await app.db.session.findUnique({
+          where: { id: actor.credentialId, endedAt: null, expiresAt: { gt: new Date() } },
+          select: { signedInAt: true },
+        })
       : null;
   if (!session || Date.now() - session.signedInAt.getTime() > freshS * 1000) {
     throw new ReauthenticationRequired('SIGN_IN');
   }
   return user;
+}
+
+/**
+ * Locks the person, if what they proved still holds: the same password, an account that is open, and a session that has
+ * not ended. Between the proof and what it was for, somebody may have taken it away.
+ * @throws {ReauthenticationRequired}
+ */
+export async function holdProof(tx: Transaction, actor: Actor, proved: User): Promise<void> {
+  const { id, passwordHash } = proved;
+  const [still] = await tx.db.$queryRaw<{ password_hash: string | null }[]>`
+    select password_hash from app_user where id = ${id}::uuid and closed_at is null for no key update`;
+  const session =
+    actor.kind !== 'SESSION' ||
+    (await tx.db.session.count({
+      where: { id: actor.credentialId ?? '', endedAt: null, expiresAt: { gt: new Date() } },
+    })) > 0;
+  if (!still || still.password_hash !== passwordHash || !session)
+    throw new ReauthenticationRequired(passwordHash === null ? 'SIGN_IN' : 'PASSWORD');
 }

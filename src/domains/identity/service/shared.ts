@@ -1,9 +1,8 @@
 import { Prisma, type Membership, type Role } from '#prisma';
 import { atLeast, lowerRole, type Actor } from '#kernel/auth/actor.ts';
-import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import type { Verb } from '#kernel/auth/policy.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
-import { Forbidden } from '#kernel/errors.ts';
+import { Forbidden, Unauthenticated } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { LastOwner } from '../errors.ts';
 import { apiKeyRevoked, invitationRevoked, memberAdded, memberRemoved, memberRoleChanged } from '../events.ts';
@@ -37,16 +36,17 @@ export async function mayGiveNow(
   const userId = actor.userId ?? '';
   const now = await tx.db.membership.findUnique({ where: { workspaceId_userId: { workspaceId, userId } } });
   const asked = actor.roles.get(workspaceId);
-  // An operator is no member of the instance, which has none.
   if (!now || !asked) throw new Forbidden(verb.name, workspaceId);
   const role = lowerRole(asked, now.role);
   if (!atLeast(role, verb.least as Role)) throw new Forbidden(verb.name, workspaceId);
   for (const one of given) if (!atLeast(role, one)) throw new Forbidden(`identity.give${one}`, workspaceId);
 }
 
-/** The server's own workspace has no members, no keys and no end. @throws {Forbidden} */
-export function notInstance(verb: Verb, workspaceId: string): void {
-  if (workspaceId === instanceWorkspaceId) throw new Forbidden(verb.name, workspaceId);
+/** Locks a person whose account is not being deleted: it is not closed before the transaction is over. @throws {Unauthenticated} */
+export async function requireOpen(tx: Transaction, userId: string): Promise<void> {
+  const found = await tx.db.$queryRaw<unknown[]>`
+    select 1 from app_user where id = ${userId}::uuid and closed_at is null for share`;
+  if (found.length === 0) throw new Unauthenticated('The account is closed.');
 }
 
 /** Whether somebody with this role may ask others to take that one. */

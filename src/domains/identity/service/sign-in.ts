@@ -1,11 +1,13 @@
 import { z } from 'zod';
 import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
+import { authorize } from '#kernel/auth/policy.ts';
 import { Denials } from '#kernel/audit/denials.ts';
 import { Sessions, type SignedIn } from '#kernel/auth/sessions.ts';
 import { timingSafeEqualText } from '#kernel/crypto.ts';
-import { RateLimited } from '#kernel/errors.ts';
+import { Forbidden, RateLimited } from '#kernel/errors.ts';
 import { newId } from '#kernel/ids.ts';
+import { parse } from '#kernel/input.ts';
 import { defineJob } from '#kernel/jobs/define.ts';
 import { OutboundRefused } from '#kernel/outbound.ts';
 import { OutboundFailed } from '#kernel/outbound-fetch.ts';
@@ -16,10 +18,13 @@ import { Sealing } from '#kernel/sealing/sealing.ts';
 import { GitHubRefused } from '../../../integrations/github/index.ts';
 import { AnswerRefused, ProviderUnusable } from '../../../integrations/oidc/index.ts';
 import { ArrivalRefused } from '../errors.ts';
+import { IdentityLink } from '../model.ts';
+import { can } from '../policy.ts';
 import { External, type Admission, type Vouched } from './external.ts';
 import { Outside, outsideLimit } from './outside.ts';
+import { reauthenticate } from './reauthentication.ts';
 import { addMember, lockWorkspace } from './shared.ts';
-import { isDomainOf, Sso } from './sso.ts';
+import { isDomainOf, Sso, ssoCallbackPath } from './sso.ts';
 
 const arrivals = defineThrottle({
   name: 'identity.outside.network',
@@ -49,7 +54,19 @@ const Begun = z.object({
 type Begun = z.output<typeof Begun>;
 type Way = Begun['way'];
 
+/** @param connectionId of a workspace's provider; null: GitHub */
+const wayOf = (connectionId: string | null): Way => (connectionId === null ? 'GITHUB' : 'SSO');
+
 const context = 'sign-in at another system';
+
+/** How long an address is good that links an identity, seconds. */
+const linkTtlS = 300;
+
+/** Stands sealed in that address: who proved who they are, and in which session. */
+const Link = z.object({ id: z.uuid(), userId: z.uuid(), sessionId: z.uuid(), expiresAt: z.number() });
+type Link = z.output<typeof Link>;
+
+const linkContext = 'link of another identity';
 
 /** Where the browser goes next. */
 export interface Step {
@@ -108,8 +125,9 @@ export const OutsideSignIns = service('outside sign-ins', (app) => {
     await app.use(Throttles).consume(arrivals, networkOf(origin?.address ?? ''));
   };
 
-  const redirectUri = (way: Way): string =>
-    `${app.use(Outside).baseUrl()}/auth/${way === 'SSO' ? 'sso' : 'github'}/callback`;
+  /** @param connectionId of the workspace's provider; null: GitHub */
+  const redirectUri = (connectionId: string | null): string =>
+    `${app.use(Outside).baseUrl()}${connectionId === null ? '/auth/github/callback' : ssoCallbackPath(connectionId)}`;
 
   const begin = async (
     of: Pick<Begun, 'way' | 'connectionId' | 'returnTo' | 'linkTo'>,
@@ -124,26 +142,45 @@ export const OutsideSignIns = service('outside sign-ins', (app) => {
     };
   };
 
-  /** What the browser kept, if it is what it began with, and of this way. @throws {ArrivalRefused} */
-  const opened = async (way: Way, kept: string | undefined, returned: URL): Promise<Begun> => {
-    if (!kept || kept.length > 8192) throw new ArrivalRefused('SIGN_IN_INVALID');
-    const text = await app
-      .use(Sealing)
-      .openText(kept, context)
-      .catch((error: unknown) => {
-        if (error instanceof SealBroken || error instanceof UnknownKey) throw new ArrivalRefused('SIGN_IN_INVALID');
-        throw error;
-      });
-    const begun = Begun.parse(JSON.parse(text));
+  /** What this server sealed; null for everything else. */
+  const unsealed = async <T>(schema: z.ZodType<T>, text: string, of: string): Promise<T | null> => {
+    if (text.length > 8192) return null;
+    try {
+      return schema.parse(JSON.parse(await app.use(Sealing).openText(text, of)));
+    } catch (error) {
+      if (error instanceof SealBroken || error instanceof UnknownKey) return null;
+      throw error;
+    }
+  };
+
+  /**
+   * What the browser kept, if it is what it began with, and this is where that comes back to: the answer of another
+   * provider than the one that it was sent to goes to nobody.
+   * @param connectionId of the address that it came back to; null: GitHub
+   * @throws {ArrivalRefused}
+   * @see https://www.rfc-editor.org/rfc/rfc9700#section-4.4.2 Mix-up defences
+   */
+  const opened = async (connectionId: string | null, kept: string | undefined, returned: URL): Promise<Begun> => {
+    const begun = await unsealed(Begun, kept ?? '', context);
     const [state = '', ...more] = returned.searchParams.getAll('state');
-    if (begun.way !== way || more.length > 0 || !timingSafeEqualText(state, begun.state)) {
+    const here = begun?.way === wayOf(connectionId) && begun.connectionId === connectionId;
+    if (!here || more.length > 0 || !timingSafeEqualText(state, begun.state)) {
       throw new ArrivalRefused('SIGN_IN_INVALID');
     }
     return begun;
   };
 
+  /** Whom an address of `beginIdentityLink` is for, once, in the session that asked for it. @throws {ArrivalRefused} */
+  const linkOf = async (actor: Actor, text: string): Promise<string> => {
+    const link = await unsealed(Link, text, linkContext);
+    const own = actor.kind === 'SESSION' && actor.userId === link?.userId && actor.credentialId === link?.sessionId;
+    if (!link || !own) throw new ArrivalRefused('LINK_NEEDS_SESSION', { userId: actor.userId });
+    await use(link);
+    return link.userId;
+  };
+
   /** Nobody comes back twice from one sign-in. @throws {ArrivalRefused} */
-  const use = async ({ id, expiresAt }: Begun): Promise<void> => {
+  const use = async ({ id, expiresAt }: Begun | Link): Promise<void> => {
     if (expiresAt <= Date.now()) throw new ArrivalRefused('SIGN_IN_EXPIRED');
     const { count } = await app.db.usedSignIn.createMany({
       data: [{ id, expiresAt: new Date(expiresAt) }],
@@ -156,7 +193,7 @@ export const OutsideSignIns = service('outside sign-ins', (app) => {
     const connection = await app.use(Sso).open(begun.connectionId ?? '');
     if (!connection) throw new ArrivalRefused('PROVIDER_UNKNOWN');
     const { id, workspaceId, trustEmail } = connection;
-    const at = new URL(redirectUri('SSO'));
+    const at = new URL(redirectUri(id));
     at.search = returned.search;
     const token = await app.use(Outside).oidc.finish(connection.client, at, begun, outsideLimit());
     const vouched: Vouched = {
@@ -194,7 +231,7 @@ export const OutsideSignIns = service('outside sign-ins', (app) => {
     const [code = '', ...more] = returned.searchParams.getAll('code');
     if (code === '' || code.length > 200 || more.length > 0) throw new ArrivalRefused('PROVIDER_REFUSED');
     const user = await github.finish(
-      { code, verifier: begun.verifier, redirectUri: redirectUri('GITHUB') },
+      { code, verifier: begun.verifier, redirectUri: redirectUri(null) },
       outsideLimit(),
     );
     const vouched: Vouched = {
@@ -218,28 +255,73 @@ export const OutsideSignIns = service('outside sign-ins', (app) => {
   };
 
   return {
+    /**
+     * Whom to ask somebody about whom a page of another site sends to sign in.
+     * @param connectionId of a workspace's provider; null: GitHub
+     * @returns its name, and the host where it is
+     * @throws {NotIn}
+     */
+    async provider(
+      { actor }: Browser,
+      connectionId: string | null,
+      returnTo: string,
+    ): Promise<{ readonly name: string; readonly host: string | null }> {
+      try {
+        await throttle(actor);
+        if (connectionId === null) {
+          if (!app.use(Outside).github) throw new ArrivalRefused('PROVIDER_UNKNOWN');
+          return { name: 'GitHub', host: null };
+        }
+        const connection = await app.use(Sso).open(connectionId);
+        if (!connection) throw new ArrivalRefused('PROVIDER_UNKNOWN');
+        return { name: connection.name, host: new URL(connection.issuer).host };
+      } catch (error) {
+        return refuse(actor, wayOf(connectionId), error, returnTo);
+      }
+    },
+
+    /**
+     * The address of this server that links who somebody is at GitHub to their account: a way in of its own, so they
+     * prove who they are first. It is good once, for five minutes, in their session only.
+     * @throws {ValidationError} {Unauthenticated} {Forbidden} unless by a session, {ReauthenticationRequired} {RateLimited}
+     */
+    async beginIdentityLink(actor: Actor, raw: unknown): Promise<string> {
+      const { password } = parse(IdentityLink, raw);
+      authorize(actor, can.beginIdentityLink, null);
+      const sessionId = actor.kind === 'SESSION' ? actor.credentialId : null;
+      if (sessionId === null) throw new Forbidden(can.beginIdentityLink.name, null);
+      const { id: userId } = await reauthenticate(app, actor, password);
+      const link: Link = { id: newId(), userId, sessionId, expiresAt: Date.now() + linkTtlS * 1000 };
+      const url = new URL(`${app.use(Outside).baseUrl()}/auth/github`);
+      url.searchParams.set('link', await app.use(Sealing).seal(JSON.stringify(link), linkContext));
+      return url.href;
+    },
+
     /** Sends somebody to a workspace's provider. @throws {NotIn} */
     async beginSso({ actor }: Browser, connectionId: string, returnTo: string): Promise<Step> {
       try {
         await throttle(actor);
         const connection = await app.use(Sso).open(connectionId);
         if (!connection) throw new ArrivalRefused('PROVIDER_UNKNOWN');
-        const there = await app.use(Outside).oidc.begin(connection.client, redirectUri('SSO'), outsideLimit());
-        return await begin({ way: 'SSO', connectionId, returnTo, linkTo: null }, there);
+        const there = await app.use(Outside).oidc.begin(connection.client, redirectUri(connection.id), outsideLimit());
+        return await begin({ way: 'SSO', connectionId: connection.id, returnTo, linkTo: null }, there);
       } catch (error) {
         return refuse(actor, 'SSO', error, returnTo);
       }
     },
 
-    /** Sends somebody to GitHub, to sign in, or, signed in, to link who they are there. @throws {NotIn} */
-    async beginGitHub({ actor }: Browser, returnTo: string, link: boolean): Promise<Step> {
+    /**
+     * Sends somebody to GitHub, to sign in, or to link who they are there.
+     * @param link of the address that `beginIdentityLink` gave; null: to sign in
+     * @throws {NotIn}
+     */
+    async beginGitHub({ actor }: Browser, returnTo: string, link: string | null): Promise<Step> {
       try {
         await throttle(actor);
         const { github } = app.use(Outside);
         if (!github) throw new ArrivalRefused('PROVIDER_UNKNOWN');
-        if (link && (actor.kind !== 'SESSION' || actor.userId === null)) throw new ArrivalRefused('LINK_NEEDS_SESSION');
-        const there = github.begin(redirectUri('GITHUB'));
-        return await begin({ way: 'GITHUB', connectionId: null, returnTo, linkTo: link ? actor.userId : null }, there);
+        const linkTo = link === null ? null : await linkOf(actor, link);
+        return await begin({ way: 'GITHUB', connectionId: null, returnTo, linkTo }, github.begin(redirectUri(null)));
       } catch (error) {
         return refuse(actor, 'GITHUB', error, returnTo);
       }
@@ -247,15 +329,22 @@ export const OutsideSignIns = service('outside sign-ins', (app) => {
 
     /**
      * Ends what somebody began, when their browser comes back.
+     * @param connectionId of the address that it came back to; null: GitHub
      * @param kept what it was given when it began
      * @param returned the address that it came back to
      * @throws {NotIn}
      */
-    async finish({ actor }: Browser, way: Way, kept: string | undefined, returned: URL): Promise<Step> {
+    async finish(
+      { actor }: Browser,
+      connectionId: string | null,
+      kept: string | undefined,
+      returned: URL,
+    ): Promise<Step> {
+      const way = wayOf(connectionId);
       let begun: Begun | null = null;
       try {
         await throttle(actor);
-        begun = await opened(way, kept, returned);
+        begun = await opened(connectionId, kept, returned);
         await use(begun);
         const session =
           way === 'SSO' ? await finishSso(actor, begun, returned) : await finishGitHub(actor, begun, returned);

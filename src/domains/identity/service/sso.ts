@@ -24,7 +24,7 @@ import {
 import { domainOfEmail, NewSsoConnection, NewSsoDomain, SsoConnectionChange, SsoEnforcement } from '../model.ts';
 import { can } from '../policy.ts';
 import { Outside, outsideLimit } from './outside.ts';
-import { isTaken, lockWorkspace, mayGive, notInstance, type Written } from './shared.ts';
+import { isTaken, lockWorkspace, mayGive, type Written } from './shared.ts';
 
 const secretColumn = defineSealedColumn({ table: 'sso_connection', column: 'client_secret' });
 
@@ -33,6 +33,13 @@ export const challengeRecord = (domain: string): string => `_switchyard-challeng
 
 /** Where a browser begins to sign in by a connection. */
 export const ssoPath = (connectionId: string): string => `/auth/sso/${connectionId}`;
+
+/**
+ * Where it comes back to: each connection has an address of its own, so that what was begun at one provider and is
+ * answered by another one is seen, whether that says who it is or not.
+ * @see https://www.rfc-editor.org/rfc/rfc9700#section-4.4.2 Mix-up defences
+ */
+export const ssoCallbackPath = (connectionId: string): string => `${ssoPath(connectionId)}/callback`;
 
 /** The same of a change that may have been made already: then there is no event. */
 type Changed = Omit<Written, 'event'> & { readonly event: Appended | null };
@@ -86,7 +93,6 @@ export const Sso = service('sso', (app) => {
       const { clientSecret, provisionRole, trustEmail, ...input } = parse(NewSsoConnection, raw);
       const { workspaceId } = input;
       authorize(actor, can.createSsoConnection, workspaceId);
-      notInstance(can.createSsoConnection, workspaceId);
       if (provisionRole) mayGive(actor, workspaceId, provisionRole);
       await check({ ...input, clientSecret: clientSecret ?? null });
       const id = newId();
@@ -165,7 +171,6 @@ export const Sso = service('sso', (app) => {
     async addSsoDomain(actor: Actor, raw: unknown): Promise<Written> {
       const { workspaceId, domain } = parse(NewSsoDomain, raw);
       authorize(actor, can.addSsoDomain, workspaceId);
-      notInstance(can.addSsoDomain, workspaceId);
       const id = newId();
       const challenge = `switchyard=${randomBytes(32).toString('base64url')}`;
       try {
@@ -237,7 +242,6 @@ export const Sso = service('sso', (app) => {
     async setSsoEnforced(actor: Actor, raw: unknown): Promise<Changed> {
       const { workspaceId, enforced } = parse(SsoEnforcement, raw);
       authorize(actor, can.setSsoEnforced, workspaceId);
-      notInstance(can.setSsoEnforced, workspaceId);
       return app.transact(actor, async (tx) => {
         await lock(tx, workspaceId);
         if (enforced && !(await isReady(tx, workspaceId))) throw new SsoNotReady();

@@ -66,7 +66,13 @@ const tokensByNetwork = defineThrottle({
 });
 const proofs = defineThrottle({
   name: 'identity.reauthentication',
-  verbs: ['identity.changePassword', 'identity.changeEmail', 'identity.deleteMyAccount'],
+  verbs: [
+    'identity.changePassword',
+    'identity.changeEmail',
+    'identity.deleteMyAccount',
+    'identity.beginIdentityLink',
+    'identity.unlinkIdentity',
+  ],
   description: 'Wrong passwords for sensitive verbs, by account',
   points: 10,
   durationS: 900,

@@ -11,7 +11,7 @@ import { Runs } from '#kernel/runs/runs.ts';
 import { workspaceCreated, workspaceDeleted, workspaceUpdated } from '../events.ts';
 import { NewWorkspace, Token, WorkspaceChange, WorkspaceEnd } from '../model.ts';
 import { can } from '../policy.ts';
-import { addMember, isTaken, lockWorkspace, notInstance, type Written } from './shared.ts';
+import { addMember, isTaken, lockWorkspace, mayGiveNow, requireOpen, type Written } from './shared.ts';
 import { workspaceDeletionKind } from './workspace-deletion.ts';
 
 /** Workspaces themselves. */
@@ -23,6 +23,8 @@ export const Workspaces = service('workspaces', (app) => ({
     const userId = actor.userId as string;
     try {
       return await app.transact(actor, async (tx) => {
+        // Somebody whose account is being deleted owns nothing new: it would be left without an owner.
+        await requireOpen(tx, userId);
         const { id } = await tx.db.workspace.create({ data: { id: newId(), ...input } });
         await tx.db.eventHead.create({ data: { workspaceId: id } });
         const event = tx.append({ type: workspaceCreated, workspaceId: id, subjectId: id });
@@ -39,10 +41,10 @@ export const Workspaces = service('workspaces', (app) => ({
   async updateWorkspace(actor: Actor, raw: unknown): Promise<Written> {
     const { id, name, slug } = parse(WorkspaceChange, raw);
     authorize(actor, can.updateWorkspace, id);
-    notInstance(can.updateWorkspace, id);
     try {
       return await app.transact(actor, async (tx) => {
         if (!(await lockWorkspace(tx, id))) throw new NotFound('Workspace', id);
+        await mayGiveNow(tx, actor, can.updateWorkspace, id);
         await tx.db.workspace.update({
           where: { id },
           data: { ...(name == null ? {} : { name }), ...(slug == null ? {} : { slug }) },
@@ -64,11 +66,11 @@ export const Workspaces = service('workspaces', (app) => ({
   async deleteWorkspace(actor: Actor, raw: unknown): Promise<{ readonly receipt: string; readonly event: Appended }> {
     const { id, slug } = parse(WorkspaceEnd, raw);
     authorize(actor, can.deleteWorkspace, id);
-    notInstance(can.deleteWorkspace, id);
     const { token: receipt, hash: receiptHash } = newToken();
     return app.transact(actor, async (tx) => {
       // Who asks after somebody else did is a stranger by now.
       if (!(await lockWorkspace(tx, id))) throw new NotFound('Workspace', id);
+      await mayGiveNow(tx, actor, can.deleteWorkspace, id);
       const workspace = await tx.db.workspace.findUniqueOrThrow({ where: { id }, select: { slug: true } });
       if (workspace.slug !== slug) {
         throw new ValidationError([{ path: 'slug', message: 'is not the short name of this workspace' }]);
