@@ -68,6 +68,11 @@ const requestErrors: readonly (readonly [code: string, status: string, meaning: 
   ['DOCUMENT_TOO_LARGE', '400', 'The document has too many characters.'],
   ['TOO_MANY_TOKENS', '400', 'The document has more tokens than `SWITCHYARD_MAX_TOKENS`.'],
   ['TOO_MANY_ALIASES', '400', 'The document has more aliases than `SWITCHYARD_MAX_ALIASES`.'],
+  [
+    'TOO_MANY_FIELDS',
+    '400',
+    'Too many fields of the document have one name in the answer, or it spreads too many fragments.',
+  ],
   ['TOO_DEEP', '400', 'The operation is deeper than `SWITCHYARD_MAX_DEPTH`.'],
   ['TOO_COSTLY', '400', 'The operation costs more than `SWITCHYARD_MAX_COST`; `cost` tells how much.'],
   [

@@ -15,6 +15,8 @@ export interface TestProvider {
   account: Account;
   /** Answers instead of the provider, when it returns true. */
   intercept: ((req: IncomingMessage, res: ServerResponse) => boolean) | null;
+  /** Where its client may have people sent back to. */
+  readonly redirectUris: Set<string>;
   /** What was asked, as `GET /path`. */
   readonly asked: string[];
   close(): Promise<void>;
@@ -25,7 +27,6 @@ export const clientSecret = 'a secret of sufficient length, 0123456789';
 
 /** A real OpenID provider on loopback, where whoever `account` says is signed in and agrees to everything. */
 export async function startProvider(
-  redirectUri: string,
   options: { client?: Partial<ClientMetadata>; userinfoOnly?: boolean } = {},
 ): Promise<TestProvider> {
   const server = createServer();
@@ -35,6 +36,7 @@ export async function startProvider(
     issuer,
     account: { sub: 'nobody' },
     intercept: null,
+    redirectUris: new Set(),
     asked: [],
     close: () =>
       new Promise((resolve, reject) => {
@@ -47,7 +49,7 @@ export async function startProvider(
       {
         client_id: clientId,
         client_secret: clientSecret,
-        redirect_uris: [redirectUri],
+        redirect_uris: ['http://127.0.0.1:1/none'],
         grant_types: ['authorization_code'],
         response_types: ['code'],
         ...options.client,
@@ -72,6 +74,7 @@ export async function startProvider(
       return grant;
     },
   });
+  provider.Client.prototype.redirectUriAllowed = (uri) => made.redirectUris.has(uri);
   const callback = provider.callback();
   server.on('request', (req, res) => {
     made.asked.push(`${req.method} ${req.url?.split('?')[0]}`);

@@ -1,24 +1,26 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
 import type { App } from '#kernel/app.ts';
 import { anonymous, type Actor } from '#kernel/auth/actor.ts';
 import { sessionCookie } from '#kernel/auth/actors.ts';
 import { Unauthenticated } from '#kernel/errors.ts';
-import { cookieOf, originOf, sameSite, sessionCookieHeader } from '#kernel/http/credentials.ts';
+import { cookieOf, originOf, sessionCookieHeader, type OriginRules } from '#kernel/http/credentials.ts';
 import { defineRoute, type Route, type RouteRequest } from '#kernel/http/routes.ts';
 import { ArrivalRefused } from './errors.ts';
 import { NotIn, OutsideSignIns, safeReturn, signInTtlS, type Step } from './service/sign-in.ts';
+import { ssoPath } from './service/sso.ts';
 
 const limits = 'the throttle identity.outside.network';
 const ssoRoute = defineRoute({
   path: '/auth/sso/*',
   methods: ['GET'],
-  description: "Sends a browser to a workspace's provider; `?returnTo=` says where it goes when it is signed in.",
+  description:
+    "Sends a browser to a workspace's provider; `?returnTo=` says where it goes when it is signed in. Sent here by another site, its person is asked first.",
   authentication: 'none',
   limits,
   cors: 'none',
 });
 const ssoCallbackRoute = defineRoute({
-  path: '/auth/sso/callback',
+  path: '/auth/sso/*/callback',
   methods: ['GET'],
   description: "Where a browser comes back to from a workspace's provider. Sets the session cookie.",
   authentication: 'the browser that began, by its cookie, once; the answer of the provider',
@@ -28,8 +30,9 @@ const ssoCallbackRoute = defineRoute({
 const gitHubRoute = defineRoute({
   path: '/auth/github',
   methods: ['GET'],
-  description: 'Sends a browser to GitHub; `?link=1` links who they are there to the account that is signed in.',
-  authentication: 'none; for linking the session cookie, from an allowed page',
+  description:
+    'Sends a browser to GitHub, in the same way; `?link=` of `beginIdentityLink` links who they are there to their account.',
+  authentication: 'none; for linking the session cookie, and what `beginIdentityLink` gave to that session, once',
   limits,
   cors: 'none',
 });
@@ -41,6 +44,25 @@ const gitHubCallbackRoute = defineRoute({
   limits,
   cors: 'none',
 });
+
+/** A page that is shown before anything is begun. */
+interface Question {
+  readonly page: string;
+}
+
+/**
+ * Whether a page of another site sent the browser here. It could send somebody into an account of its own choice; so
+ * may an application at an allowed origin, which browsers tell us by the referrer only. What does not say where it
+ * comes from is no browser, or one from before 2023.
+ * @see https://www.w3.org/TR/fetch-metadata/
+ */
+function fromElsewhere(headers: IncomingHttpHeaders, { allowed }: OriginRules): boolean {
+  const site = headers['sec-fetch-site'];
+  if (site === undefined || site === 'same-origin' || site === 'none') return false;
+  return !allowed.has(URL.parse(headers.referer ?? '')?.origin ?? '');
+}
+
+const asHtml = (text: string): string => text.replaceAll(/[&<>"']/g, (one) => `&#${one.charCodeAt(0)};`);
 
 /** What the browser keeps while its person is at another system. */
 const cookie = 'switchyard_sign_in';
@@ -82,14 +104,24 @@ export function authRoutes(
     res.end();
   };
 
-  const answering = async (req: IncomingMessage, res: ServerResponse, step: () => Promise<Step>): Promise<void> => {
+  const answering = async (
+    req: IncomingMessage,
+    res: ServerResponse,
+    step: () => Promise<Step | Question>,
+  ): Promise<void> => {
     if (req.method !== 'GET') {
       res.writeHead(405, { allow: 'GET', 'content-type': 'application/json; charset=utf-8' });
       res.end(JSON.stringify({ code: 'METHOD_NOT_ALLOWED', message: 'Only GET.' }));
       return;
     }
     try {
-      go(res, await step());
+      const next = await step();
+      if ('location' in next) {
+        go(res, next);
+        return;
+      }
+      res.writeHead(200, { 'content-type': 'text/html; charset=utf-8' });
+      res.end(next.page);
     } catch (error) {
       if (!(error instanceof NotIn)) throw error;
       tell(res, error);
@@ -101,7 +133,7 @@ export function authRoutes(
     origin: originOf(req, clientAddress),
   });
 
-  /** Whoever is signed in in this browser. Only for what its own page, or the state of a sign-in, vouches for. */
+  /** Whoever is signed in in this browser. Only for what a sealed text of their own session, or the state of a sign-in, vouches for. */
   const signedInOf = async (req: IncomingMessage, request: RouteRequest): Promise<Actor> => {
     const session = cookieOf(req.headers.cookie, sessionCookie);
     const stranger = strangerOf(req, request);
@@ -120,23 +152,46 @@ export function authRoutes(
     return safe;
   };
 
+  /** Asks whether somebody means to sign in whom another site sent here; a page without anything that runs. */
+  const ask = async (req: IncomingMessage, request: RouteRequest, connectionId: string | null): Promise<Question> => {
+    const back = returnTo(request);
+    const { name, host } = await app
+      .use(OutsideSignIns)
+      .provider({ actor: strangerOf(req, request) }, connectionId, back);
+    const path = connectionId === null ? gitHubRoute.path : ssoPath(connectionId);
+    const where = host === null ? '' : ` (${asHtml(host)})`;
+    return {
+      page: `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Sign in</title>
+<p>Another site sent you here. Continue to sign in with <strong><bdi>${asHtml(name)}</bdi></strong>${where}?</p>
+<p><a href="${asHtml(`${path}?returnTo=${encodeURIComponent(back)}`)}">Continue</a></p>
+</html>
+`,
+    };
+  };
+
   return [
     {
       name: ssoCallbackRoute.path,
-      matches: (pathname) => pathname === ssoCallbackRoute.path,
+      matches: (pathname) => /^\/auth\/sso\/[^/]+\/callback$/.test(pathname),
       handle: (req, res, request) =>
-        answering(req, res, () =>
-          app
-            .use(OutsideSignIns)
-            .finish({ actor: strangerOf(req, request) }, 'SSO', cookieOf(req.headers.cookie, cookie), request.url),
-        ),
+        answering(req, res, async () => {
+          const connectionId = request.url.pathname.split('/')[3] ?? '';
+          const actor = await signedInOf(req, request);
+          const kept = cookieOf(req.headers.cookie, cookie);
+          return app.use(OutsideSignIns).finish({ actor }, connectionId, kept, request.url);
+        }),
     },
     {
       name: ssoRoute.path,
       matches: (pathname) => /^\/auth\/sso\/[^/]+$/.test(pathname),
       handle: (req, res, request) =>
-        answering(req, res, () => {
+        answering(req, res, async () => {
           const connectionId = request.url.pathname.slice('/auth/sso/'.length);
+          if (fromElsewhere(req.headers, request.origins)) return ask(req, request, connectionId);
           return app.use(OutsideSignIns).beginSso({ actor: strangerOf(req, request) }, connectionId, returnTo(request));
         }),
     },
@@ -145,10 +200,9 @@ export function authRoutes(
       matches: (pathname) => pathname === gitHubRoute.path,
       handle: (req, res, request) =>
         answering(req, res, async () => {
-          const link = request.url.searchParams.has('link');
-          // A page of another site could have somebody link an account that is not theirs.
-          const own = link && sameSite(req.headers, request.origins);
-          const actor = own ? await signedInOf(req, request) : strangerOf(req, request);
+          const link = request.url.searchParams.get('link');
+          if (link === null && fromElsewhere(req.headers, request.origins)) return ask(req, request, null);
+          const actor = link === null ? strangerOf(req, request) : await signedInOf(req, request);
           return app.use(OutsideSignIns).beginGitHub({ actor }, returnTo(request), link);
         }),
     },
@@ -158,7 +212,7 @@ export function authRoutes(
       handle: (req, res, request) =>
         answering(req, res, async () => {
           const actor = await signedInOf(req, request);
-          return app.use(OutsideSignIns).finish({ actor }, 'GITHUB', cookieOf(req.headers.cookie, cookie), request.url);
+          return app.use(OutsideSignIns).finish({ actor }, null, cookieOf(req.headers.cookie, cookie), request.url);
         }),
     },
   ];

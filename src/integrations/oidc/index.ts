@@ -79,7 +79,12 @@ export interface IdToken {
 export interface Oidc {
   /** Looks whether the provider can be used. @throws {ProviderUnusable} */
   check(client: ProviderClient, signal: AbortSignal): Promise<void>;
-  /** Where to send the browser. @throws {ProviderUnusable} */
+  /**
+   * Where to send the browser.
+   * @param redirectUri of this client alone: no other provider may send anybody there
+   * @throws {ProviderUnusable}
+   * @see https://www.rfc-editor.org/rfc/rfc9700#section-4.4.2 Mix-up defences
+   */
   begin(
     client: ProviderClient,
     redirectUri: string,

@@ -165,17 +165,20 @@ export function rootFieldsOf(
   operationName?: string | null,
 ): readonly GraphQLField<unknown, unknown>[] {
   const operation = getOperationAST(document, operationName);
-  const type = operation && schema.getRootType(operation.operation);
-  if (!operation || !type) return [];
-  const fields = type.getFields();
-  const found = new Set<GraphQLField<unknown, unknown>>();
+  const fields = operation && schema.getRootType(operation.operation)?.getFields();
+  if (!fields) return [];
+  const found = rootNamesOf(document, operationName).flatMap((name) => fields[name] ?? []);
+  return [...new Set(found)];
+}
+
+/** Names of the fields that an operation asks for at its root, wherever in its fragments; a fragment counts once. */
+export function rootNamesOf(document: DocumentNode, operationName?: string | null): string[] {
+  const names: string[] = [];
   const seen = new Set<string>();
   const look = ({ selections }: SelectionSetNode): void => {
     for (const selection of selections) {
-      if (selection.kind === Kind.FIELD) {
-        const field = fields[selection.name.value];
-        if (field) found.add(field);
-      } else if (selection.kind === Kind.INLINE_FRAGMENT) look(selection.selectionSet);
+      if (selection.kind === Kind.FIELD) names.push(selection.name.value);
+      else if (selection.kind === Kind.INLINE_FRAGMENT) look(selection.selectionSet);
       else if (!seen.has(selection.name.value)) {
         seen.add(selection.name.value);
         const fragment = document.definitions.find(
@@ -185,8 +188,9 @@ export function rootFieldsOf(
       }
     }
   };
-  look(operation.selectionSet);
-  return [...found];
+  const operation = getOperationAST(document, operationName);
+  if (operation) look(operation.selectionSet);
+  return names;
 }
 
 SchemaBuilder.registerPlugin(access, AccessPlugin);

@@ -2,13 +2,15 @@ import type { IncomingMessage } from 'node:http';
 import { GraphQLError } from 'graphql';
 import type { Plugin } from 'graphql-yoga';
 import type { App } from '../app.ts';
+import type { Actor } from '../auth/actor.ts';
 import { RateLimited, Unauthenticated } from '../errors.ts';
 import { isPublic, accessOf, rootFieldsOf } from '../graphql/access.ts';
 import type { Context } from '../graphql/context.ts';
-import { clientOf } from '../rates/address.ts';
+import { clientOf, keysOf, keysShare } from '../rates/address.ts';
 import { Budgets, windowS, type Rate } from '../rates/budgets.ts';
 import type { Connections } from './connections.ts';
-import { measure, refuseVariables, type Args, type Measured, type OperationLimits } from './limits.ts';
+import type { Documents } from './documents.ts';
+import { measure, readingCost, refuseVariables, type Args, type Measured, type OperationLimits } from './limits.ts';
 import type { ServerContext } from './yoga.ts';
 
 export interface AdmissionOptions {
@@ -16,13 +18,32 @@ export interface AdmissionOptions {
   readonly limits: OperationLimits;
   /** Open streams by client. */
   readonly connections: Connections;
+  /** Documents that need no reading any more. */
+  readonly documents: Documents;
+}
+
+/** Who sends a document. */
+export interface Sender {
+  readonly clientAddress: string;
+  readonly actor: () => Promise<Actor>;
+}
+
+export interface Admission {
+  readonly plugin: Plugin<Context>;
+  /**
+   * To be asked before a document is parsed: takes what reading it costs, unless it is known.
+   * @throws {RateLimited} when the client's budget has less left
+   */
+  document(context: ServerContext, source: string, sender: Sender): Promise<void>;
 }
 
 /**
  * The last gate before an operation is executed, on every transport: variables, access, cost, the client's budget, and
- * a place for a stream. An operation that is refused for itself costs one point.
+ * a place for a stream. An operation costs at least what reading its document costs, also when it is refused for itself.
+ *
+ * Reading is a gate of its own, before it: parsing and validating are most of the work on a document that is refused.
  */
-export function admission(options: AdmissionOptions): Plugin<Context> {
+export function admission(options: AdmissionOptions): Admission {
   const introspected = new WeakSet<IncomingMessage>();
   const budgets = options.app.use(Budgets);
 
@@ -31,12 +52,29 @@ export function admission(options: AdmissionOptions): Plugin<Context> {
     const measured = look(options.limits, args, context);
     const once = measured.introspects && context.req ? alreadyAsked(context.req) : [];
     const errors = [...measured.errors, ...once];
-    const client = clientOf(context.actor, context.clientAddress ?? '');
-    const cost = errors.length > 0 ? 1 : measured.cost;
-    const rate = await budgets.spend(client, context.actor.kind === 'ANONYMOUS', cost);
+    const read = readingCost((context as unknown as Asked).params?.query ?? '');
+    const cost = errors.length > 0 ? read : Math.max(read, measured.cost);
+    const rate = await owed(context, cost);
     context.rate = rate;
     tell(context, rate);
     return rate.allowed ? errors : [refused(new RateLimited(rate.resetAt, tooFast(rate)))];
+  };
+
+  /** Takes a cost, less what reading took already. */
+  const owed = async (context: Context & ServerContext, cost: number): Promise<Rate> => {
+    const { reading } = context;
+    const left = cost - (reading?.cost ?? 0);
+    if (reading && left <= 0) return reading;
+    return { ...(await spend(context.actor, context.clientAddress ?? '', left)), cost };
+  };
+
+  /** From the client's budget, and from what all keys of one maker have together; tells of the scarcer one. */
+  const spend = async (actor: Actor, clientAddress: string, cost: number): Promise<Rate> => {
+    const own = await budgets.spend(clientOf(actor, clientAddress), actor.kind === 'ANONYMOUS', cost);
+    const keys = keysOf(actor);
+    if (!own.allowed || keys === null) return own;
+    const shared = await budgets.spend(keys, false, cost, keysShare);
+    return shared.allowed && own.remaining <= shared.remaining ? own : shared;
   };
 
   /** A batch asks once for the schema: its description is large. */
@@ -51,7 +89,7 @@ export function admission(options: AdmissionOptions): Plugin<Context> {
     return [];
   };
 
-  return {
+  const plugin: Plugin<Context> = {
     async onExecute({ args, setResultAndStopExecution }) {
       const errors = await refusals(args);
       if (errors.length > 0) setResultAndStopExecution({ errors });
@@ -62,7 +100,7 @@ export function admission(options: AdmissionOptions): Plugin<Context> {
       const { actor, clientAddress, res } = args.contextValue as unknown as Context & ServerContext;
       // On a WebSocket the connection has a place already.
       if (!res) return undefined;
-      const release = options.connections.take(clientOf(actor, clientAddress ?? ''));
+      const release = options.connections.take(clientOf(actor, clientAddress ?? ''), keysOf(actor));
       if (!release) {
         const message = 'You have too many open streams.';
         const http = { status: 429, headers: { 'Retry-After': '5' } };
@@ -76,6 +114,22 @@ export function admission(options: AdmissionOptions): Plugin<Context> {
       return undefined;
     },
   };
+
+  return {
+    plugin,
+    async document(context, source, { clientAddress, actor }) {
+      if (options.documents.has(source)) return;
+      const rate = await spend(await actor(), clientAddress, readingCost(source));
+      tell(context, rate);
+      if (!rate.allowed) throw new RateLimited(rate.resetAt, tooFast(rate));
+      context.reading = rate;
+    },
+  };
+}
+
+/** What every transport tells of a request beside the context. */
+interface Asked {
+  readonly params?: { readonly query?: string | null };
 }
 
 /** Looks at the operation itself, before anything recurses into its variables. */

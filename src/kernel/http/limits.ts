@@ -4,15 +4,16 @@ import {
   Kind,
   parse,
   validate,
+  visit,
   type ASTNode,
   type ASTVisitor,
   type DocumentNode,
-  type OperationDefinitionNode,
   type SelectionNode,
   type SelectionSetNode,
   type ValidationContext,
 } from 'graphql';
 import type { Plugin } from 'graphql-yoga';
+import { rootNamesOf } from '../graphql/access.ts';
 import type { Context } from '../graphql/context.ts';
 
 /** Bounds of one operation. */
@@ -62,12 +63,45 @@ export function documentLimits(limits: OperationLimits): Plugin<Context> {
         return parseWithin(source, options, limits.tokens);
       });
     },
-    onValidate({ addValidationRule }) {
+    onValidate({ addValidationRule, setValidationFn }) {
+      setValidationFn((schema, document, rules, typeInfo, validationOptions) => {
+        const crowded = refuseNamesakes(document);
+        // Each error names parts of the document, and guesses what was meant: a few tell enough.
+        return crowded ? [crowded] : validate(schema, document, rules, { ...validationOptions, maxErrors }, typeInfo);
+      });
       addValidationRule(aliasRule);
       addValidationRule(introspectionRule);
       addValidationRule(textRule);
     },
   };
+}
+
+/** What reading a document costs, points: one for each 100 characters. What is too long is not read. */
+export const readingCost = (source: string): number =>
+  Math.max(1, Math.ceil(Math.min(source.length, maxDocumentLength) / 100));
+
+/**
+ * Refuses what takes long to validate. Whether fields of one name can be merged is found out by comparing each with each
+ * other, at every level and through every fragment, in the square of their number; all else takes time in proportion to
+ * the tokens. So the pairs are counted, which takes one walk, of fields with one name in the answer and of spreads: 200
+ * fields of one name, or ten times 60.
+ */
+function refuseNamesakes(document: DocumentNode): GraphQLError | null {
+  const counts = new Map<string, number>();
+  let pairs = 0;
+  const count = (name: string) => {
+    const before = counts.get(name) ?? 0;
+    pairs += before;
+    counts.set(name, before + 1);
+  };
+  visit(document, {
+    Field: ({ alias, name }) => count((alias ?? name).value),
+    FragmentSpread: () => count('...'),
+  });
+  if (pairs <= maxNamesakes) return null;
+  return tooMuch('The document has too many fields of the same name, or fragment spreads.', 'TOO_MANY_FIELDS', {
+    limit: maxNamesakes,
+  });
 }
 
 /**
@@ -148,6 +182,10 @@ const larger = (a: Shape, b: Shape): Shape => ({
 
 /** Longest document, characters; the densest one within the default token limit has about half. */
 const maxDocumentLength = 32_768;
+/** Errors of validation that are told. */
+const maxErrors = 10;
+/** Pairs of fields with one name in the answer, and of fragment spreads. */
+const maxNamesakes = 20_000;
 /** `__schema`, once, and `__type` in one document. */
 const maxIntrospections = 2;
 /** Levels of lists and objects in the variables. */
@@ -222,16 +260,17 @@ export interface Measured {
   readonly introspects: boolean;
 }
 
-/** What the schema's description costs: it is as large as an answer of so many fields. */
+/** What each look at the schema's description costs: it is as large as an answer of so many fields. */
 const introspectionCost = 1000;
 
 /** The cost depends on variables (`first: $n`), so it is looked at with them, after validation. */
 export function measure(limits: OperationLimits, args: Args): Measured {
-  // The rules for introspection bound it, and it is switched off where it is not wanted.
-  if (asksOnlyForSchema(args)) {
-    const introspects = rootNames(args.document).some((name) => name !== '__typename');
-    return { cost: introspects ? introspectionCost : 1, errors: [], introspects };
-  }
+  const names = rootNamesOf(args.document, args.operationName);
+  const asked = names.filter((name) => name === '__schema' || name === '__type').length;
+  const introspects = asked > 0;
+  // The rules for introspection bound its form, and it is switched off where it is not wanted.
+  if (names.every((name) => name.startsWith('__')))
+    return { cost: Math.max(1, asked * introspectionCost), errors: [], introspects };
   let cost = 1;
   const rule = createComplexityRule({
     context: args.contextValue ?? {},
@@ -258,24 +297,10 @@ export function measure(limits: OperationLimits, args: Args): Measured {
   });
   try {
     const errors = validate(args.schema, args.document, [rule]);
-    return { cost, errors, introspects: false };
+    return { cost: cost + asked * introspectionCost, errors, introspects };
   } catch (error) {
     // The arguments that the cost depends on are looked at by the way.
-    if (error instanceof GraphQLError) return { cost, errors: [error], introspects: false };
+    if (error instanceof GraphQLError) return { cost, errors: [error], introspects };
     throw error;
   }
 }
-
-const operations = (document: DocumentNode): OperationDefinitionNode[] =>
-  document.definitions.filter((definition) => definition.kind === Kind.OPERATION_DEFINITION);
-
-const asksOnlyForSchema = (args: Args): boolean =>
-  operations(args.document).every((operation) =>
-    operation.selectionSet.selections.every((field) => field.kind === Kind.FIELD && field.name.value.startsWith('__')),
-  );
-
-/** Names of the fields at the roots of a document's operations. */
-const rootNames = (document: DocumentNode): string[] =>
-  operations(document).flatMap((operation) =>
-    operation.selectionSet.selections.flatMap((field) => (field.kind === Kind.FIELD ? [field.name.value] : [])),
-  );

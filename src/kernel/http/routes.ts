@@ -20,7 +20,7 @@ export interface Route {
 
 /** Who may use an address, and how much, for the policy matrix. */
 export interface RoutePolicy {
-  /** The address; one that ends in `*` stands for all that begin so. */
+  /** The address; `*` stands for a part of it, and at the end for all that begin so. */
   readonly path: string;
   readonly methods: readonly string[];
   readonly description: string;

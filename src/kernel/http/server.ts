@@ -114,7 +114,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
   const clientAddress = (req: IncomingMessage) => addressOf(req, options.trustProxy);
   const door = createDoor(app);
   const connections = new Connections(options.limits.socketsPerActor);
-  const yoga = createGraphQL({
+  const { yoga, admitDocument } = createGraphQL({
     app,
     schema: options.schema,
     limits: options.limits,
@@ -129,6 +129,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
   const sockets = attachWebSocket(server, {
     app,
     yoga,
+    admitDocument,
     origins,
     persisted: options.graphql.persisted,
     limits: {

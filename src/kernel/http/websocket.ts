@@ -8,7 +8,8 @@ import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { sessionCookie, type Credentials } from '../auth/actors.ts';
 import { IssuerUnavailable, RateLimited, Unauthenticated } from '../errors.ts';
-import { clientOf, networkOf } from '../rates/address.ts';
+import { clientOf, keysOf, networkOf } from '../rates/address.ts';
+import type { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
 import { cookieOf, originOf, sameSite, type OriginRules } from './credentials.ts';
 import type { Door } from './door.ts';
@@ -19,6 +20,8 @@ import { documentOf, underRequestId, type Persisted, type ServerContext, type Yo
 export interface WebSocketOptions {
   readonly app: App;
   readonly yoga: Yoga;
+  /** Asked before a document is parsed. */
+  readonly admitDocument: Admission['document'];
   readonly origins: OriginRules;
   readonly persisted: Persisted | null;
   readonly limits: {
@@ -117,7 +120,7 @@ export function attachWebSocket(
         }
         // It went away meanwhile, and its end was told already: nothing would count it down again.
         if (socket.readyState !== socket.OPEN) return false;
-        const release = options.connections.take(clientOf(actor, options.clientAddress(request)));
+        const release = options.connections.take(clientOf(actor, options.clientAddress(request)), keysOf(actor));
         if (!release) {
           socket.close(closeCode.tooMany, 'Too many connections');
           return false;
@@ -159,6 +162,11 @@ export function attachWebSocket(
           },
         };
         try {
+          await options.admitDocument(serverContext, document, {
+            clientAddress: options.clientAddress(extra.request),
+            // As it was at the last look: the rights of now are looked up once, for the operation.
+            actor: () => Promise.resolve(extra.actor),
+          });
           const { schema, execute, subscribe, contextFactory, parse, validate } = yoga.getEnveloped({
             ...serverContext,
             params: { ...payload, query: document },

@@ -6,7 +6,6 @@ import {
   getOperationAST,
   GraphQLError,
   NoSchemaIntrospectionCustomRule,
-  type DocumentNode,
   type ExecutionResult,
   type GraphQLSchema,
 } from 'graphql';
@@ -15,10 +14,12 @@ import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import type { Context } from '../graphql/context.ts';
 import { subscribeFresh } from '../live/subscribe.ts';
+import type { Rate } from '../rates/budgets.ts';
 import { currentTraceparent } from '../telemetry/trace.ts';
 import { credentialsOf, originOf, sessionCookieHeader, type OriginRules } from './credentials.ts';
-import { admission } from './admission.ts';
+import { admission, type Admission } from './admission.ts';
 import type { Connections } from './connections.ts';
+import { Documents } from './documents.ts';
 import type { Door } from './door.ts';
 import { maskError } from './errors.ts';
 import { documentLimits, type OperationLimits } from './limits.ts';
@@ -52,9 +53,17 @@ export interface ServerContext {
     readonly clientAddress: string;
     readonly endStreams: (reason: string) => void;
   };
+  /** What reading the document took from the budget already; absent for one that was known. */
+  reading?: Rate;
 }
 
 export type Yoga = YogaServerInstance<ServerContext, Context>;
+
+export interface GraphQLServer {
+  readonly yoga: Yoga;
+  /** To be asked before a document is parsed; Yoga does so itself for HTTP. */
+  readonly admitDocument: Admission['document'];
+}
 
 export const requestIdHeader = 'x-request-id';
 
@@ -71,7 +80,7 @@ const handled = new AsyncLocalStorage<string>();
 export const underRequestId = <T>(requestId: string, fn: () => T): T => handled.run(requestId, fn);
 
 /** GraphQL over HTTP (queries and mutations) and SSE (subscriptions), and the pipeline that the WebSocket uses too. */
-export function createGraphQL(options: GraphQLOptions): Yoga {
+export function createGraphQL(options: GraphQLOptions): GraphQLServer {
   const { app } = options;
   // A batch is one request: its operations share the look-up of who asks.
   const actors = new WeakMap<IncomingMessage, Promise<Actor>>();
@@ -89,7 +98,10 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
     return actor;
   };
 
-  return createYoga<ServerContext, Context>({
+  const documents = new Documents();
+  const admitted = admission({ app, limits: options.limits, connections: options.connections, documents });
+
+  const yoga = createYoga<ServerContext, Context>({
     schema: options.schema,
     context: async ({ req, res, connection }): Promise<Context> => {
       if (connection) {
@@ -144,47 +156,45 @@ export function createGraphQL(options: GraphQLOptions): Yoga {
     maskedErrors: {
       maskError: (error) => maskError(error, handled.getStore() ?? 'unknown', app.log),
     },
-    // Documents are kept once parsed, and bounded in length; what is no document is not kept.
-    parserAndValidationCache: { documentCache: documentCache(), errorCache: noCache },
+    parserAndValidationCache: { documentCache: documents, errorCache: noCache },
     plugins: [
       // First, so that it sees what the others refuse.
       observed(app),
       documentLimits(options.limits),
-      admission({ app, limits: options.limits, connections: options.connections }),
+      keeping(documents),
+      admitted.plugin,
       freshContexts,
       ...(options.introspection ? [] : [withoutIntrospection]),
       ...(options.persisted ? [persistedDocuments(options.persisted)] : []),
+      // After it: the document that is read is the persisted one.
+      {
+        async onParams({ params, context }) {
+          const { req } = context as unknown as ServerContext;
+          // Yoga refuses what is no request, but later.
+          const source = (params as { query?: unknown } | null)?.query;
+          if (!req || typeof source !== 'string') return;
+          const client = { clientAddress: options.clientAddress(req), actor: () => actorOf(req) };
+          await admitted.document(context as unknown as ServerContext, source, client);
+        },
+      },
     ],
   });
+  return { yoga, admitDocument: admitted.document };
 }
+
+const keeping = (documents: Documents): Plugin<Context> => ({
+  onValidate({ params }) {
+    return ({ valid }) => {
+      if (valid) documents.keep(params.documentAST);
+    };
+  },
+});
 
 const freshContexts: Plugin<Context> = {
   onSubscribe({ setSubscribeFn }) {
     setSubscribeFn(subscribeFresh);
   },
 };
-
-const maxDocuments = 500;
-
-/** The documents that were used last. */
-function documentCache() {
-  const documents = new Map<string, DocumentNode>();
-  return {
-    get(source: string): DocumentNode | undefined {
-      const document = documents.get(source);
-      if (document) {
-        documents.delete(source);
-        documents.set(source, document);
-      }
-      return document;
-    },
-    set(source: string, document: DocumentNode): void {
-      documents.set(source, document);
-      const [oldest] = documents.keys();
-      if (documents.size > maxDocuments && oldest !== undefined) documents.delete(oldest);
-    },
-  };
-}
 
 const noCache = { get: () => undefined, set: () => undefined };
 

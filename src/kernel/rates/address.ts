@@ -25,3 +25,14 @@ export function clientOf(actor: Actor, address: string): string {
   if (actor.kind === 'API_KEY' || actor.kind === 'MACHINE') return `${actor.kind} ${actor.credentialId}`;
   return actor.userId === null ? `ADDRESS ${networkOf(address)}` : `USER ${actor.userId}`;
 }
+
+/** All keys of one maker together may as much as so many clients. */
+export const keysShare = 10;
+
+/**
+ * Whom limits count beside an API key itself: its maker's keys together, in whichever workspaces. Anybody can make keys,
+ * so they must not multiply what one may. Null for everybody else.
+ */
+export function keysOf(actor: Actor): string | null {
+  return actor.kind === 'API_KEY' ? `KEYS ${actor.userId}` : null;
+}

@@ -35,9 +35,12 @@ export const Budgets = service('budgets', (app) => {
   const { budgets: counter, hash } = app.use(Counters);
   const settings = app.use(BudgetSettings);
   return {
-    /** Takes the cost of an operation from the client's budget; from one that has too little left, nothing. */
-    async spend(client: string, anonymous: boolean, cost: number): Promise<Rate> {
-      const limit = anonymous ? settings.anonymousPoints : settings.points;
+    /**
+     * Takes the cost of an operation from the client's budget, which may be that of so many; from one that has too
+     * little left, nothing.
+     */
+    async spend(client: string, anonymous: boolean, cost: number, times = 1): Promise<Rate> {
+      const limit = times * (anonymous ? settings.anonymousPoints : settings.points);
       const key = hash(`budget\0${client}`);
       const { points, resetAt } = await counter.add(key, cost, windowS);
       const allowed = points <= limit;

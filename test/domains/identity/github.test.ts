@@ -10,6 +10,8 @@ import { person, type Person } from '../../support/actors.ts';
 import { Browser } from '../../support/browser.ts';
 import { data } from '../../support/client.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
+import { External } from '../../../src/domains/identity/index.ts';
+import { mailsTo, mutate, password } from './support.ts';
 
 let github: Emulator;
 let server: TestServer;
@@ -92,22 +94,29 @@ const me = async (token: string) =>
     }>(server.url, '{ viewer { id email identities { id provider subject scopes } } }', {}, { token })
   ).viewer;
 
-const unlink = async (id: string, token: string) =>
-  (
-    await data<{ unlinkIdentity: { __typename: string } }>(
-      server.url,
-      'mutation ($input: UnlinkIdentityInput!) { unlinkIdentity(input: $input) { __typename } }',
-      { input: { id } },
-      { token },
-    )
-  ).unlinkIdentity.__typename;
+const unlink = async (id: string, token: string, given: string | null = password) =>
+  (await mutate(server, 'unlinkIdentity', { id, password: given }, { token })).__typename;
+
+const begin = (token: string, given: string | null = password) =>
+  mutate(server, 'beginIdentityLink', { provider: 'GITHUB', password: given }, { token }, 'url');
+
+/** Where somebody who proved who they are begins to link, as a path. */
+async function linkOf(token: string, given: string | null = password): Promise<string> {
+  const said = await begin(token, given);
+  expect(said.__typename).toBe('BeginIdentityLinkSuccess');
+  const url = String(said['url']);
+  expect(url.startsWith(`${base}/auth/github?link=`)).toBe(true);
+  return `${url.slice(base.length)}&returnTo=/settings`;
+}
+
+const mailed = async (email: string, subject: RegExp) =>
+  (await mailsTo(server, email)).filter((one) => subject.test(one.subject));
 
 const refusedWith = (answer: { location: string | null; text: string }): string | null =>
   answer.location === null
     ? (JSON.parse(answer.text) as { code: string }).code
     : new URL(answer.location).searchParams.get('error');
 
-const own = { 'sec-fetch-site': 'same-origin' };
 /** A browser in which somebody is signed in. */
 function browserOf(somebody: Person): Browser {
   const browser = new Browser();
@@ -190,13 +199,28 @@ describe('signing in with GitHub', () => {
   });
 });
 
-describe('linking GitHub to an account', () => {
-  const link = '/auth/github?link=1&returnTo=/settings';
+test('another site’s page does not send somebody to GitHub before they said so, nor into another account', async () => {
+  const browser = new Browser();
+  const asked = await browser.get(`${base}/auth/github?returnTo=/done`, {
+    headers: { 'sec-fetch-site': 'cross-site' },
+  });
+  expect([asked.status, asked.location]).toEqual([200, null]);
+  expect(asked.text).toContain('<bdi>GitHub</bdi>');
+  expect(asked.text).toContain('href="/auth/github?returnTo=%2Fdone"');
+  const ada = await person(server.url);
+  const her = browserOf(ada);
+  const { callback } = await toCallback(her, 'grace');
+  expect(refusedWith(await her.get(callback))).toBe('SIGNED_IN_AS_ANOTHER');
+  expect(her.cookies(base)[sessionCookie]).toBe(ada.token);
+});
 
-  test('by somebody who is signed in, from a page of this server', async () => {
+describe('linking GitHub to an account', () => {
+  test('by somebody who is signed in and has proved who they are, who is told by mail', async () => {
     const ada = await person(server.url);
     const browser = browserOf(ada);
-    const { callback } = await toCallback(browser, 'linker', link, own);
+    const { callback } = await toCallback(browser, 'linker', await linkOf(ada.token), {
+      'sec-fetch-site': 'cross-site',
+    });
     const answer = await browser.get(callback, { headers: { 'sec-fetch-site': 'cross-site' } });
     expect(answer.location).toBe(`${base}/settings`);
     // The session is the one that was there.
@@ -204,34 +228,102 @@ describe('linking GitHub to an account', () => {
     const { identities } = await me(ada.token);
     expect(identities).toMatchObject([{ provider: 'github' }]);
     expect((await me((await signIn('linker')).token)).id).toBe(ada.id);
+    expect((await mailed(ada.email, /Another way to sign in/))[0]?.text).toContain('at GitHub');
 
     const bob = await person(server.url);
     const his = browserOf(bob);
-    const second = await toCallback(his, 'linker', link, own);
+    const second = await toCallback(his, 'linker', await linkOf(bob.token));
     expect(refusedWith(await his.get(second.callback))).toBe('IDENTITY_TAKEN');
     expect(await unlink(identities[0]?.id ?? '', bob.token)).toBe('NotFound');
+    expect(await mailed(bob.email, /way to sign in/)).toEqual([]);
+    for (const given of [null, 'a wrong password'])
+      expect(await unlink(identities[0]?.id ?? '', ada.token, given)).toBe('ReauthenticationRequired');
+    expect((await me(ada.token)).identities).toHaveLength(1);
     expect(await unlink(identities[0]?.id ?? '', ada.token)).toBe('UnlinkIdentitySuccess');
+    expect((await me(ada.token)).identities).toEqual([]);
+    expect((await mailed(ada.email, /was removed/))[0]?.text).toContain('by GitHub');
+  });
+
+  test('a session alone adds no way in', async () => {
+    const ada = await person(server.url);
+    for (const given of [null, 'a wrong password'])
+      expect(await begin(ada.token, given)).toMatchObject({ code: 'REAUTHENTICATION_REQUIRED', proof: 'PASSWORD' });
+    for (const link of ['1', '', 'v1.x.y.z.w', 'x'.repeat(9000)])
+      for (const headers of [{ 'sec-fetch-site': 'same-origin' }, { origin: base }])
+        expect(
+          refusedWith(await browserOf(ada).get(`${base}/auth/github?link=${link}&returnTo=/settings`, { headers })),
+        ).toBe('LINK_NEEDS_SESSION');
+    // Nor what was sealed for something else.
+    const kept = await new Browser().get(`${base}/auth/github`);
+    const [, sealed = ''] = /switchyard_sign_in=([^;]+)/.exec(kept.headers.get('set-cookie') ?? '') ?? [];
+    expect(refusedWith(await browserOf(ada).get(`${base}/auth/github?link=${sealed}`))).toBe('LINK_NEEDS_SESSION');
     expect((await me(ada.token)).identities).toEqual([]);
   });
 
-  test('not from elsewhere, not without a session, not with another one at the end', async () => {
+  test('people without a password must have signed in a short while ago', async () => {
+    const { token } = await signIn('grace');
+    const { id } = await me(token);
+    await linkOf(token, null);
+    await app().db.session.updateMany({
+      where: { userId: rowId('User', id) },
+      data: { signedInAt: new Date(Date.now() - 601_000) },
+    });
+    expect(await begin(token)).toMatchObject({ code: 'REAUTHENTICATION_REQUIRED', proof: 'SIGN_IN' });
+  });
+
+  test('the address is good once, for five minutes, and in the session that asked for it', async () => {
     const ada = await person(server.url);
-    for (const headers of [{ 'sec-fetch-site': 'cross-site' }, { origin: 'https://evil.example' }, {}])
-      expect(refusedWith(await browserOf(ada).get(`${base}${link}`, { headers }))).toBe('LINK_NEEDS_SESSION');
-    expect(refusedWith(await new Browser().get(`${base}${link}`, { headers: own }))).toBe('LINK_NEEDS_SESSION');
+    const link = `${base}${await linkOf(ada.token)}`;
+    expect(refusedWith(await new Browser().get(link))).toBe('LINK_NEEDS_SESSION');
+    expect(refusedWith(await browserOf(await person(server.url)).get(link))).toBe('LINK_NEEDS_SESSION');
+    // Another session of the same person.
+    const again = await mutate(server, 'signIn', { email: ada.email, password }, {}, 'token');
+    const second = browserOf({ ...ada, token: String(again['token']) });
+    expect(refusedWith(await second.get(link))).toBe('LINK_NEEDS_SESSION');
+    expect((await browserOf(ada).get(link)).location).toMatch(github.url);
+    expect(refusedWith(await browserOf(ada).get(link))).toBe('SIGN_IN_USED');
+
+    const context = 'link of another identity';
+    const sealed = new URL(`${base}${await linkOf(ada.token)}`).searchParams.get('link') ?? '';
+    const plain = JSON.parse(await app().use(Sealing).openText(sealed, context)) as { expiresAt: number };
+    expect(plain.expiresAt - Date.now()).toBeGreaterThan(290_000);
+    expect(plain.expiresAt - Date.now()).toBeLessThanOrEqual(300_000);
+    const old = await app()
+      .use(Sealing)
+      .seal(JSON.stringify({ ...plain, expiresAt: Date.now() - 1 }), context);
+    expect(refusedWith(await browserOf(ada).get(`${base}/auth/github?link=${old}`))).toBe('SIGN_IN_EXPIRED');
+  });
+
+  test('not with another session at the end, nor with one that has ended', async () => {
+    const ada = await person(server.url);
     const browser = browserOf(ada);
-    const { callback } = await toCallback(browser, 'linker', link, own);
+    const { callback } = await toCallback(browser, 'linker', await linkOf(ada.token));
     browser.set(base, sessionCookie, (await person(server.url)).token);
     expect(refusedWith(await browser.get(callback))).toBe('LINK_NEEDS_SESSION');
+    const other = browserOf(ada);
+    const second = await toCallback(other, 'linker', await linkOf(ada.token));
+    await app().db.session.updateMany({ where: { userId: rowId('User', ada.id) }, data: { endedAt: new Date() } });
+    expect(refusedWith(await other.get(second.callback))).toBe('LINK_NEEDS_SESSION');
+  });
+
+  test('nor when the session ends while GitHub is asked', async () => {
+    const ada = await person(server.url);
+    const actor = await app().actors.authenticate({ session: ada.token }, null);
+    await app().db.session.updateMany({ where: { userId: rowId('User', ada.id) }, data: { endedAt: new Date() } });
+    const vouched = { provider: 'github', subject: newId(), email: null, emailVerified: false, name: null };
+    await expect(app().use(External).link(actor, rowId('User', ada.id), vouched)).rejects.toMatchObject({
+      code: 'LINK_NEEDS_SESSION',
+    });
+    expect(await app().db.externalIdentity.count({ where: { subject: vouched.subject } })).toBe(0);
   });
 
   test('the last way in stays', async () => {
     const { token } = await signIn('grace');
     const viewer = await me(token);
-    expect(await unlink(viewer.identities[0]?.id ?? '', token)).toBe('LastWayIn');
+    expect(await unlink(viewer.identities[0]?.id ?? '', token, null)).toBe('LastWayIn');
     await app().db.externalIdentity.create({
       data: { id: newId(), userId: rowId('User', viewer.id), provider: 'jwt:https://x.example', subject: newId() },
     });
-    expect(await unlink(viewer.identities[0]?.id ?? '', token)).toBe('UnlinkIdentitySuccess');
+    expect(await unlink(viewer.identities[0]?.id ?? '', token, null)).toBe('UnlinkIdentitySuccess');
   });
 });

@@ -8,7 +8,7 @@ import { globalId, rowId } from '#kernel/graphql/global-id.ts';
 import { sessionCookie } from '#kernel/auth/actors.ts';
 import { systemTxt } from '../../../src/domains/identity/service/outside.ts';
 import { safeReturn } from '../../../src/domains/identity/service/sign-in.ts';
-import { person, workspace, apiKey, type Person } from '../../support/actors.ts';
+import { person, workspace, apiKey, mailsTo, type Person } from '../../support/actors.ts';
 import { Browser } from '../../support/browser.ts';
 import { data, send, type Auth } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
@@ -38,8 +38,8 @@ beforeAll(async () => {
     },
   );
   base = server.url.replace('/graphql', '');
-  provider = await startProvider(`${base}/auth/sso/callback`);
-  other = await startProvider(`${base}/auth/sso/callback`);
+  provider = await startProvider();
+  other = await startProvider();
   ada = await person(server.url);
 });
 afterAll(async () => {
@@ -56,7 +56,7 @@ interface Answer {
   readonly message?: string;
   readonly reason?: string;
   readonly record?: string;
-  readonly ssoConnection?: { readonly id: string; readonly signInPath: string };
+  readonly ssoConnection?: { readonly id: string; readonly signInPath: string; readonly redirectUri: string };
   readonly ssoDomain?: { readonly id: string; readonly record: string; readonly challenge: string };
 }
 
@@ -71,7 +71,7 @@ async function mutate(name: string, input: object, auth: Auth, selection = ''): 
   return answer;
 }
 const connectionFields =
-  '... on CreateSsoConnectionSuccess { ssoConnection { id signInPath } } ... on SsoMisconfigured { reason }';
+  '... on CreateSsoConnectionSuccess { ssoConnection { id signInPath redirectUri } } ... on SsoMisconfigured { reason }';
 const domainFields = '... on AddSsoDomainSuccess { ssoDomain { id record challenge } }';
 
 interface Company {
@@ -79,6 +79,8 @@ interface Company {
   readonly domain: string;
   readonly connectionId: string;
   readonly start: string;
+  /** Where its provider sends browsers back to. */
+  readonly callback: string;
 }
 
 /** A workspace of Ada's with a provider and a verified domain. */
@@ -97,7 +99,10 @@ async function company(
   expect(made).toMatchObject({ __typename: 'CreateSsoConnectionSuccess' });
   await verified(id, domain);
   const connectionId = made.ssoConnection?.id ?? '';
-  return { id, domain, connectionId, start: `${base}${made.ssoConnection?.signInPath}?returnTo=/done` };
+  const callback = made.ssoConnection?.redirectUri ?? '';
+  expect(callback).toBe(`${base}/auth/sso/${rowId('SsoConnection', connectionId)}/callback`);
+  at.redirectUris.add(callback);
+  return { id, domain, connectionId, start: `${base}${made.ssoConnection?.signInPath}?returnTo=/done`, callback };
 }
 
 async function verified(workspaceId: string, domain: string, by: Auth = ada): Promise<Answer> {
@@ -130,7 +135,7 @@ async function signIn(of: Company, account: TestProvider['account'], browser = n
 /** As far as the address that the provider sends the browser back to. */
 async function comingBack(of: Company, account: TestProvider['account'], browser = new Browser(), start = of.start) {
   provider.account = account;
-  const answer = await browser.follow(start, `${base}/auth/sso/callback`);
+  const answer = await browser.follow(start, of.callback);
   return { browser, callback: answer.location ?? '' };
 }
 
@@ -173,7 +178,7 @@ describe('signing in by a provider', () => {
       response_type: 'code',
       code_challenge_method: 'S256',
       client_id: clientId,
-      redirect_uri: `${base}/auth/sso/callback`,
+      redirect_uri: of.callback,
       scope: 'openid email profile',
     });
     for (const name of ['state', 'nonce', 'code_challenge']) expect(sent.get(name)?.length).toBeGreaterThanOrEqual(43);
@@ -185,7 +190,7 @@ describe('signing in by a provider', () => {
   });
 
   test('a provider that tells of people at its userinfo address only', async () => {
-    const strict = await startProvider(`${base}/auth/sso/callback`, { userinfoOnly: true });
+    const strict = await startProvider({ userinfoOnly: true });
     onTestFinished(() => strict.close());
     const of = await company({ at: strict });
     const { token } = await signIn(
@@ -225,6 +230,8 @@ describe('signing in by a provider', () => {
       passwordHash: expect.any(String),
     });
     expect((await viewer(bob.token)).workspaces.nodes).toMatchObject([{ id: of.id }]);
+    const told = async () => (await mailsTo(server.url, email)).filter(({ subject }) => /Another way/.test(subject));
+    expect((await told())[0]?.text).toContain(`"Company" (${provider.issuer})`);
   });
 
   test('an account that a stranger made with the address beforehand is theirs no more', async () => {
@@ -375,7 +382,7 @@ describe('who does not come in', () => {
     const asked = vi.spyOn(Client.prototype, 'query');
     onTestFinished(() => asked.mockRestore());
     expect((await mutate('disableSsoConnection', { id: of.connectionId }, ada)).__typename).toMatch(/Success$/);
-    const texts = asked.mock.calls.map(([query]) => (query as unknown as { text?: string }).text ?? String(query));
+    const texts = asked.mock.calls.map(([query]) => (query as unknown as { text?: string }).text ?? '');
     expect(texts.filter((text) => /^UPDATE .*"session" SET "ended_at"/.test(text))).toHaveLength(1);
     expect(await app().db.session.count({ where: { ssoConnectionId, endedAt: null } })).toBe(0);
     expect(refusedWith(await browser.get(callback))).toBe('PROVIDER_UNKNOWN');
@@ -444,10 +451,7 @@ describe('the way back', () => {
     provider.account = account();
     const browser = new Browser();
     const begun = await browser.get(of.start);
-    const back = await browser.follow(
-      changed(begun.location ?? '', 'nonce', 'x'.repeat(43)),
-      `${base}/auth/sso/callback`,
-    );
+    const back = await browser.follow(changed(begun.location ?? '', 'nonce', 'x'.repeat(43)), of.callback);
     expect(refusedWith(await browser.get(back.location ?? ''))).toBe('PROVIDER_REFUSED');
   });
 
@@ -455,24 +459,87 @@ describe('the way back', () => {
     provider.account = account();
     const browser = new Browser();
     const begun = await browser.get(of.start);
-    const back = await browser.follow(
-      changed(begun.location ?? '', 'code_challenge', 'x'.repeat(43)),
-      `${base}/auth/sso/callback`,
-    );
+    const back = await browser.follow(changed(begun.location ?? '', 'code_challenge', 'x'.repeat(43)), of.callback);
     expect(refusedWith(await browser.get(back.location ?? ''))).toBe('PROVIDER_REFUSED');
   });
 
   test('from another provider than the one that it began at', async () => {
     const theirs = await company({ at: other });
     other.account = { sub: unique(), email: `a@${of.domain}`, email_verified: true };
-    const evil = await new Browser().follow(theirs.start, `${base}/auth/sso/callback`);
+    const evil = await new Browser().follow(theirs.start, theirs.callback);
     const { browser, callback } = await comingBack(of, account());
     const mixed = new URL(evil.location ?? '');
     mixed.searchParams.set('state', new URL(callback).searchParams.get('state') ?? '');
-    expect(refusedWith(await browser.get(mixed.href))).toBe('PROVIDER_REFUSED');
+    expect(refusedWith(await browser.get(mixed.href))).toBe('SIGN_IN_INVALID');
+    // Nor with its code at the address of the one that it began at.
+    const second = await comingBack(of, account());
+    const code = changed(second.callback, 'code', mixed.searchParams.get('code'));
+    expect(refusedWith(await second.browser.get(code))).toBe('PROVIDER_REFUSED');
     // And vouching for an address of a domain that is not its workspace's.
     const direct = await signIn(theirs, other.account, new Browser(), other);
     expect(refusedWith(direct.answer)).toBe('SSO_DOMAIN_NOT_CLAIMED');
+  });
+
+  test('a provider that sends people on to another one does not get its code', async () => {
+    const evil = await startProvider();
+    onTestFinished(() => evil.close());
+    const theirs = await company({ at: evil });
+    provider.account = account();
+    const sendOn = (redirectUri: string) => {
+      evil.intercept = (req, res) => {
+        const url = new URL(req.url ?? '', evil.issuer);
+        if (url.pathname !== '/auth') return false;
+        // The honest one knows this server by the same client id; state and challenge are those of the victim.
+        url.searchParams.set('redirect_uri', redirectUri);
+        res.writeHead(302, { location: `${provider.issuer}/auth${url.search}` }).end();
+        return true;
+      };
+    };
+    // At the honest provider only the address of its own connection is registered.
+    sendOn(theirs.callback);
+    const victim = new Browser();
+    const refused = await victim.follow(theirs.start);
+    expect([refused.status, refused.url.startsWith(provider.issuer)]).toEqual([400, true]);
+
+    sendOn(of.callback);
+    const back = await victim.follow(theirs.start, of.callback);
+    expect(new URL(back.location ?? '').searchParams.get('code')).toMatch(/./);
+    // It does not say who it is (RFC 9207), as many do not.
+    expect(refusedWith(await victim.get(changed(back.location ?? '', 'iss', null)))).toBe('SIGN_IN_INVALID');
+    expect(evil.asked).not.toContain('POST /token');
+    expect(victim.cookies(base)[sessionCookie]).toBeUndefined();
+  });
+
+  test('to another connection of the same provider', async () => {
+    const twin = await company();
+    const { browser, callback } = await comingBack(of, account());
+    expect(refusedWith(await browser.get(callback.replace(of.callback, twin.callback)))).toBe('SIGN_IN_INVALID');
+    expect(browser.cookies(base)[sessionCookie]).toBeUndefined();
+  });
+
+  test('leaves somebody else signed in, makes no account, and changes nothing of theirs', async () => {
+    const stranger = account();
+    const { browser, callback } = await comingBack(of, stranger);
+    browser.set(base, sessionCookie, ada.token);
+    const before = await app().db.user.count();
+    expect(refusedWith(await browser.get(callback))).toBe('SIGNED_IN_AS_ANOTHER');
+    expect(browser.cookies(base)[sessionCookie]).toBe(ada.token);
+    expect([
+      await usersOf(of.domain).then((all) => all.filter(({ email }) => email === stranger.email)),
+      await app().db.user.count(),
+    ]).toEqual([[], before]);
+    // Nor as somebody who is known. The same person comes in again, and so does who finds a session that has ended.
+    const { token = '' } = await signIn(of, stranger);
+    const inBrowserOf = async (session: string) => {
+      const back = await comingBack(of, stranger);
+      back.browser.set(base, sessionCookie, session);
+      return back.browser.get(back.callback);
+    };
+    const other = await person(server.url);
+    expect(refusedWith(await inBrowserOf(other.token))).toBe('SIGNED_IN_AS_ANOTHER');
+    expect((await inBrowserOf(token)).location).toBe(`${base}/done`);
+    await app().db.session.updateMany({ where: { userId: rowId('User', other.id) }, data: { endedAt: new Date() } });
+    expect((await inBrowserOf(other.token)).location).toBe(`${base}/done`);
   });
 
   test('with a cookie that was changed, cut, or is of something else', async () => {
@@ -488,7 +555,7 @@ describe('the way back', () => {
 
   test('of a sign-in at GitHub', async () => {
     const { browser, callback } = await comingBack(of, account());
-    const answer = await browser.get(callback.replace('/auth/sso/callback', '/auth/github/callback'));
+    const answer = await browser.get(callback.replace(of.callback, `${base}/auth/github/callback`));
     expect(refusedWith(answer)).toBe('SIGN_IN_INVALID');
   });
 
@@ -527,13 +594,66 @@ describe('the way back', () => {
     }
   });
 
-  test('makes nobody an account but the one whose way back was good', async () => {
-    expect(await usersOf(of.domain)).toHaveLength(1);
+  test('makes nobody an account but those whose way back was good', async () => {
+    expect(await usersOf(of.domain)).toHaveLength(2);
   });
 
   test('other methods are refused', async () => {
-    for (const address of [of.start, `${base}/auth/sso/callback`, `${base}/auth/github`])
+    for (const address of [of.start, of.callback, `${base}/auth/github`])
       expect((await new Browser().get(address, { method: 'POST' })).status).toBe(405);
+  });
+});
+
+describe('a browser that another site sends to sign in', () => {
+  const sent = (site: string, more: object = {}) => ({ headers: { 'sec-fetch-site': site, ...more } });
+
+  test('asks its person first, on a page of this server without scripts', async () => {
+    const of = await company();
+    await app().db.ssoConnection.update({
+      where: { id: rowId('SsoConnection', of.connectionId) },
+      data: { name: '<script>"Acme" & \'Co\'' },
+    });
+    for (const headers of [
+      sent('cross-site'),
+      sent('same-site'),
+      sent('cross-site', { referer: 'https://evil.example/' }),
+      sent('cross-site', { referer: 'nonsense' }),
+    ]) {
+      const browser = new Browser();
+      const answer = await browser.get(of.start, headers);
+      expect([answer.status, answer.location, browser.cookies(`${base}/auth`)]).toEqual([200, null, {}]);
+      expect(answer.headers.get('content-type')).toBe('text/html; charset=utf-8');
+      expect(answer.headers.get('content-security-policy')).toMatch(/^default-src 'none'; frame-ancestors 'none'/);
+      expect(answer.text).toContain('&#60;script&#62;&#34;Acme&#34; &#38; &#39;Co&#39;');
+      expect(answer.text).toContain(new URL(provider.issuer).host);
+      expect(answer.text).not.toMatch(/<script/);
+      const [, href = ''] = /href="([^"]+)"/.exec(answer.text) ?? [];
+      expect(new URL(href, base).href).toBe(of.start.replace('/done', '%2Fdone'));
+      const next = await browser.get(new URL(href, base).href, sent('same-origin'));
+      expect(next.location).toMatch(`${provider.issuer}/auth`);
+      expect(Object.keys(browser.cookies(`${base}/auth`))).toEqual(['switchyard_sign_in']);
+    }
+  });
+
+  test('not from an application of this server, from an address that was typed, or by an old browser', async () => {
+    const of = await company();
+    for (const headers of [
+      sent('same-origin'),
+      sent('none'),
+      sent('cross-site', { referer: 'https://app.example.com/' }),
+      {},
+    ])
+      expect((await new Browser().get(of.start, headers)).location).toMatch(`${provider.issuer}/auth`);
+  });
+
+  test('is told at once what cannot be', async () => {
+    const of = await company();
+    const unknown = await new Browser().get(`${base}/auth/sso/${newId()}?returnTo=/done`, sent('cross-site'));
+    expect(refusedWith(unknown)).toBe('PROVIDER_UNKNOWN');
+    const open = await new Browser().get(of.start.replace('/done', '//evil.example'), sent('cross-site'));
+    expect([open.status, refusedWith(open)]).toEqual([400, 'RETURN_TO_REFUSED']);
+    const gitHub = await new Browser().get(`${base}/auth/github?returnTo=/done`, sent('cross-site'));
+    expect(refusedWith(gitHub)).toBe('PROVIDER_UNKNOWN');
   });
 });
 
@@ -641,7 +761,7 @@ describe('setting a provider up', () => {
   });
 
   test('says what is wrong with a provider', async () => {
-    const closed = await startProvider(`${base}/auth/sso/callback`);
+    const closed = await startProvider();
     await closed.close();
     const cases: [object, string][] = [
       [{ issuer: closed.issuer }, 'UNREACHABLE'],

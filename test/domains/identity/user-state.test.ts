@@ -1,9 +1,10 @@
-import type { PoolClient } from 'pg';
+import pg, { type PoolClient } from 'pg';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { anonymous } from '#kernel/auth/actor.ts';
 import { newId } from '#kernel/ids.ts';
 import { apiKey, workspace } from '../../support/actors.ts';
 import { data, type Auth } from '../../support/client.ts';
+import { until } from '../../support/embedded.ts';
 import { random } from '../../support/random.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import { someone } from '../../support/world.ts';
@@ -120,14 +121,12 @@ describe('the merge of patches', () => {
 test('a connection whose rollback fails is closed, and the error is the first one', async () => {
   const connect = pool().connect.bind(pool()) as () => Promise<PoolClient>;
   const released: unknown[] = [];
-  const spy = vi.spyOn(pool(), 'connect').mockImplementation(async () => {
+  const broken = async (): Promise<PoolClient> => {
     const client = await connect();
     const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>;
-    const asked = vi
-      .spyOn(client, 'query')
-      .mockImplementation((...args: unknown[]) =>
-        args[0] === 'rollback' ? Promise.reject(new Error('no rollback')) : query(...args),
-      );
+    const answer = (...args: unknown[]): unknown =>
+      args[0] === 'rollback' ? Promise.reject(new Error('no rollback')) : query(...args);
+    const asked = vi.spyOn(client, 'query').mockImplementation(answer);
     const release = vi.spyOn(client, 'release').mockImplementation((error) => {
       released.push(error);
       asked.mockRestore();
@@ -135,7 +134,8 @@ test('a connection whose rollback fails is closed, and the error is the first on
       client.release(error);
     });
     return client;
-  });
+  };
+  const spy = vi.spyOn(pool(), 'connect').mockImplementation(broken as never);
   onTestFinished(() => spy.mockRestore());
   const nobody = { ...anonymous, kind: 'SESSION' as const, userId: newId() };
   const tried = server.running.app.use(UserStates).patchUserState(nobody, { patch: {} });
@@ -192,7 +192,8 @@ const userOf = async (auth: Account): Promise<{ userId: string }> => {
 describe('patches', () => {
   // With 200 each in test/proof/access.test.ts.
   test('16 writers with 25 patches each lose no field of each other', async () => {
-    await patchAtOnce(server, await account(server, 'Bob'), 16, 25);
+    const { state, expected } = await patchAtOnce(server, await account(server, 'Bob'), 16, 25);
+    expect(state).toEqual(expected);
   });
 
   test('names that mean something to JavaScript are names', async () => {
@@ -214,13 +215,24 @@ describe('patches', () => {
     const bob = await account(server, 'Bob');
     await patch(bob, { a: 1 });
     const { userId } = await userOf(bob);
+    // What the tries say how long they wait for the lock; the first four do not wait that long here.
+    const waits: string[] = [];
+    const query = pg.Client.prototype.query as (...args: unknown[]) => unknown;
+    vi.spyOn(pg.Client.prototype, 'query').mockImplementation(function (this: pg.Client, ...args: unknown[]) {
+      const [text] = args;
+      if (typeof text !== 'string' || !text.startsWith('set local lock_timeout')) return query.apply(this, args);
+      waits.push(text);
+      return query.call(this, waits.length > 4 ? text : `set local lock_timeout = '50ms'`);
+    });
+    onTestFinished(() => void vi.restoreAllMocks());
     const holder = await pool().connect();
     try {
       await holder.query('begin');
       await holder.query('select 1 from user_state where user_id = $1 for update', [userId]);
       expect(await patch(bob, { a: 2 })).toMatchObject({ __typename: 'Conflict', code: 'CONFLICT' });
+      expect(waits).toEqual(Array.from({ length: 4 }, () => `set local lock_timeout = '1s'`));
       const late = patch(bob, { b: 2 });
-      await holder.query('select pg_sleep(1.2)');
+      await until('it tries a second time', async () => waits.length >= 6);
       await holder.query('rollback');
       expect(written(await late).value).toEqual({ a: 1, b: 2 });
     } finally {

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import { isAlive } from '#kernel/processes/children.ts';
+import { Denials } from '#kernel/audit/denials.ts';
 import { Artifacts } from '#kernel/storage/artifacts.ts';
 import { apiKey, member, person, workspace, type Person } from '../../support/actors.ts';
 import { data, send, type Auth } from '../../support/client.ts';
@@ -199,9 +200,15 @@ describe('deleting', () => {
       expect(done).toMatchObject({ status: 'SUCCEEDED', phase: 'DELETED' });
       expect(done.report).toContainEqual({ name: 'files', removed: 1, left: [] });
       expect(await server.running.app.blobs.stat(artifactId)).toBeNull();
-      // What tells of the deletion itself names it, and nothing else.
+      // What tells of the deletion itself names it, and the note that it was asked for once more; nothing else.
+      await server.running.app.use(Denials).flush();
       const gone = [rowId('Workspace', id), rowId('ApiKey', key.id), rowId('Membership', bob.membershipId), artifactId];
-      expect((await traces(gone)).toSorted()).toEqual(['run', 'workspace_deletion']);
+      expect((await traces(gone)).toSorted()).toEqual(['event', 'run', 'workspace_deletion']);
+      const { rows: notes } = await server.running.app.database.pool.query(
+        `select type, data->>'verb' as verb from event where to_jsonb(event)::text like any($1)`,
+        [gone.map((one) => `%${one}%`)],
+      );
+      expect(notes).toEqual([{ type: 'access.denied', verb: 'identity.deleteWorkspace' }]);
       expect(await traces([slug])).toEqual([]);
       // The short name is free, and the people are still there.
       expect((await mutate('createWorkspace', { name: 'x', slug }, bob)).__typename).toBe('CreateWorkspaceSuccess');

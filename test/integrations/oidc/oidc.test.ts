@@ -143,10 +143,10 @@ describe('a provider', () => {
     };
     const { oidc } = await liar(token());
     for (const call of [
-      oidc.check(client, AbortSignal.timeout(300)),
-      oidc.begin(client, 'http://127.0.0.1:1/cb', AbortSignal.timeout(300)),
+      () => oidc.check(client, AbortSignal.timeout(300)),
+      () => oidc.begin(client, 'http://127.0.0.1:1/cb', AbortSignal.timeout(300)),
     ])
-      await expect(call).rejects.toMatchObject({ problem: 'UNREACHABLE' });
+      await expect(call()).rejects.toMatchObject({ problem: 'UNREACHABLE' });
     expect(performance.now() - begun).toBeLessThan(5000);
   });
 

@@ -98,6 +98,9 @@ const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
   'ChangePasswordInput.currentPassword': () => password,
   'ChangePasswordInput.newPassword': () => 'another password that is good',
   'DeleteMyAccountInput.password': () => password,
+  'BeginIdentityLinkInput.password': () => password,
+  'BeginIdentityLinkInput.provider': () => 'GITHUB',
+  'UnlinkIdentityInput.password': () => password,
   'CreateApplicationInput.name': () => `app-${newId()}`,
   'CreateApplicationInput.repositoryUrl': () => 'https://example.com/repository.git',
   'CreateUploadInput.contentType': () => 'text/plain',
@@ -149,7 +152,7 @@ const unlike: Readonly<Record<string, RegExp>> = {
 };
 
 /** Verbs of the session that asks: a token of another issuer has none. */
-const ofSessions = new Set(['refreshSession']);
+const ofSessions = new Set(['beginIdentityLink', 'refreshSession']);
 
 /** A token of another issuer, as the server of these tests takes it. */
 const externalToken = (userId: string): string => `external.${userId}`;

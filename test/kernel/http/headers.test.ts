@@ -36,7 +36,7 @@ const statuses: Readonly<Record<string, Readonly<Record<string, number>>>> = {
   '/metrics': { else: 200 },
   '/storage/x': { else: 404 },
   '/auth/sso/x': { GET: 302, else: 405 },
-  '/auth/sso/callback': { GET: 400, else: 405 },
+  '/auth/sso/x/callback': { GET: 400, else: 405 },
   '/auth/github': { GET: 302, else: 405 },
   '/auth/github/callback': { GET: 400, else: 405 },
   '/dev/mail': { GET: 200, else: 405 },

@@ -1,11 +1,14 @@
 import { once } from 'node:events';
 import { request } from 'node:http';
 import { connect } from 'node:net';
+import { parse } from 'graphql';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { globalId } from '#kernel/graphql/global-id.ts';
+import { Documents } from '#kernel/http/documents.ts';
 import { newId } from '#kernel/ids.ts';
 import { headersOf } from '../../support/client.ts';
 import { bytes, http, keptLog, post, type RawAnswer } from '../../support/http.ts';
+import { httpServer } from '../../support/http-server.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import { nodeOf, someone, tenant, type Tenant } from '../../support/world.ts';
 
@@ -237,6 +240,61 @@ describe('documents', () => {
     });
     expect(answer.codes).toHaveLength(1);
     expect(toldOf(answer)).toBeNull();
+  });
+
+  test('too many fields of one name, or spreads, are refused before they are compared with each other', async () => {
+    const own = await httpServer(server.running.app, {
+      limits: {
+        depth: 12,
+        aliases: 30,
+        cost: 5000,
+        tokens: 2000,
+        batch: 10,
+        socketsPerActor: 5,
+        subscriptionsPerSocket: 9,
+      },
+    });
+    const spreads = Array.from({ length: 210 }, () => '...F').join(' ');
+    for (const query of [
+      `{ ${'viewer { id } '.repeat(300)} }`,
+      `{ viewer { ${spreads} } } fragment F on User { id }`,
+      `{ ${'a: viewer { b: id } '.repeat(150)} }`,
+    ])
+      expect(said(await post(`${own.url}/graphql`, { query }, auth))).toEqual(refusal('TOO_MANY_FIELDS'));
+    // What validation has to say ends early, and tells where.
+    const wrong = await post(`${own.url}/graphql`, {
+      query: `{ ${Array.from({ length: 500 }, (_, i) => `x${i}`).join(' ')} }`,
+    });
+    const { errors } = wrong.body as { errors: { locations: unknown }[] };
+    expect(errors).toHaveLength(11);
+    expect(errors[0]?.locations).toEqual([{ line: 1, column: 3 }]);
+    await own.close(0);
+  });
+
+  test('only those that are good are kept, within bounds', () => {
+    const documents = new Documents();
+    const read = (source: string, good = true) => {
+      const document = parse(source);
+      documents.set(source, document);
+      if (good) documents.keep(document);
+      return document;
+    };
+    read('{ bad }', false);
+    expect(documents.get('{ bad }')).toBeUndefined();
+    const kept = read('{ kept }');
+    for (let i = 0; i < 600; i++) {
+      read(`{ a${i} }`);
+      expect(documents.get('{ kept }')).toBe(kept);
+    }
+    expect([documents.has('{ a99 }'), documents.has('{ a101 }')]).toEqual([false, true]);
+    // About a megabyte each: fewer are kept than of small ones.
+    const large = (i: number) => `{ ${`b${i} `.repeat(1990)} }`;
+    for (let i = 0; i < 60; i++) read(large(i));
+    expect([documents.has('{ kept }'), documents.has(large(5)), documents.has(large(59))]).toEqual([
+      false,
+      false,
+      true,
+    ]);
   });
 
   test('fragments that unfold to a huge size are refused before they are unfolded', async () => {

@@ -8,7 +8,7 @@ import {
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { schema } from '../../../src/schema.ts';
 import { socket } from '../../support/client.ts';
-import { post } from '../../support/http.ts';
+import { post, type RawAnswer } from '../../support/http.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 
 // The schema's description has no cost of its own, and is large: what may be asked of it is bounded by its form.
@@ -92,6 +92,25 @@ describe('refused is', () => {
     const one = await post(server.url, { query: everything });
     expect(answer.text.length).toBeLessThan(one.text.length + 5000);
   });
+});
+
+test.each([
+  ['through a fragment', '{ ...F } fragment F on Query { __schema { types { name } } }'],
+  ['through an inline fragment', '{ ... on Query { __schema { types { name } } } }'],
+  ['beside other fields', '{ rateLimit { cost } __schema { types { name } } }'],
+  [
+    'two types',
+    '{ ...F b: __type(name: "User") { name } } fragment F on Query { a: __type(name: "Run") { name } }',
+    2000,
+  ],
+])('%s it costs no less, and a batch gets it once', async (_, query, price = 1000) => {
+  const left = ({ headers }: RawAnswer) => Number(/r=(\d+)/.exec(String(headers['ratelimit']))?.[1]);
+  const before = left(await post(server.url, { query: '{ __typename }' }));
+  const answer = await post(server.url, [{ query }, { query }, { query }]);
+  expect(answer.codes).toEqual(['TOO_COSTLY', 'TOO_COSTLY']);
+  const spent = before - left(await post(server.url, { query: '{ __typename }' }));
+  expect(spent).toBeGreaterThanOrEqual(price);
+  expect(spent).toBeLessThan(price + 100);
 });
 
 test('it costs what an answer of its size costs', async () => {

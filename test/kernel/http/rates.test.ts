@@ -2,6 +2,7 @@ import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { WebSocket } from 'ws';
 import { globalId } from '#kernel/graphql/global-id.ts';
+import { Connections } from '#kernel/http/connections.ts';
 import { Budgets } from '#kernel/rates/budgets.ts';
 import { headersOf, socket } from '../../support/client.ts';
 import { http, post, type RawAnswer } from '../../support/http.ts';
@@ -39,6 +40,9 @@ interface Told {
 }
 const told = (answer: RawAnswer) => (answer.body as Told).data.rateLimit;
 
+/** A WebSocket's client throws what refuses an operation. */
+const codesThrown = (errors: { extensions?: { code?: unknown } }[]) => errors.map(({ extensions }) => extensions?.code);
+
 let addresses = 0;
 /** Headers of a stranger whom nobody saw yet, for the server behind a proxy. */
 const stranger = () => ({ 'x-forwarded-for': `198.51.100.${++addresses}` });
@@ -72,6 +76,8 @@ describe('the budget of operations', () => {
     await server.running.app.use(Budgets).spend(`USER ${id}`, false, 40);
     const costly = 'mutation { a: signOutEverywhere { __typename } } # ';
     const pages = '{ workspaces(first: 20) { nodes { id } } }';
+    // What is known needs no reading, which would be paid for.
+    await post(server.url, { query: pages }, headersOf(await someone(server.running.app)));
     const before = await statements(server.running.app.database.pool, async () => {
       const answer = await post(server.url, { query: pages }, headers);
       expect([answer.status, answer.codes]).toEqual([429, ['RATE_LIMITED']]);
@@ -101,6 +107,7 @@ describe('the budget of operations', () => {
   });
 
   test('a batch does not buy more than its operations one by one', async () => {
+    await post(behindProxy, { query: rate }, stranger());
     const headers = stranger();
     const answer = await post(
       behindProxy,
@@ -142,6 +149,88 @@ describe('the budget of operations', () => {
     await app.use(Budgets).spend(`USER ${of.owner.id}`, false, 50);
     expect((await post(server.url, { query: viewer }, headersOf(of.owner))).status).toBe(429);
     expect(told(await post(server.url, { query: rate }, headersOf(key))).remaining).toBeGreaterThan(40);
+  });
+
+  test('all keys of one maker share ten, for operations and for streams', async () => {
+    const { app } = server.running;
+    const maker = await someone(app);
+    const own = await tenant(app, 'keys');
+    await app.db.membership.create({ data: { workspaceId: own.id, userId: maker.id, role: 'OWNER' } });
+    const first = headersOf(await keyOf(app, own, maker.id, 'MEMBER'));
+    expect(told(await post(server.url, { query: rate }, first))).toMatchObject({ limit: 50 });
+    await app.use(Budgets).spend(`KEYS ${maker.id}`, false, 490 - 6, 10);
+    const second = headersOf(await keyOf(app, own, maker.id, 'MEMBER'));
+    const { limit, remaining, cost } = told(await post(server.url, { query: rate }, second));
+    expect([limit, remaining <= 10]).toEqual([500, true]);
+    await app.use(Budgets).spend(`KEYS ${maker.id}`, false, remaining, 10);
+    const third = headersOf(await keyOf(app, own, maker.id, 'MEMBER'));
+    expect((await post(server.url, { query: rate }, third)).status).toBe(429);
+    // Its maker and the keys of others are not concerned.
+    expect(told(await post(server.url, { query: rate }, headersOf(maker)))).toMatchObject({ limit: 50, cost });
+    const other = headersOf(await keyOf(app, of, of.owner.id, 'MEMBER'));
+    expect((await post(server.url, { query: rate }, other)).status).toBe(200);
+
+    const connections = new Connections(2);
+    const places = Array.from({ length: 10 }, (_, i) => [0, 1].map(() => connections.take(`key ${i}`, 'keys'))).flat();
+    expect(places.every((place) => place !== null)).toBe(true);
+    expect(connections.take('key 10', 'keys')).toBeNull();
+    expect(connections.take('key 10')).not.toBeNull();
+    places[0]?.();
+    places[0]?.();
+    expect(connections.take('key 11', 'keys')).not.toBeNull();
+    expect(connections.take('key 11', 'keys')).toBeNull();
+  });
+
+  describe('of documents that are refused', () => {
+    const left = async (headers: Record<string, string>) => {
+      const { cost, remaining } = told(await post(behindProxy, { query: rate }, headers));
+      return remaining + cost;
+    };
+    const wrong = (length: number) =>
+      `{ x${Math.random().toString(36).slice(2)} ${`${'y'.repeat(39)} `.repeat(length / 40)}`.slice(0, length - 1);
+
+    test.each([
+      ['does not parse', (length: number) => wrong(length)],
+      ['does not validate', (length: number) => `${wrong(length)}}`],
+    ])('what %s costs by its length, and is not read when nothing is left', async (_, made) => {
+      const headers = stranger();
+      const before = await left(headers);
+      const { codes, headers: answered } = await post(behindProxy, { query: made(401) }, headers);
+      expect(codes[0]).toMatch(/GRAPHQL_(PARSE|VALIDATION)_FAILED/);
+      expect(answered['ratelimit']).toMatch(/^"points";r=\d+;/);
+      const costs = told(await post(behindProxy, { query: rate }, headers)).cost;
+      const next = await post(behindProxy, { query: made(1501) }, headers);
+      expect([next.status, next.codes]).toEqual([429, ['RATE_LIMITED']]);
+      expect(Number(next.headers['retry-after'])).toBeGreaterThan(0);
+      expect(await left(headers)).toBe(before - costs - Math.ceil(made(401).length / 100) - costs);
+    });
+
+    test('counts on a WebSocket too', async () => {
+      const auth = await someone(server.running.app);
+      const client = socket(server.url, auth);
+      const codesOf = async (query: string) => {
+        for await (const { errors } of client.iterate({ query }))
+          return errors?.map(({ extensions }) => extensions?.['code']);
+        return undefined;
+      };
+      expect((await codesOf(`${wrong(3001)}}`).catch(codesThrown))?.[0]).toBe('GRAPHQL_VALIDATION_FAILED');
+      expect((await codesOf(`${wrong(3001)}}`).catch(codesThrown))?.[0]).toBe('RATE_LIMITED');
+      await client.dispose();
+    });
+
+    test('what was read is paid for once', async () => {
+      const headers = stranger();
+      const query = (name: string) => `query ${name} { rateLimit { cost remaining } } # ${'x'.repeat(300)}`;
+      const one = told(await post(behindProxy, { query: query('one') }, headers));
+      const again = told(await post(behindProxy, { query: query('one') }, headers));
+      expect([one.cost, one.remaining, again.cost, again.remaining]).toEqual([
+        one.cost,
+        20 - one.cost,
+        one.cost,
+        20 - 2 * one.cost,
+      ]);
+      expect(one.cost).toBeGreaterThanOrEqual(4);
+    });
   });
 
   test('of strangers is by network, and a header that anybody can send makes nobody another', async () => {

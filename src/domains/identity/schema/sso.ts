@@ -1,5 +1,5 @@
 import { RoleEnum, WorkspaceRef } from '#kernel/auth/schema.ts';
-import { Conflict } from '#kernel/errors.ts';
+import { Conflict, RateLimited } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { globalId, rowId } from '#kernel/graphql/global-id.ts';
 import {
@@ -11,10 +11,19 @@ import {
   newestFirst,
   visible,
 } from '#kernel/graphql/kit.ts';
-import { DomainNotVerified, LastWayIn, SsoMisconfigured, SsoNotReady } from '../errors.ts';
+import { DomainNotVerified, LastWayIn, ReauthenticationRequired, SsoMisconfigured, SsoNotReady } from '../errors.ts';
 import { can } from '../policy.ts';
-import { challengeRecord, External, Sso, ssoPath, type SignInMethods } from '../service/index.ts';
-import { eventCursor, workspaceId, type Written } from './shared.ts';
+import {
+  challengeRecord,
+  External,
+  Outside,
+  OutsideSignIns,
+  Sso,
+  ssoCallbackPath,
+  ssoPath,
+  type SignInMethods,
+} from '../service/index.ts';
+import { eventCursor, proof, workspaceId, type Written } from './shared.ts';
 
 const ProblemEnum = builder.enumType('SsoProblem', {
   description: 'What is wrong with a provider.',
@@ -73,6 +82,11 @@ export const SsoConnectionRef = builder.prismaNode('SsoConnection', {
     signInPath: t.string({
       description: 'Path on this server where browsers begin; `?returnTo=` says where they go when they are signed in.',
       resolve: ({ id }) => ssoPath(id),
+    }),
+    redirectUri: t.string({
+      description:
+        'Redirect URI to register at the provider, exactly and as the only one: where browsers come back to. No other connection has the same.',
+      resolve: ({ id }, _, { app }) => `${app.use(Outside).baseUrl()}${ssoCallbackPath(id)}`,
     }),
     workspace: t.relation('workspace', { description: 'The workspace.' }),
     disabledAt: t.expose('disabledAt', {
@@ -213,6 +227,13 @@ const provisionRoleOf =
 const trustEmailOf =
   'Take addresses for verified where the provider does not say; only for one that lets nobody choose their own.';
 
+const LinkableEnum = builder.enumType('LinkableProvider', {
+  description: 'A system that people link to their accounts themselves.',
+  values: {
+    GITHUB: { description: 'GitHub; where it is not set up, the address refuses with PROVIDER_UNKNOWN.' },
+  } as const,
+});
+
 builder.mutationFields((t) => ({
   createSsoConnection: t.fieldWithInput({
     access: can.createSsoConnection,
@@ -325,6 +346,28 @@ builder.mutationFields((t) => ({
     resolve: (_, { input }, { app, actor }) =>
       app.use(Sso).setSsoEnforced(actor, { ...input, workspaceId: rowId('Workspace', input.workspaceId) }),
   }),
+  beginIdentityLink: t.fieldWithInput({
+    access: can.beginIdentityLink,
+    type: builder.objectRef<{ url: string }>('BeginIdentityLinkSuccess').implement({
+      description: 'Send the browser of this session to the address.',
+      fields: (f) => ({
+        url: f.exposeString('url', {
+          description:
+            'Where to send the browser, within five minutes; good once, and with the cookie of this session only. `&returnTo=` says where it goes afterwards.',
+        }),
+      }),
+    }),
+    errors: failing(ReauthenticationRequired, RateLimited),
+    description:
+      'Begins to link who you are at another system to your account, so that you can sign in there. You are told by mail.',
+    input: {
+      provider: t.input.field({ type: LinkableEnum, description: 'The other system.' }),
+      password: t.input.string(proof),
+    },
+    resolve: async (_, { input }, { app, actor }) => ({
+      url: await app.use(OutsideSignIns).beginIdentityLink(actor, input),
+    }),
+  }),
   unlinkIdentity: t.fieldWithInput({
     access: can.unlinkIdentity,
     type: builder.objectRef<{ id: string }>('UnlinkIdentitySuccess').implement({
@@ -336,10 +379,13 @@ builder.mutationFields((t) => ({
         }),
       }),
     }),
-    errors: failing(LastWayIn),
-    description: 'Ends the link between your account and another system.',
-    input: { id: t.input.id({ description: 'Global id of the identity.' }) },
+    errors: failing(LastWayIn, ReauthenticationRequired, RateLimited),
+    description: 'Ends the link between your account and another system. You are told by mail.',
+    input: {
+      id: t.input.id({ description: 'Global id of the identity.' }),
+      password: t.input.string(proof),
+    },
     resolve: (_, { input }, { app, actor }) =>
-      app.use(External).unlinkIdentity(actor, rowId('ExternalIdentity', input.id)),
+      app.use(External).unlinkIdentity(actor, { ...input, id: rowId('ExternalIdentity', input.id) }),
   }),
 }));

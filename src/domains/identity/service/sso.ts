@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { SsoConnection } from '#prisma';
 import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
-import { authorize, authorizeRow } from '#kernel/auth/policy.ts';
+import { authorize, authorizeRow, type Verb } from '#kernel/auth/policy.ts';
 import { Sessions } from '#kernel/auth/sessions.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { Conflict, NotFound } from '#kernel/errors.ts';
@@ -24,7 +24,7 @@ import {
 import { domainOfEmail, NewSsoConnection, NewSsoDomain, SsoConnectionChange, SsoEnforcement } from '../model.ts';
 import { can } from '../policy.ts';
 import { Outside, outsideLimit } from './outside.ts';
-import { isTaken, lockWorkspace, mayGive, type Written } from './shared.ts';
+import { isTaken, lockWorkspace, mayGive, mayGiveNow, type Written } from './shared.ts';
 
 const secretColumn = defineSealedColumn({ table: 'sso_connection', column: 'client_secret' });
 
@@ -71,9 +71,10 @@ export const Sso = service('sso', (app) => {
   };
   const connectionOf = async (id: string) => (isId(id) ? app.db.ssoConnection.findUnique({ where: { id } }) : null);
   const domainOf = async (id: string) => (isId(id) ? app.db.ssoDomain.findUnique({ where: { id } }) : null);
-  /** Its workspace, locked: it may have been closed meanwhile. */
-  const lock = async (tx: Transaction, workspaceId: string): Promise<void> => {
+  /** Its workspace, locked: it may have been closed meanwhile, or whoever asked been removed. */
+  const lock = async (tx: Transaction, verb: Verb, workspaceId: string): Promise<void> => {
     if (!(await lockWorkspace(tx, workspaceId))) throw new NotFound('Workspace', workspaceId);
+    await mayGiveNow(tx, tx.actor, verb, workspaceId);
   };
   const isReady = async (tx: Transaction, workspaceId: string): Promise<boolean> =>
     (await tx.db.ssoConnection.count({ where: { workspaceId, disabledAt: null } })) > 0 &&
@@ -98,7 +99,7 @@ export const Sso = service('sso', (app) => {
       const id = newId();
       const sealed = clientSecret == null ? null : await app.use(Sealing).seal(clientSecret, secretColumn.context(id));
       return app.transact(actor, async (tx) => {
-        await lock(tx, workspaceId);
+        await lock(tx, can.createSsoConnection, workspaceId);
         await tx.db.ssoConnection.create({
           data: {
             id,
@@ -128,9 +129,10 @@ export const Sso = service('sso', (app) => {
       }
       const sealed = clientSecret ? await app.use(Sealing).seal(clientSecret, secretColumn.context(id)) : null;
       return app.transact(actor, async (tx) => {
-        await lock(tx, workspaceId);
-        await tx.db.ssoConnection.update({
-          where: { id },
+        await lock(tx, can.updateSsoConnection, workspaceId);
+        // One that was switched off stays so, and gets no secret any more.
+        const { count } = await tx.db.ssoConnection.updateMany({
+          where: { id, disabledAt: null },
           data: {
             ...(name == null ? {} : { name }),
             ...(clientId == null ? {} : { clientId }),
@@ -139,6 +141,7 @@ export const Sso = service('sso', (app) => {
             ...(trustEmail == null ? {} : { trustEmail }),
           },
         });
+        if (count === 0) throw new NotFound('SsoConnection', id);
         return { id, workspaceId, event: tx.append({ type: ssoConnectionUpdated, workspaceId, subjectId: id }) };
       });
     },
@@ -152,7 +155,7 @@ export const Sso = service('sso', (app) => {
       authorizeRow(actor, can.disableSsoConnection, connection, 'SsoConnection', id);
       const { workspaceId } = connection;
       return app.transact(actor, async (tx) => {
-        await lock(tx, workspaceId);
+        await lock(tx, can.disableSsoConnection, workspaceId);
         const { count } = await tx.db.ssoConnection.updateMany({
           where: { id, disabledAt: null },
           data: { disabledAt: new Date(), clientSecret: null },
@@ -175,7 +178,7 @@ export const Sso = service('sso', (app) => {
       const challenge = `switchyard=${randomBytes(32).toString('base64url')}`;
       try {
         return await app.transact(actor, async (tx) => {
-          await lock(tx, workspaceId);
+          await lock(tx, can.addSsoDomain, workspaceId);
           await tx.db.ssoDomain.create({ data: { id, workspaceId, domain, challenge } });
           return { id, workspaceId, event: tx.append({ type: ssoDomainAdded, workspaceId, subjectId: id }) };
         });
@@ -203,7 +206,7 @@ export const Sso = service('sso', (app) => {
         });
       if (!found.some((text) => text.trim() === challenge)) throw new DomainNotVerified(record);
       return app.transact(actor, async (tx) => {
-        await lock(tx, workspaceId);
+        await lock(tx, can.verifySsoDomain, workspaceId);
         // Two workspaces may both control it: the first one has it until it gives it up.
         await tx.db.$executeRaw`select pg_advisory_xact_lock(hashtextextended(${`sso domain ${domain}`}, 0))`;
         const taken = await tx.db.ssoDomain.count({
@@ -226,7 +229,7 @@ export const Sso = service('sso', (app) => {
       authorizeRow(actor, can.removeSsoDomain, row, 'SsoDomain', id);
       const { workspaceId } = row;
       return app.transact(actor, async (tx) => {
-        await lock(tx, workspaceId);
+        await lock(tx, can.removeSsoDomain, workspaceId);
         const { count } = await tx.db.ssoDomain.deleteMany({ where: { id } });
         if (count === 0) throw new NotFound('SsoDomain', id);
         await stayReady(tx, workspaceId);
@@ -243,7 +246,7 @@ export const Sso = service('sso', (app) => {
       const { workspaceId, enforced } = parse(SsoEnforcement, raw);
       authorize(actor, can.setSsoEnforced, workspaceId);
       return app.transact(actor, async (tx) => {
-        await lock(tx, workspaceId);
+        await lock(tx, can.setSsoEnforced, workspaceId);
         if (enforced && !(await isReady(tx, workspaceId))) throw new SsoNotReady();
         const { count } = await tx.db.workspace.updateMany({
           where: { id: workspaceId, ssoEnforced: !enforced },
