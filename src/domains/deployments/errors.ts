@@ -8,6 +8,14 @@ export class NoHost extends DomainError {
   }
 }
 
+/** No host that is alive has the driver that the application asks for. */
+export class DriverNotOffered extends DomainError {
+  readonly code = 'DRIVER_NOT_OFFERED';
+  constructor(driver: string) {
+    super(`No host that is alive runs applications with the driver ${driver}.`);
+  }
+}
+
 /** There is no release that could be brought back. */
 export class NothingToRestore extends DomainError {
   readonly code = 'NOTHING_TO_RESTORE';

@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { chmod, cp, mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { Prisma } from '../../../src/generated/prisma/client.ts';
 import { rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { person, workspace, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
@@ -193,5 +194,17 @@ export async function team(url: string): Promise<Team> {
   };
   return self;
 }
+
+/** A release of the process driver with what that driver keeps of it. */
+export function asProcess<R extends { readonly artifact: unknown; readonly instance: unknown }>(
+  release: R,
+): R & { readonly path: string; readonly pid: number | null; readonly startTime: string | null } {
+  const { path: folder } = release.artifact as { path: string };
+  const { pid = null, startTime = null } = (release.instance ?? {}) as { pid?: number; startTime?: string };
+  return { ...release, path: folder, pid, startTime };
+}
+
+/** Where releases have an instance. */
+export const running = { instance: { not: Prisma.DbNull } };
 
 export const raw = (type: string, id: string): string => rowId(type, id);
