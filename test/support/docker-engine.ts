@@ -87,7 +87,13 @@ export async function startDockerEngine({ network = false }: EngineOptions = {})
     });
     return (stdout || stderr).trim();
   };
+  const again = async () => {
+    child = launch();
+    await untilReady(child, docker, logFile);
+  };
   const stop = async () => {
+    // A test that failed may have left it down, and containers of it.
+    if (bridge && child.exitCode !== null) await again();
     await end(child, folder, docker, bridge !== null);
     await log.close();
     await bridge?.remove();
@@ -108,10 +114,7 @@ export async function startDockerEngine({ network = false }: EngineOptions = {})
       child.kill(signal);
       await gone;
     },
-    async again() {
-      child = launch();
-      await untilReady(child, docker, logFile);
-    },
+    again,
     stop,
   };
 }

@@ -71,6 +71,8 @@ const output = { 'max-size': '10m', 'max-file': '2' };
 const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'KILL', 'NET_BIND_SERVICE', 'SETGID', 'SETUID'];
 /** How long words that were on their way are waited for when following ends. */
 const lastWordsMs = 200;
+/** How long an engine that stops may still answer after it has ended what it ran, milliseconds. */
+const leavingMs = 3_000;
 
 const label = {
   host: 'switchyard.host',
@@ -144,6 +146,8 @@ export function createDockerDriver(options: DockerDriverOptions) {
         if (late.aborted) throw new ImageBuildFailed('The build took too long.');
         const error = refused[0] ?? thrown;
         if (error instanceof ContextRefused) throw new ImageBuildFailed(error.message);
+        // It could not read the Dockerfile.
+        if (statusOf(error) === 400) throw new ImageBuildFailed(saidBy(error).slice(0, 2000));
         throw translated(error);
       }
       const image = await engine.ask((docker) => docker.getImage(tag).inspect());
@@ -266,14 +270,12 @@ export function createDockerDriver(options: DockerDriverOptions) {
       else signal.addEventListener('abort', later, { once: true });
       try {
         const logs = await absentAsNull(
-          engine.streams
-            .getContainer(id)
-            .logs({
-              stdout: true,
-              stderr: true,
-              follow: true,
-              abortSignal: end.signal,
-            } as never) as unknown as Promise<Readable>,
+          engine.streams.getContainer(id).logs({
+            stdout: true,
+            stderr: true,
+            follow: true,
+            abortSignal: end.signal,
+          } as never) as unknown as Promise<Readable>,
         );
         if (logs) yield* linesOf(logs, kit.lineSplitter);
       } catch (error) {
@@ -409,7 +411,7 @@ export function createDockerDriver(options: DockerDriverOptions) {
     try {
       for await (const message of messagesOf(body as Readable)) {
         signal.throwIfAborted();
-        if (typeof message['error'] === 'string') throw new ImageBuildFailed(message['error'].slice(0, 2000));
+        if (typeof message['error'] === 'string') throw await failureOf(message['error']);
         if (typeof message['stream'] === 'string') splitter.push(message['stream']);
         else if (typeof message['status'] === 'string' && message['progress'] === undefined)
           splitter.push(`${message['status']}\n`);
@@ -423,6 +425,16 @@ export function createDockerDriver(options: DockerDriverOptions) {
     splitter.end();
     for (const line of ready) if (line.trim() !== '') await what.log(line, 'STDOUT');
     if (!complete) throw new DriverUnavailable('it ended in the middle of the build');
+  }
+
+  /** A step that a signal ended: of the limit of memory, or of an engine that is about to go away. */
+  async function failureOf(said: string): Promise<DomainError> {
+    if (!/non-zero code: (?:137|143)$/.test(said)) return new ImageBuildFailed(said.slice(0, 2000));
+    for (const until = performance.now() + leavingMs; performance.now() < until; await delay(100))
+      if (!(await driver.answers())) return new DriverUnavailable('it stopped in the middle of the build');
+    return new ImageBuildFailed(
+      `${said.slice(0, 1000)}: a build may take ${options.build.memoryMb} MiB of memory, it may have been more.`,
+    );
   }
 
   /** One bridge for all instances and builds of this host, over which they cannot reach each other. */

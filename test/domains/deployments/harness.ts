@@ -59,6 +59,17 @@ process.once('SIGTERM', () => {
 });
 `;
 
+/** The same for every driver: it listens where it is told to, `delayMs` after its start. */
+export const serving = (text: string, delayMs = 0): string => `
+const { createServer } = require('node:http');
+const server = createServer((request, response) => response.end(${JSON.stringify(text)}));
+setTimeout(() => server.listen(Number(process.env.PORT), process.env.HOST, () => console.log('listening for ' + ${JSON.stringify(text)})), ${delayMs});
+process.once('SIGTERM', () => {
+  server.close(() => process.exit(0));
+  server.closeIdleConnections();
+});
+`;
+
 /** The sample's manifest without a start script and as CommonJS, so that `node server.js` is what starts it. */
 export const plain = { 'package.json': JSON.stringify({ name: 'plain', main: 'server.js' }) };
 

@@ -136,7 +136,7 @@ export function conformance(subject: (context: TestContext) => Promise<Subject>)
     const from = performance.now();
     cancel.abort(new Error('canceled by a person'));
     await expect(built).rejects.toThrow('canceled by a person');
-    expect(performance.now() - from).toBeLessThan(2_500); // two seconds of grace for processes
+    expect(performance.now() - from).toBeLessThan(on.confines ? second : 2_500); // processes get a grace of two
     await until('nothing of it runs', async () => !(await on.listing()).includes(`sleep ${marker}`), 5 * second);
   });
 
@@ -312,14 +312,16 @@ export function conformance(subject: (context: TestContext) => Promise<Subject>)
 
   test('two applications cannot see each other', async (context) => {
     const on = await subject(context);
-    const victim = await serve(on, context, answer(`'victim'`), { environment: { TOKEN: 'of-the-victim' } });
+    const victim = await serve(on, context, `${answer(`'victim'`)} // of-the-victim`, {
+      environment: { TOKEN: 'of-the-victim' },
+    });
     await healthy(on, victim.of, victim.started);
     const spy = await serve(
       on,
       context,
       answer(`(() => { const fs = require('node:fs'); const found = [];
         for (const pid of fs.readdirSync('/proc').filter(Number)) for (const file of ['environ', 'cwd/server.js']) {
-          try { if (/of-the-victim|'victim'/.test(fs.readFileSync('/proc/' + pid + '/' + file))) found.push(pid + file); } catch {}
+          try { if (new RegExp(['of', 'the', 'victim'].join('-')).test(fs.readFileSync('/proc/' + pid + '/' + file))) found.push(pid + file); } catch {}
         }
         return JSON.stringify(found); })()`),
     );

@@ -1,4 +1,4 @@
-import { chmod, mkdir } from 'node:fs/promises';
+import { chmod, mkdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test, vi, type TestContext } from 'vitest';
 import { createLogger } from '#kernel/log.ts';
@@ -12,7 +12,7 @@ import {
   probe,
 } from '../../../src/integrations/process/index.ts';
 import type { DockerEngine } from '../../support/docker-engine.ts';
-import { temporaryFolder } from '../../support/embedded.ts';
+import { testFolder } from '../../support/server.ts';
 import { newRun, nodeImage, present, testEngine } from '../../support/test-engine.ts';
 import { addresses, conformance, processListing, type Subject } from './conformance.ts';
 
@@ -22,7 +22,7 @@ let engine: DockerEngine | { readonly missing: string };
 let folder: string;
 const hostId = newRun().runId;
 beforeAll(async () => {
-  folder = await temporaryFolder();
+  folder = await testFolder();
   engine = await testEngine();
   if (!('missing' in engine)) {
     const { docker } = engine;
@@ -32,6 +32,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   if (!('missing' in engine)) await engine.stop();
+  await rm(folder, { recursive: true, force: true });
 });
 
 const create = (socketPath: string) =>
@@ -74,7 +75,6 @@ test('a Dockerfile of the repository is built; what .dockerignore names is not s
   const { docker } = present(engine, context);
   const of = { ...newRun(), userSlot: 0 };
   const source = await on.checkout(of);
-  const { writeFile } = await import('node:fs/promises');
   const files = {
     Dockerfile: `FROM ${nodeImage}\nCOPY . /srv\nWORKDIR /srv\nEXPOSE 81\nRUN ls -a /srv\nUSER 1234\nCMD ["node", "server.js"]\n`,
     '.dockerignore': '# secrets\n*.pem\n**/*.log\n!keep.log\n',

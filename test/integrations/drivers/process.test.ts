@@ -1,10 +1,11 @@
-import { chown } from 'node:fs/promises';
+import { chown, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { beforeAll, vi } from 'vitest';
+import { afterAll, beforeAll, vi } from 'vitest';
 import { createLogger } from '#kernel/log.ts';
 import type { Driver } from '../../../src/domains/deployments/service/driver.ts';
 import { createProcessDriver, createProcessPort, type ProcessDriver } from '../../../src/integrations/process/index.ts';
-import { asRoot, temporaryFolder } from '../../support/embedded.ts';
+import { asRoot } from '../../support/embedded.ts';
+import { testFolder } from '../../support/server.ts';
 import { conformance, processListing, type Subject } from './conformance.ts';
 
 vi.setConfig({ testTimeout: 60_000 });
@@ -23,8 +24,13 @@ const create = () =>
     log: createLogger('silent'),
   });
 beforeAll(async () => {
-  hostDir = path.join(await temporaryFolder(), 'host');
+  hostDir = path.join(await testFolder(), 'host');
   folders = await create();
+});
+afterAll(async () => {
+  // Only a failed test leaves any.
+  for (const { pid } of await folders.listProcesses()) process.kill(pid, 'SIGKILL');
+  await rm(path.dirname(hostDir), { recursive: true, force: true });
 });
 
 conformance(async (): Promise<Subject> => {
