@@ -35,6 +35,24 @@ async function ground(context: TestContext): Promise<Ground> {
 
 scenarios(ground, 'all');
 
+test('old images go, those that can be restored stay', async (context) => {
+  const place = await ground(context);
+  const { docker } = present(engine, context);
+  const on = await team(place.server.url);
+  const { id, source } = await fresh(on, place, 'pruned', { 'server.js': serving('0') });
+  const { db } = place.server.running.app;
+  for (let version = 0; version < 8; version += 1) {
+    await source.commit({ 'server.js': serving(String(version)) });
+    expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  }
+  const applicationId = raw('Application', id);
+  await until('two are pruned', async () => (await db.release.count({ where: { applicationId, prunedAt: { not: null } } })) === 2, livenessMs); // prettier-ignore
+  const kept = await db.release.findMany({ where: { applicationId, prunedAt: null } });
+  const images = async () => (await docker('images', '--no-trunc', '--format', '{{.Repository}} {{.ID}}')).split('\n').filter((line) => line.includes(applicationId)).map((line) => line.split(' ')[1]); // prettier-ignore
+  await until('their images are gone', async () => (await images()).length === 6, livenessMs);
+  expect(new Set(await images())).toEqual(new Set(kept.map(({ imageId }) => imageId)));
+});
+
 test('an engine that is restarted while it builds, and while health is checked: the run goes on', async (context) => {
   const place = await ground(context);
   const real = present(engine, context);

@@ -2,8 +2,8 @@ import { randomUUID } from 'node:crypto';
 import type { TestContext } from 'vitest';
 import { startDockerEngine, type DockerEngine } from './docker-engine.ts';
 
-/** The image that test engines have for Node projects. */
-export const nodeImage = 'switchyard-test-node:latest';
+/** The image that test engines have for Node projects: the name of the default, made of this machine's files. */
+export const nodeImage = 'node:24-slim';
 
 /** An engine for the tests of one file, with an image for Node. */
 export async function testEngine(): Promise<DockerEngine | { readonly missing: string }> {

@@ -16,6 +16,14 @@ export class DriverNotOffered extends DomainError {
   }
 }
 
+/** The host has the driver that runs this application turned off. */
+export class DriverOff extends DomainError {
+  readonly code = 'DRIVER_OFF';
+  constructor(driver: string) {
+    super(`The driver ${driver}, which runs this application, is turned off on its host.`);
+  }
+}
+
 /** There is no release that could be brought back. */
 export class NothingToRestore extends DomainError {
   readonly code = 'NOTHING_TO_RESTORE';

@@ -4,7 +4,6 @@ import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { DomainError } from '#kernel/errors.ts';
-import type { Logger } from '#kernel/log.ts';
 import { codeOf } from '#kernel/system-error.ts';
 import { absentAsNull, createEngine, DriverUnavailable, saidBy, statusOf, translated } from './engine.ts';
 import { linesOf, messagesOf, type Splitter } from './streams.ts';
@@ -58,7 +57,6 @@ export interface DockerDriverOptions {
     readonly environment: Environment;
   };
   readonly kit: HostKit;
-  readonly log: Logger;
 }
 
 /** Where instances listen unless the image exposes one port. */
@@ -126,7 +124,10 @@ export function createDockerDriver(options: DockerDriverOptions) {
       const { source, log, signal } = what;
       signal.throwIfAborted();
       const { added, command } = await recipe(what);
-      await log(added['Dockerfile'] === undefined ? 'Building the Dockerfile of the repository.' : added['Dockerfile']);
+      await log(
+        'Dockerfile' in added ? 'Building a generated Dockerfile:' : 'Building the Dockerfile of the repository.',
+      );
+      for (const line of added['Dockerfile']?.trimEnd().split('\n') ?? []) await log(line);
       await ensureNetwork();
       const tag = `switchyard/${hostId}/${what.applicationId}:${what.runId}.${what.attempt}`;
       const late = AbortSignal.timeout(what.timeoutMs);
@@ -407,6 +408,7 @@ export function createDockerDriver(options: DockerDriverOptions) {
     });
     const ready: string[] = [];
     const splitter = kit.lineSplitter((line) => ready.push(line));
+    const layers: string[] = [];
     let complete = false;
     try {
       for await (const message of messagesOf(body as Readable)) {
@@ -416,15 +418,33 @@ export function createDockerDriver(options: DockerDriverOptions) {
         else if (typeof message['status'] === 'string' && message['progress'] === undefined)
           splitter.push(`${message['status']}\n`);
         if (message['aux'] !== undefined) complete = true;
-        for (const line of ready.splice(0)) if (line.trim() !== '') await what.log(line, 'STDOUT');
+        for (const line of ready.splice(0)) {
+          const made = /^ ---> ([0-9a-f]{12,64})$/.exec(line)?.[1];
+          if (made !== undefined) layers.push(made);
+          if (line.trim() !== '') await what.log(line, 'STDOUT');
+        }
       }
     } finally {
+      if (!complete) await removeLayers(layers);
       (body as Readable).destroy();
       files.destroy();
     }
     splitter.end();
     for (const line of ready) if (line.trim() !== '') await what.log(line, 'STDOUT');
     if (!complete) throw new DriverUnavailable('it ended in the middle of the build');
+  }
+
+  /** What the steps of a build that did not come to its end have made, the last first; nothing that has a name. */
+  async function removeLayers(ids: readonly string[]): Promise<void> {
+    for (const id of ids.toReversed()) {
+      try {
+        const found = await engine.ask((docker) => docker.getImage(id).inspect());
+        if (namesOf('', found.RepoTags).some((name) => name !== '')) return; // the base, or another application's
+        await engine.ask((docker) => docker.getImage(id).remove());
+      } catch {
+        return; // used by another build, gone, or the engine is: the cache of an engine may be emptied at any time
+      }
+    }
   }
 
   /** A step that a signal ended: of the limit of memory, or of an engine that is about to go away. */

@@ -43,9 +43,10 @@ export function createEngine(socketPath: string): Engine {
 /** DriverUnavailable when the connection to the engine is what failed; else the error itself. */
 export function translated(error: unknown): unknown {
   const code = codeOf(error);
+  const named = typeof code === 'string' ? code : null;
   const said = error instanceof Error ? error.message : String(error);
-  if (statusOf(error) === undefined && (gone.has(String(code)) || /socket hang up|^aborted$/.test(said)))
-    return new DriverUnavailable(code === undefined ? said : String(code));
+  if (statusOf(error) === undefined && ((named !== null && gone.has(named)) || /socket hang up|^aborted$/.test(said)))
+    return new DriverUnavailable(named ?? said);
   // The engine answers while it stops or before it is ready.
   if (statusOf(error) === 503) return new DriverUnavailable(said);
   return error;

@@ -21,8 +21,8 @@ export function ignoredBy(text: string): (path: string) => boolean {
 
 const partFits = (pattern: string, part: string): boolean =>
   like(
-    [...pattern],
-    [...part],
+    Array.from(pattern),
+    Array.from(part),
     (one) => one === '*',
     (one, char) => one === '?' || one === char,
   );

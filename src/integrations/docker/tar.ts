@@ -111,7 +111,7 @@ function plain({ name, type, mode, size, link = '' }: Entry): Buffer {
   head.write(' '.repeat(8), 148);
   head.write(type, 156);
   head.write(link, 157, 100);
-  head.write('ustar\0' + '00', 257);
+  head.write('ustar\u000000', 257);
   const sum = head.reduce((total, byte) => total + byte, 0);
   head.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
   return head;

@@ -19,8 +19,8 @@ export interface Repository {
   commit(files: Readonly<Record<string, string>>, message?: string): Promise<string>;
 }
 
-/** A Git repository on this machine with the sample application of examples/. */
-export async function repository(folder: string, name = 'repository'): Promise<Repository> {
+/** A Git repository on this machine with a sample application of examples/. */
+export async function repository(folder: string, name = 'repository', sample = 'hello-node'): Promise<Repository> {
   const dir = path.join(folder, name);
   await mkdir(dir);
   await chmod(dir, 0o755);
@@ -33,7 +33,7 @@ export async function repository(folder: string, name = 'repository'): Promise<R
     return stdout.trim();
   };
   await git('init', '--quiet', '--initial-branch', 'main');
-  await cp('examples/hello-node', dir, { recursive: true });
+  await cp(path.join('examples', sample), dir, { recursive: true });
   return {
     url: `file://${dir}`,
     async commit(files, message = 'A change') {

@@ -1,7 +1,6 @@
 import { chmod, mkdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test, vi, type TestContext } from 'vitest';
-import { createLogger } from '#kernel/log.ts';
 import type { Driver } from '../../../src/domains/deployments/service/driver.ts';
 import { createDockerDriver } from '../../../src/integrations/docker/index.ts';
 import {
@@ -43,7 +42,6 @@ const create = (socketPath: string) =>
     limits: { memoryMb: 512, milliCpus: 1000, maxProcesses: 200 },
     build: { memoryMb: 1024, milliCpus: 2000, environment: {} },
     kit: { findPort: createPortFinder({ from: 17_000, to: 17_099 }), listenersOf, lineSplitter, detectProject, probe },
-    log: createLogger('silent'),
   });
 
 async function subject(context: TestContext): Promise<Subject> {

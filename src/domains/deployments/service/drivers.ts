@@ -1,15 +1,9 @@
 import { Prisma, type Application, type Release } from '#prisma';
 import type { Logger } from '#kernel/log.ts';
 import type { Driver, DriverName, Limits, Opaque } from './driver.ts';
-import { createDockerDriver } from '../../../integrations/docker/index.ts';
-import {
-  createProcessPort,
-  detectProject,
-  lineSplitter,
-  listenersOf,
-  probe,
-  type ProcessDriver,
-} from '../../../integrations/process/index.ts';
+import { createDockerDriver, DriverUnavailable } from '../../../integrations/docker/index.ts';
+import { DriverOff } from '../errors.ts';
+import { detectProject, lineSplitter, listenersOf, probe } from '../../../integrations/process/index.ts';
 
 export interface DockerOptions {
   /** `on`: a worker without its engine does not start. */
@@ -34,14 +28,10 @@ export class Drivers {
     this.#all = all;
   }
 
-  get all(): readonly Driver[] {
-    return this.#all;
-  }
-
-  /** @throws Error when it is turned off here */
+  /** @throws {DriverOff} */
   get(name: DriverName): Driver {
     const found = this.#all.find((one) => one.name === name);
-    if (!found) throw new Error(`This host has no driver ${name}: it is turned off.`);
+    if (!found) throw new DriverOff(name);
     return found;
   }
 
@@ -57,53 +47,51 @@ export class Drivers {
   }
 }
 
-/** @throws Error when Docker has to be there and is not */
-export async function createDrivers(options: {
+/**
+ * The driver of this host's engine; null: it is turned off, or there is none yet and nobody waits for it.
+ * @throws Error when it has to be there and is not
+ */
+export async function connectDocker(options: {
   readonly hostId: string;
-  readonly processDriver: ProcessDriver | null;
   readonly findPort: () => Promise<number>;
   readonly docker: DockerOptions;
   readonly memoryMb: number;
   readonly maxProcesses: number;
   readonly buildEnvironment: Readonly<Record<string, string>>;
+  readonly waitForIt: boolean;
   readonly log: Logger;
-}): Promise<Drivers> {
+}): Promise<Driver | null> {
   const { docker, log } = options;
-  const all: Driver[] = [];
-  if (options.processDriver) all.push(createProcessPort(options.processDriver));
-  if (docker.mode !== 'off') {
-    const driver: Driver = createDockerDriver({
-      hostId: options.hostId,
-      socketPath: docker.socketPath,
-      nodeImage: docker.nodeImage,
-      limits: { memoryMb: options.memoryMb, milliCpus: docker.appMilliCpus, maxProcesses: options.maxProcesses },
-      build: {
-        memoryMb: docker.buildMemoryMb,
-        milliCpus: docker.buildMilliCpus,
-        // A path of this host leads nowhere in an image.
-        environment: Object.fromEntries(
-          Object.entries(options.buildEnvironment).filter(([, value]) => !value.startsWith('/')),
-        ),
-      },
-      kit: { findPort: options.findPort, listenersOf, lineSplitter, detectProject, probe },
-      log,
-    });
-    const answers = await driver.answers();
-    if (!answers && docker.mode === 'on')
-      throw new Error(`SWITCHYARD_DOCKER is on, but no Docker engine answers at unix://${docker.socketPath}.`);
-    log.info(
-      { engine: answers, socket: docker.socketPath },
-      answers ? 'docker driver' : 'docker driver: no engine yet',
-    );
-    all.push(driver);
-  }
-  return new Drivers(all);
+  if (docker.mode === 'off') return null;
+  const driver = createDockerDriver({
+    hostId: options.hostId,
+    socketPath: docker.socketPath,
+    nodeImage: docker.nodeImage,
+    limits: { memoryMb: options.memoryMb, milliCpus: docker.appMilliCpus, maxProcesses: options.maxProcesses },
+    build: {
+      memoryMb: docker.buildMemoryMb,
+      milliCpus: docker.buildMilliCpus,
+      // A path of this host leads nowhere in an image.
+      environment: Object.fromEntries(
+        Object.entries(options.buildEnvironment).filter(([, value]) => !value.startsWith('/')),
+      ),
+    },
+    kit: { findPort: options.findPort, listenersOf, lineSplitter, detectProject, probe },
+  });
+  const answers = await driver.answers();
+  if (!answers && docker.mode === 'on')
+    throw new Error(`SWITCHYARD_DOCKER is on, but no Docker engine answers at unix://${docker.socketPath}.`);
+  log.info({ socket: docker.socketPath, answers }, 'docker driver');
+  return answers || options.waitForIt ? driver : null;
 }
 
 export const limitsOf = ({ memoryMb, milliCpus }: Pick<Application, 'memoryMb' | 'milliCpus'>): Limits => ({
   memoryMb,
   milliCpus,
 });
+
+/** Whether a driver cannot be asked now: it is away or off, which is no fault of what it was asked for. */
+export const isAway = (error: unknown): boolean => error instanceof DriverUnavailable || error instanceof DriverOff;
 
 /** What a release has of its driver. */
 export function runningOf({ artifact, instance }: Pick<Release, 'artifact' | 'instance'>): {

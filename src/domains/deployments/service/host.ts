@@ -15,25 +15,26 @@ import {
   claimUsers,
   createPortFinder,
   createProcessDriver,
+  createProcessPort,
   ensureProxy,
   userCount,
   type ProcessDriver,
   type ProxyHandle,
   type ProxyStatus,
 } from '../../../integrations/process/index.ts';
-import { DriverUnavailable } from '../../../integrations/docker/index.ts';
 import { instanceRestarted } from '../events.ts';
 import { DeploymentSettings, lockApplication, userSlotOf } from './applications.ts';
 import type { Driver, DriverName, Opaque } from './driver.ts';
 import {
-  createDrivers,
+  connectDocker,
+  Drivers,
+  isAway,
   limitsOf,
   noInstance,
   runningOf,
   sameInstance,
   someInstance,
   type DockerOptions,
-  type Drivers,
 } from './drivers.ts';
 
 export { limitsOf, noInstance, runningOf };
@@ -100,6 +101,8 @@ const stopGraceMs = 5_000;
 const maxProcesses = 256;
 /** A container that no row knows may have been made for one that is being written, milliseconds. */
 const orphanAfterMs = 30_000;
+/** How often a driver that is away is told of, milliseconds. */
+const tellAgainMs = 60_000;
 
 /** Provides what deployments need in this process, and starts the agent of this host where there is a worker. */
 export async function startDeployments(
@@ -114,14 +117,26 @@ export async function startDeployments(
     maxMilliCpus: options.driver.maxMilliCpus,
   };
   provided.set(DeploymentSettings, settings);
-  if (!options.worker || (!options.driver.process && options.driver.docker.mode === 'off')) {
-    if (options.worker) app.log.warn('all drivers are off: this worker runs no deployments');
-    return { hostId: options.hostId, stop: async () => undefined };
+  const none = { hostId: options.hostId, stop: async () => undefined };
+  if (!options.worker) return none;
+  const findPort = createPortFinder(options.driver.instancePorts);
+  const docker = await connectDocker({
+    hostId: options.hostId,
+    findPort,
+    docker: options.driver.docker,
+    memoryMb: options.driver.appMemoryMb,
+    maxProcesses,
+    buildEnvironment: options.driver.buildEnvironment,
+    waitForIt: options.driver.process,
+    log: app.log,
+  });
+  if (!options.driver.process && !docker) {
+    app.log.warn('the process driver is off and there is no Docker engine: this worker runs no deployments');
+    return none;
   }
   const hostDir = path.join(options.sharedDir, 'host');
   await mkdir(hostDir, { recursive: true, mode: 0o711 });
   const nodeBinary = await shareExecutable(process.execPath, options.sharedDir);
-  const findPort = createPortFinder(options.driver.instancePorts);
   const processDriver = await createProcessDriver({
     hostDir,
     userBase: options.driver.appUserBase,
@@ -143,16 +158,10 @@ export async function startDeployments(
   });
   const { isolation, applied, missing } = processDriver.limits;
   if (options.driver.process) app.log.info({ isolation, applied, missing }, 'process driver');
-  const drivers = await createDrivers({
-    hostId: options.hostId,
-    processDriver: options.driver.process ? processDriver : null,
-    findPort,
-    docker: options.driver.docker,
-    memoryMb: options.driver.appMemoryMb,
-    maxProcesses,
-    buildEnvironment: options.driver.buildEnvironment,
-    log: app.log,
-  });
+  const drivers = new Drivers([
+    ...(options.driver.process ? [createProcessPort(processDriver)] : []),
+    ...(docker ? [docker] : []),
+  ]);
   const agent = new HostAgent(app, drivers, processDriver, { ...options, hostDir, nodeBinary });
   await agent.start();
   const host: DeploymentHost = {
@@ -187,7 +196,7 @@ class HostAgent {
   #proxy: ProxyHandle | null = null;
   #ensuring: Promise<ProxyHandle> | null = null;
   #sweptAt = -Infinity;
-  #awaySince: number | null = null;
+  #toldAway = -Infinity;
   #loop: Promise<void> = Promise.resolve();
   #wake: () => void = () => undefined;
 
@@ -295,16 +304,15 @@ class HostAgent {
     }
   }
 
-  /** Whether it was done; a driver that is away is told of once, and tried again in the next round. */
-  async #unlessAway(work: () => Promise<unknown>): Promise<boolean> {
+  /** Does it, or tries again in the next round when the driver is away, which is told of once in a while. */
+  async #unlessAway(work: () => Promise<unknown>): Promise<void> {
     try {
       await work();
-      return true;
     } catch (error) {
-      if (!(error instanceof DriverUnavailable)) throw error;
-      if (this.#awaySince === null) this.#app.log.error({ err: error }, 'a driver is away; what it runs waits for it');
-      this.#awaySince ??= performance.now();
-      return false;
+      if (!isAway(error)) throw error;
+      if (performance.now() - this.#toldAway < tellAgainMs) return;
+      this.#toldAway = performance.now();
+      this.#app.log.error({ err: error }, 'a driver is away: what it runs waits for it');
     }
   }
 
@@ -328,15 +336,11 @@ class HostAgent {
       where: { hostId: this.#options.hostId, activeReleaseId: { not: null } },
       include: { activeRelease: true },
     });
-    let away = false;
     for (const application of applications) {
       const release = application.activeRelease;
       if (!release || this.#abort.signal.aborted) continue;
-      if (!(await this.#unlessAway(() => this.#keep(application, release)))) away = true;
+      await this.#unlessAway(() => this.#keep(application, release));
     }
-    if (this.#awaySince === null || away) return;
-    this.#app.log.info({ awayMs: Math.round(performance.now() - this.#awaySince) }, 'the drivers answer again');
-    this.#awaySince = null;
   }
 
   async #keep(application: Application, release: Release): Promise<void> {
@@ -437,27 +441,29 @@ class HostAgent {
         releases: { none: someInstance },
         deployments: { none: { run: { completedAt: null } } },
       },
-      select: { id: true, userSlot: true },
+      select: { id: true, userSlot: true, driver: true },
       take: 20,
     });
     if (asked.length === 0) return;
-    for (const { id, userSlot } of asked) {
-      // Before another application can be given its user.
-      if (userSlot !== null) {
-        for (const driver of this.#drivers.all) await driver.forget({ applicationId: id, userSlot });
-        // Its checkouts, where processes are not offered.
-        await this.#checkouts.forget({ applicationId: id, userSlot });
-      }
-      await this.#app.transact(system, async (tx) => {
-        await lockApplication(tx, id);
-        await tx.db.release.updateMany({
-          where: { applicationId: id, prunedAt: null },
-          data: { prunedAt: new Date() },
-        });
-        await tx.db.application.update({ where: { id }, data: { hostId: null, port: null, userSlot: null } });
-      });
-    }
+    for (const application of asked) await this.#unlessAway(() => this.#forget(application));
     await this.#proxy?.sync();
+  }
+
+  async #forget({ id, userSlot, driver }: Pick<Application, 'id' | 'userSlot' | 'driver'>): Promise<void> {
+    // Before another application can be given its user.
+    if (userSlot !== null) {
+      if (driver !== null && driver !== 'PROCESS')
+        await this.#drivers.get(driver).forget({ applicationId: id, userSlot });
+      await this.#checkouts.forget({ applicationId: id, userSlot });
+    }
+    await this.#app.transact(system, async (tx) => {
+      await lockApplication(tx, id);
+      await tx.db.release.updateMany({
+        where: { applicationId: id, prunedAt: null },
+        data: { prunedAt: new Date() },
+      });
+      await tx.db.application.update({ where: { id }, data: { hostId: null, port: null, userSlot: null } });
+    });
   }
 
   /** Removes the files of old releases, never of one that serves or that a run may restore. */
@@ -476,17 +482,25 @@ class HostAgent {
        ) old where (activated_at is null and n > 1) or n > $2 limit 20`,
       [this.#options.hostId, keptReleases],
     );
-    for (const { id, application_id: applicationId, driver, artifact } of rows) {
-      const given = await this.#app.transact(system, async (tx) => {
-        // A rollback is asked for under the same lock: it is seen here, or finds the release pruned.
-        await lockApplication(tx, applicationId);
-        return tx.db.$executeRaw`
-          update release r set pruned_at = clock_timestamp(), updated_at = clock_timestamp()
-          where r.id = ${id}::uuid and r.status = 'RETIRED' and r.instance is null
-            and not exists (select 1 from deployment d join run on run.id = d.id where d.restores_id = r.id and run.completed_at is null)`;
-      });
-      if (given > 0) await this.#drivers.get(driver).remove(artifact);
-    }
+    for (const row of rows) await this.#unlessAway(() => this.#giveUp(row));
+  }
+
+  async #giveUp(row: {
+    readonly id: string;
+    readonly application_id: string;
+    readonly driver: DriverName;
+    readonly artifact: Opaque;
+  }): Promise<void> {
+    const driver = this.#drivers.get(row.driver);
+    const given = await this.#app.transact(system, async (tx) => {
+      // A rollback is asked for under the same lock: it is seen here, or finds the release pruned.
+      await lockApplication(tx, row.application_id);
+      return tx.db.$executeRaw`
+        update release r set pruned_at = clock_timestamp(), updated_at = clock_timestamp()
+        where r.id = ${row.id}::uuid and r.status = 'RETIRED' and r.instance is null
+          and not exists (select 1 from deployment d join run on run.id = d.id where d.restores_id = r.id and run.completed_at is null)`;
+    });
+    if (given > 0) await driver.remove(row.artifact);
   }
 
   /** Removes what no row needs: of failed builds, of earlier attempts, and what `#prune` could not remove. */
@@ -500,8 +514,9 @@ class HostAgent {
       })),
       ({ path: folder }) => this.#checkouts.remove(String(folder)),
     );
-    for (const driver of this.#drivers.all.filter(({ name }) => name !== 'PROCESS')) {
+    for (const name of (await this.#drivers.offered()).filter((one) => one !== 'PROCESS')) {
       await this.#unlessAway(async () => {
+        const driver = this.#drivers.get(name);
         const { artifacts, instances } = await driver.list();
         await this.#endOrphans(driver, instances);
         await this.#removeUnneeded(artifacts, (artifact) => driver.remove(artifact));
