@@ -66,7 +66,7 @@ test('an engine that is restarted while it builds, and while health is checked: 
     await real.again();
   };
 
-  await source.commit({ 'server.js': serving('built'), 'package.json': JSON.stringify({ main: 'server.js', scripts: { build: 'echo begun; sleep 4' } }) }); // prettier-ignore
+  await source.commit({ 'server.js': serving('built'), 'package.json': JSON.stringify({ main: 'server.js', scripts: { build: 'echo begun; sleep 15' } }) }); // prettier-ignore
   let run = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
   await until('it builds', async () => (await said(run)).includes('begun'), livenessMs);
   await restart();
