@@ -1,13 +1,11 @@
-import { lstat } from 'node:fs/promises';
-import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { DomainError } from '#kernel/errors.ts';
-import { codeOf } from '#kernel/system-error.ts';
 import { absentAsNull, createEngine, DriverUnavailable, saidBy, statusOf, translated } from './engine.ts';
 import { linesOf, messagesOf, type Splitter } from './streams.ts';
-import { ContextRefused, contextOf } from './tar.ts';
+import { objectionTo } from './dockerfile.ts';
+import { ContextRefused, contextOf, readSmall } from './tar.ts';
 
 /** The image could not be built. */
 export class ImageBuildFailed extends DomainError {
@@ -123,7 +121,9 @@ export function createDockerDriver(options: DockerDriverOptions) {
     ) {
       const { source, log, signal } = what;
       signal.throwIfAborted();
-      const { added, command } = await recipe(what);
+      const { added, command } = await recipe(what).catch((error: unknown) => {
+        throw error instanceof ContextRefused ? new ImageBuildFailed(error.message) : error;
+      });
       await log(
         'Dockerfile' in added ? 'Building a generated Dockerfile:' : 'Building the Dockerfile of the repository.',
       );
@@ -358,8 +358,12 @@ export function createDockerDriver(options: DockerDriverOptions) {
     readonly startCommand: string | null;
   }): Promise<{ added: Readonly<Record<string, string>>; command: string | null }> {
     const { source, buildCommand, startCommand } = what;
-    if (buildCommand === null && (await isFile(join(source, 'Dockerfile'))))
+    const given = buildCommand === null ? await readSmall(source, 'Dockerfile') : null;
+    if (given !== null) {
+      const objection = objectionTo(given);
+      if (objection !== null) throw new ImageBuildFailed(`Dockerfile: ${objection}`);
       return { added: {}, command: startCommand };
+    }
     const known = buildCommand !== null && startCommand !== null;
     const detected = known
       ? null
@@ -520,13 +524,4 @@ function imageOf({ image, port, command }: Opaque): { image: string; port: numbe
 function containerOf({ container }: Opaque): string {
   if (typeof container !== 'string') throw new Error('This is no instance of the Docker driver.');
   return container;
-}
-
-async function isFile(path: string): Promise<boolean> {
-  try {
-    return (await lstat(path)).isFile();
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return false;
-    throw error;
-  }
 }

@@ -13,7 +13,8 @@ export interface ContextLimits {
   readonly maxFiles: number;
 }
 
-const maxIgnoreBytes = 2 ** 20;
+const maxSmallBytes = 2 ** 20;
+const maxRules = 2 ** 16;
 const block = 512;
 
 /**
@@ -26,7 +27,10 @@ export async function* contextOf(
   added: Readonly<Record<string, string>>,
   limits: ContextLimits,
 ): AsyncGenerator<Buffer, void, undefined> {
-  const ignored = ignoredBy((await readSmall(join(folder, '.dockerignore'))) ?? '');
+  const rules = (await readSmall(folder, '.dockerignore')) ?? '';
+  // Each file is compared with each rule.
+  if (rules.length > maxRules) throw new ContextRefused(`.dockerignore has more than ${maxRules} characters.`);
+  const ignored = ignoredBy(rules);
   let [bytes, files] = [0, 0];
   for (const [name, text] of Object.entries(added)) {
     const content = Buffer.from(text);
@@ -132,17 +136,20 @@ function record(key: string, value: string): Buffer {
   return Buffer.from(`${length} ${key}=${value}\n`);
 }
 
-/** The text of a file of the folder itself; null: there is none. */
-async function readSmall(path: string): Promise<string | null> {
+/** The text of a file of the folder itself; null: there is none. @throws {ContextRefused} when it is a link, or large */
+export async function readSmall(folder: string, name: string): Promise<string | null> {
   try {
-    await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    await using handle = await open(
+      join(folder, name),
+      constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK,
+    );
     const found = await handle.stat();
-    if (!found.isFile() || found.size > maxIgnoreBytes)
-      throw new ContextRefused('.dockerignore is not a file of at most 1 MiB.');
+    if (!found.isFile() || found.size > maxSmallBytes)
+      throw new ContextRefused(`${name} is not a file of at most 1 MiB.`);
     return await handle.readFile('utf8');
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return null;
-    if (codeOf(error) === 'ELOOP') throw new ContextRefused('.dockerignore is a symbolic link.');
+    if (codeOf(error) === 'ELOOP') throw new ContextRefused(`${name} is a symbolic link.`);
     throw error;
   }
 }
