@@ -43,7 +43,8 @@ export async function* contextOf(
     if (name !== 'Dockerfile' && name !== '.dockerignore' && ignored(name)) continue;
     files += 1;
     if (files > limits.maxFiles) throw new ContextRefused(`The repository has more than ${limits.maxFiles} files.`);
-    const mode = found.mode & 0o777;
+    // What Git knows of a mode, and no more: a checkout is private to its user, an image is read by another one.
+    const mode = found.isDirectory() || (found.mode & 0o100) !== 0 ? 0o755 : 0o644;
     if (found.isDirectory()) yield* header({ name: `${name}/`, type: '5', mode, size: 0 });
     else if (found.isSymbolicLink())
       yield* header({ name, type: '2', mode: 0o777, size: 0, link: await readlink(join(folder, name)) });

@@ -52,7 +52,8 @@ test('the archive is one that tar reads: long and foreign names, modes, links as
   await mkdir(path.join(source, long), { recursive: true });
   await writeFile(path.join(source, long, 'deep ünïcode.txt'), 'deep');
   await writeFile(path.join(source, 'run.sh'), 'x'.repeat(1_025));
-  await chmod(path.join(source, 'run.sh'), 0o755);
+  await chmod(path.join(source, 'run.sh'), 0o700);
+  await writeFile(path.join(source, 'private'), '', { mode: 0o600 });
   await symlink('/etc/passwd', path.join(source, 'out'));
   await symlink(`${long}/deep ünïcode.txt`, path.join(source, 'in'));
   await mkdir(path.join(source, '.git'));
@@ -67,6 +68,7 @@ test('the archive is one that tar reads: long and foreign names, modes, links as
     expect.arrayContaining([
       `./${long}/deep ünïcode.txt|f|4||644`,
       './run.sh|f|1025||755',
+      './private|f|0||644',
       './out|l|11|/etc/passwd|777',
       './Dockerfile|f|7||644',
     ]),
