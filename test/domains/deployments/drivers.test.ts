@@ -17,7 +17,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-scenarios(() => Promise.resolve({ driver: 'PROCESS', server, folder, settings: {} }), 'few');
+scenarios(() => Promise.resolve({ driver: 'PROCESS', server, folder, settings: {} }), 'some');
 
 test('without an engine: what may be chosen is, what asks for Docker is refused, and limits are', async () => {
   const on = await team(server.url);

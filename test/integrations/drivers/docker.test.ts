@@ -119,26 +119,3 @@ test('a Dockerfile of the repository is built; what .dockerignore names is not s
   await writeFile(path.join(source, 'Dockerfile'), `FROM\nNONSENSE`);
   await expect(on.driver.build({ ...asked, attempt: 3 })).rejects.toMatchObject({ code: 'BUILD_FAILED' });
 });
-
-test('an engine that stops in the middle of a build is a driver that is away; what it left is found again', async (context) => {
-  const on = await subject(context);
-  const real = present(engine, context);
-  const of = { ...newRun(), userSlot: 0 };
-  const source = await on.checkout(of);
-  const lines: string[] = [];
-  const building = on.driver.build({ ...of, ...quiet, source, buildCommand: 'echo begun; sleep 600', startCommand: 'x', log: (line) => void lines.push(line), signal: context.signal }); // prettier-ignore
-  const outcome = building.then(
-    () => null,
-    (error: unknown) => error,
-  );
-  await vi.waitFor(() => expect(lines).toContain('begun'), 20_000);
-  await real.kill();
-  expect(await outcome).toMatchObject({ code: 'DRIVER_UNAVAILABLE' });
-  expect(await on.driver.answers()).toBe(false);
-  await expect(on.driver.list()).rejects.toMatchObject({ code: 'DRIVER_UNAVAILABLE' });
-  await expect(on.driver.alive({ container: 'x' })).rejects.toMatchObject({ code: 'DRIVER_UNAVAILABLE' });
-  await real.again();
-  expect(await on.driver.answers()).toBe(true);
-  expect(await on.driver.alive({ container: 'x' })).toBe(false);
-  expect(await on.listing()).not.toContain('sleep 600');
-});

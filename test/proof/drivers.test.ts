@@ -1,5 +1,5 @@
 import { rm } from 'node:fs/promises';
-import { afterAll, beforeAll, expect, test, type TestContext } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, type TestContext } from 'vitest';
 import { livenessMs, raw, serving, team } from '../domains/deployments/harness.ts';
 import { fresh, scenarios, type Ground } from '../domains/deployments/scenarios.ts';
 import type { DockerEngine } from '../support/docker-engine.ts';
@@ -10,9 +10,10 @@ import { nodeImage, present, testEngine } from '../support/test-engine.ts';
 let engine: DockerEngine | { readonly missing: string };
 let server: TestServer | null = null;
 let folder: string;
+let processes: string;
 let settings: Readonly<Record<string, string>>;
 beforeAll(async () => {
-  folder = await testFolder();
+  [folder, processes] = [await testFolder(), await testFolder()];
   engine = await testEngine();
   if ('missing' in engine) return;
   settings = {
@@ -25,7 +26,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await server?.stop();
   if (!('missing' in engine)) await engine.stop();
-  await rm(folder, { recursive: true, force: true });
+  for (const one of [folder, processes]) await rm(one, { recursive: true, force: true });
 });
 
 async function ground(context: TestContext): Promise<Ground> {
@@ -33,7 +34,18 @@ async function ground(context: TestContext): Promise<Ground> {
   return { driver: 'DOCKER', server: server as TestServer, folder, settings };
 }
 
-scenarios(ground, 'all');
+describe('processes', () => {
+  let own: TestServer;
+  beforeAll(async () => {
+    own = await startTestServer();
+  });
+  afterAll(() => own.stop());
+  scenarios(() => Promise.resolve({ driver: 'PROCESS', server: own, folder: processes, settings: {} }), 'all');
+});
+
+describe('containers', () => {
+  scenarios(ground, 'all');
+});
 
 test('old images go, those that can be restored stay', async (context) => {
   const place = await ground(context);
@@ -88,6 +100,28 @@ test('an engine that is restarted while it builds, and while health is checked: 
   await until('the rest is ended', async () => (await db.release.count({ where: { applicationId: raw('Application', id), status: 'RETIRED', instancePort: { not: null } } })) === 0, livenessMs); // prettier-ignore
   const running = await real.docker('ps', '--all', '--quiet', '--filter', `label=switchyard.application=${raw('Application', id)}`); // prettier-ignore
   expect(running.split('\n')).toHaveLength(1);
+});
+
+test('an engine that is killed in the middle of a build: the run goes on', async (context) => {
+  const place = await ground(context);
+  const real = present(engine, context);
+  const on = await team(place.server.url);
+  const { id } = await fresh(on, place, 'killed', {
+    'server.js': serving('killed'),
+    'package.json': JSON.stringify({ main: 'server.js', scripts: { build: 'echo begun; sleep 6' } }),
+  });
+  const run = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
+  const lines = async () => (await on.deployment(run)).logs.nodes.map(({ text }) => text);
+  await until('it builds', async () => (await lines()).includes('begun'), livenessMs);
+  await real.kill('SIGKILL');
+  await until(
+    'it is noticed',
+    async () => (await lines()).some((line) => line.includes('does not answer')),
+    livenessMs,
+  );
+  await real.again();
+  expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED', attempt: 1 });
+  expect(await on.answer(id)).toBe('killed');
 });
 
 test('an engine that stays away: the run fails and says why; processes serve on; what it ran comes back with it', async (context) => {
