@@ -67,7 +67,7 @@ export const Deployments = service('deployments', (app) => {
     if (hosts.length === 0) throw new NoHost();
     const choices = wanted ? [wanted] : (['DOCKER', 'PROCESS'] as const);
     const found = choices.flatMap((driver) =>
-      hosts.filter(({ drivers }) => drivers.includes(driver)).map((host) => ({ ...host, driver })),
+      hosts.filter(({ drivers }) => offers(drivers, driver)).map((host) => ({ ...host, driver })),
     );
     const [host] = found;
     if (!host) throw new DriverNotOffered(choices.join(' or '));
@@ -93,7 +93,7 @@ export const Deployments = service('deployments', (app) => {
   /** Its host; a host that is away is waited for. @throws {DriverNotOffered} when its driver was turned off there */
   const offering = async (tx: Transaction, { hostId, driver }: Application): Promise<string> => {
     const host = await tx.db.host.findUniqueOrThrow({ where: { id: hostId ?? '' } });
-    if (driver && host.drivers.length > 0 && !host.drivers.includes(driver)) throw new DriverNotOffered(driver);
+    if (driver && !offers(host.drivers, driver)) throw new DriverNotOffered(driver);
     return host.id;
   };
 
@@ -154,5 +154,9 @@ export const Deployments = service('deployments', (app) => {
     },
   };
 });
+
+/** A worker of the version before says nothing: it has processes. */
+const offers = (drivers: readonly string[], driver: string): boolean =>
+  drivers.length === 0 ? driver === 'PROCESS' : drivers.includes(driver);
 
 type Application = NonNullable<Awaited<ReturnType<typeof lockApplication>>>;
