@@ -102,28 +102,6 @@ test('an engine that is restarted while it builds, and while health is checked: 
   expect(running.split('\n')).toHaveLength(1);
 });
 
-test('an engine that is killed in the middle of a build: the run goes on', async (context) => {
-  const place = await ground(context);
-  const real = present(engine, context);
-  const on = await team(place.server.url);
-  const { id } = await fresh(on, place, 'killed', {
-    'server.js': serving('killed'),
-    'package.json': JSON.stringify({ main: 'server.js', scripts: { build: 'echo begun; sleep 6' } }),
-  });
-  const run = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
-  const lines = async () => (await on.deployment(run)).logs.nodes.map(({ text }) => text);
-  await until('it builds', async () => (await lines()).includes('begun'), livenessMs);
-  await real.kill('SIGKILL');
-  await until(
-    'it is noticed',
-    async () => (await lines()).some((line) => line.includes('does not answer')),
-    livenessMs,
-  );
-  await real.again();
-  expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED', attempt: 1 });
-  expect(await on.answer(id)).toBe('killed');
-});
-
 test('an engine that stays away: the run fails and says why; processes serve on; what it ran comes back with it', async (context) => {
   const place = await ground(context);
   const real = present(engine, context);

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { processesNaming } from './embedded.ts';
 
 const run = promisify(execFile);
 const maxBuffer = 64 * 1024 * 1024;
@@ -19,8 +20,8 @@ export interface DockerEngine {
   /** Makes a small image of Node, npm and a shell with the libraries that they need, of this machine's files. */
   makeNode(tag: string): Promise<void>;
   readonly socketPath: string;
-  /** Ends the engine alone, as a restart of it does, and starts it again. */
-  kill(signal?: NodeJS.Signals): Promise<void>;
+  /** Stops the engine, as a restart of it does. */
+  kill(): Promise<void>;
   again(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -109,9 +110,9 @@ export async function startDockerEngine({ network = false }: EngineOptions = {})
     socketPath: socket,
     makeBase: (tag) => makeBase(folder, docker, tag),
     makeNode: (tag) => makeNode(folder, docker, tag),
-    async kill(signal = 'SIGTERM') {
+    async kill() {
       const gone = once(child, 'exit');
-      child.kill(signal);
+      child.kill('SIGTERM');
       await gone;
     },
     again,
@@ -144,10 +145,25 @@ async function end(child: ChildProcess, folder: string, docker: Docker, network:
     child.kill('SIGTERM');
     await gone;
   }
+  // What outlived its engine: the keepers of containers, with what they keep.
+  for (const pid of await processesNaming(folder)) await killTree(pid);
   // The host's network namespace, which containers shared, stays mounted.
   const mounts = (await readFile('/proc/self/mounts', 'utf8')).split('\n').map((line) => line.split(' ')[1] ?? '');
   for (const mount of mounts.filter((at) => at.startsWith(`${folder}/`)).toReversed()) await run('umount', [mount]);
   await rm(folder, { recursive: true, force: true, maxRetries: 5 });
+}
+
+async function killTree(pid: number): Promise<void> {
+  const children = await run('ps', ['-o', 'pid=', '--ppid', String(pid)]).then(
+    ({ stdout }) => stdout.split('\n').map(Number),
+    () => [], // it has none
+  );
+  for (const child of children.filter((one) => one > 0)) await killTree(child);
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
 }
 
 const chains = ['DOCKER', 'DOCKER-ISOLATION-STAGE-1', 'DOCKER-ISOLATION-STAGE-2', 'DOCKER-USER'];
@@ -182,6 +198,10 @@ async function makeBridge(): Promise<string | { readonly name: string; remove():
       for (const chain of chains.filter((one) => lines.includes(`-N ${one}`)))
         await run('iptables', ['-t', table, '-X', chain]);
     }
+    const { stdout } = await ip('-oneline', 'address');
+    // Networks of an engine that could not be told to remove them.
+    for (const [, left = ''] of stdout.matchAll(/^\d+: (br-\S+) +inet 172\.31\.24[89]\./gm))
+      await ip('link', 'delete', left);
     await ip('link', 'delete', name).catch(() => undefined); // it was not there
   };
   if (rules.stdout.includes(name)) await clean(); // of a run that was killed

@@ -135,7 +135,12 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>, whi
   test('a worker that is killed between start and health: another one takes over', async (context) => {
     const place = await ground(context);
     const database = await testDatabase();
-    const server = await startTestServer({ ...place.settings, SWITCHYARD_ROLES: 'api' }, {}, database);
+    const server = await startTestServer(
+      // Some ports below are such that fetch refuses them.
+      { ...place.settings, SWITCHYARD_ROLES: 'api', SWITCHYARD_ADDRESS_PORTS: '7300-7399' },
+      {},
+      database,
+    );
     const env = { ...server.env, SWITCHYARD_ROLES: 'worker', SWITCHYARD_RUN_LEASE_S: '5' };
     let worker: ServerProcess | null = await spawnServer(env);
     try {
@@ -155,8 +160,8 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>, whi
       expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED', attempt: 2 });
       expect(await on.answer(id)).toBe('slow start');
       const after = await db.release.findFirstOrThrow();
-      // A container is nobody's child: it was adopted.
-      expect(JSON.stringify(after.instance) === JSON.stringify(before.instance)).toBe(place.driver === 'DOCKER');
+      // The step that started it was complete: it was adopted, not started again.
+      expect(after.instance).toEqual(before.instance);
       await on.stopApplication(id);
       await until(
         'nothing of it runs',
