@@ -80,7 +80,7 @@ export const Denials = service('denials', (app) => {
     timer ??= setTimeout(endWindow, windowMs).unref();
     // Not by what a client calls itself: it would be another one each time.
     const source = actor.userId ?? networkOf(actor.origin?.address ?? '');
-    const count = (of: string): number => kinds.get(of) ?? 0;
+    const count = (kind: string): number => kinds.get(kind) ?? 0;
     const key = JSON.stringify([workspaceId, type.name, source, actor.credentialId, data]);
     const known = window.get(key);
     if (known) {
@@ -100,7 +100,7 @@ export const Denials = service('denials', (app) => {
       window.set(rest, counting);
       return;
     }
-    for (const of of [workspaceId, `${workspaceId} ${source}`]) kinds.set(of, count(of) + 1);
+    for (const place of [workspaceId, `${workspaceId} ${source}`]) kinds.set(place, count(place) + 1);
     window.set(key, { ...refusal, count: 0 });
     write({ ...refusal, target }, 1);
   };
