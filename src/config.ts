@@ -126,6 +126,14 @@ const flag = z.string().transform((text, context) => {
   return z.NEVER;
 });
 
+/** Path of the socket of `unix://…`. */
+const dockerSocket = z.string().transform((text, context) => {
+  const [, socket = ''] = /^unix:\/\/(\/[^\0]+)$/.exec(text) ?? [];
+  if (socket !== '') return socket;
+  context.addIssue('must be unix:// and an absolute path: only an engine of this machine is used');
+  return z.NEVER;
+});
+
 const split = (text: string): string[] => text.split(',').map((part) => part.trim());
 
 const variableNames = z
@@ -793,6 +801,68 @@ export const settings = {
     example: '12000-12999',
     schema: portRange,
   }),
+  SWITCHYARD_APP_MEMORY_MAX_MB: setting({
+    group: 'Deployments',
+    description: 'The most memory that an application may be given.',
+    unit: 'MiB',
+    default: '4096',
+    example: '8192',
+    schema: whole(16, 1_048_576),
+  }),
+  SWITCHYARD_APP_MILLI_CPUS: setting({
+    group: 'Deployments',
+    description: 'Processor limit of one deployed application, Docker driver.',
+    unit: '1/1000 processor',
+    default: '1000',
+    example: '500',
+    schema: whole(10, 1_000_000),
+  }),
+  SWITCHYARD_APP_MILLI_CPUS_MAX: setting({
+    group: 'Deployments',
+    description: 'The most processors that an application may be given.',
+    unit: '1/1000 processor',
+    default: '4000',
+    example: '2000',
+    schema: whole(10, 1_000_000),
+  }),
+  SWITCHYARD_DOCKER: setting({
+    group: 'Deployments',
+    description:
+      'Run deployed applications as containers of this host’s Docker engine: auto where it answers, on (a worker without it does not start), off.',
+    default: 'auto',
+    example: 'on',
+    schema: z.enum(['auto', 'on', 'off'], 'must be auto, on or off'),
+  }),
+  DOCKER_HOST: setting({
+    group: 'Deployments',
+    description: 'Address of the Docker engine, a socket of this machine.',
+    default: 'unix:///var/run/docker.sock',
+    example: 'unix:///run/user/1000/docker.sock',
+    schema: dockerSocket,
+  }),
+  SWITCHYARD_DOCKER_NODE_IMAGE: setting({
+    group: 'Deployments',
+    description: 'Image that Node projects without a Dockerfile are built on.',
+    default: 'node:24-slim',
+    example: 'registry.example.com/node:24',
+    schema: z.string().regex(/^[a-z0-9][a-zA-Z0-9._:/@-]{0,255}$/, 'must be the name of an image'),
+  }),
+  SWITCHYARD_DOCKER_BUILD_MEMORY_MB: setting({
+    group: 'Deployments',
+    description: 'Memory limit of each step of an image’s build.',
+    unit: 'MiB',
+    default: '2048',
+    example: '4096',
+    schema: whole(16, 1_048_576),
+  }),
+  SWITCHYARD_DOCKER_BUILD_MILLI_CPUS: setting({
+    group: 'Deployments',
+    description: 'Processor limit of each step of an image’s build.',
+    unit: '1/1000 processor',
+    default: '2000',
+    example: '4000',
+    schema: whole(10, 1_000_000),
+  }),
   SWITCHYARD_BUILD_VARIABLES: optional({
     group: 'Deployments',
     description:
@@ -941,6 +1011,16 @@ export interface Config {
     readonly process: boolean;
     readonly appUserBase: number;
     readonly appMemoryMb: number;
+    readonly maxMemoryMb: number;
+    readonly maxMilliCpus: number;
+    readonly docker: {
+      readonly mode: 'auto' | 'on' | 'off';
+      readonly socketPath: string;
+      readonly nodeImage: string;
+      readonly appMilliCpus: number;
+      readonly buildMemoryMb: number;
+      readonly buildMilliCpus: number;
+    };
     readonly addressPorts: PortRange;
     readonly instancePorts: PortRange;
     /** Folders of PATH, absolute, in order: where git, npm and the like are. */
@@ -1135,6 +1215,16 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       process: v.SWITCHYARD_PROCESS_DRIVER,
       appUserBase: v.SWITCHYARD_APP_USER_BASE,
       appMemoryMb: v.SWITCHYARD_APP_MEMORY_MB,
+      maxMemoryMb: v.SWITCHYARD_APP_MEMORY_MAX_MB,
+      maxMilliCpus: v.SWITCHYARD_APP_MILLI_CPUS_MAX,
+      docker: {
+        mode: v.SWITCHYARD_DOCKER,
+        socketPath: v.DOCKER_HOST,
+        nodeImage: v.SWITCHYARD_DOCKER_NODE_IMAGE,
+        appMilliCpus: v.SWITCHYARD_APP_MILLI_CPUS,
+        buildMemoryMb: v.SWITCHYARD_DOCKER_BUILD_MEMORY_MB,
+        buildMilliCpus: v.SWITCHYARD_DOCKER_BUILD_MILLI_CPUS,
+      },
       addressPorts: v.SWITCHYARD_ADDRESS_PORTS,
       instancePorts: v.SWITCHYARD_INSTANCE_PORTS,
       pathDirs: (given.get('PATH') ?? '/usr/local/bin:/usr/bin:/bin')

@@ -68,6 +68,8 @@ async function main(): Promise<number> {
   const config = loadConfig({
     // Not those of a server that is installed here, too, and still among those that a container has.
     SWITCHYARD_APP_USER_BASE: '57184',
+    // Base images come from a registry, and this needs nothing but npm and git.
+    SWITCHYARD_DOCKER: 'off',
     ...env,
     SWITCHYARD_STATE_DIR: stateDir,
     PORT: await freePort(usual),

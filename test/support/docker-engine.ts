@@ -1,10 +1,12 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { cp, copyFile, mkdir, mkdtemp, open, readFile, rm, symlink } from 'node:fs/promises';
+import { chmod, cp, copyFile, mkdir, mkdtemp, open, readFile, rm, symlink } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { processesNaming } from './embedded.ts';
 
 const run = promisify(execFile);
 const maxBuffer = 64 * 1024 * 1024;
@@ -15,13 +17,27 @@ export interface DockerEngine {
   docker(...args: string[]): Promise<string>;
   /** Makes an image of Debian, Node 24, npm and git, since no image registry can be relied on. */
   makeBase(tag: string): Promise<void>;
+  /** Makes a small image of Node, npm and a shell with the libraries that they need, of this machine's files. */
+  makeNode(tag: string): Promise<void>;
+  readonly socketPath: string;
+  /** Stops the engine, as a restart of it does. */
+  kill(): Promise<void>;
+  again(): Promise<void>;
   stop(): Promise<void>;
 }
 
-async function whatIsMissing(): Promise<string | null> {
+export interface EngineOptions {
+  /**
+   * With a bridge of its own, so that ports can be published. One at a time on a machine: it changes its packet filter,
+   * and takes its rules away again when it stops.
+   */
+  readonly network?: boolean;
+}
+
+async function whatIsMissing(programs: readonly string[]): Promise<string | null> {
   if (process.platform !== 'linux') return 'a Docker engine for tests needs Linux';
   if (process.getuid?.() !== 0) return 'starting a Docker engine needs root';
-  for (const program of ['docker', 'dockerd', 'debootstrap']) {
+  for (const program of programs) {
     try {
       await run('sh', ['-c', `command -v ${program}`]);
     } catch {
@@ -32,9 +48,13 @@ async function whatIsMissing(): Promise<string | null> {
 }
 
 /** Starts an engine, or says why it cannot. */
-export async function startDockerEngine(): Promise<DockerEngine | { readonly missing: string }> {
-  const missing = await whatIsMissing();
+export async function startDockerEngine({ network = false }: EngineOptions = {}): Promise<
+  DockerEngine | { readonly missing: string }
+> {
+  const missing = await whatIsMissing(['docker', 'dockerd', network ? 'iptables' : 'debootstrap']);
   if (missing) return { missing };
+  const bridge = network ? await makeBridge() : null;
+  if (typeof bridge === 'string') return { missing: bridge };
   const folder = await mkdtemp(path.join(tmpdir(), 'sy-docker-'));
   const socket = path.join(folder, 's');
   const logFile = path.join(folder, 'log');
@@ -45,18 +65,20 @@ export async function startDockerEngine(): Promise<DockerEngine | { readonly mis
     'exec-root': path.join(folder, 'exec'),
     pidfile: path.join(folder, 'pid'),
     host: `unix://${socket}`,
-    bridge: 'none',
-    iptables: false,
+    bridge: bridge?.name ?? 'none',
+    iptables: bridge !== null,
+    ...(bridge ? { 'default-address-pool': 'base=172.31.248.0/23,size=26' } : {}),
     ip6tables: false,
     'ip-forward': false,
     'default-ulimit': 'nofile=1024:4096',
   };
-  const child = spawn(
-    'dockerd',
-    Object.entries(options).map(([name, value]) => `--${name}=${value}`),
-    { stdio: ['ignore', log.fd, log.fd] },
-  );
-  await log.close();
+  const launch = () =>
+    spawn(
+      'dockerd',
+      Object.entries(options).map(([name, value]) => `--${name}=${value}`),
+      { stdio: ['ignore', log.fd, log.fd] },
+    );
+  let child = launch();
   // The classic builder: it is in every engine, while the newer one is a plug-in of the command line.
   const env = { ...process.env, DOCKER_HOST: `unix://${socket}`, DOCKER_BUILDKIT: '0', DOCKER_CONFIG: folder };
   const docker = async (...args: string[]): Promise<string> => {
@@ -66,14 +88,36 @@ export async function startDockerEngine(): Promise<DockerEngine | { readonly mis
     });
     return (stdout || stderr).trim();
   };
-  const stop = () => end(child, folder, docker);
+  const again = async () => {
+    child = launch();
+    await untilReady(child, docker, logFile);
+  };
+  const stop = async () => {
+    // A test that failed may have left it down, and containers of it.
+    if (bridge && child.exitCode !== null) await again();
+    await end(child, folder, docker, bridge !== null);
+    await log.close();
+    await bridge?.remove();
+  };
   try {
     await untilReady(child, docker, logFile);
   } catch (error) {
     await stop();
     throw error;
   }
-  return { docker, makeBase: (tag) => makeBase(folder, docker, tag), stop };
+  return {
+    docker,
+    socketPath: socket,
+    makeBase: (tag) => makeBase(folder, docker, tag),
+    makeNode: (tag) => makeNode(folder, docker, tag),
+    async kill() {
+      const gone = once(child, 'exit');
+      child.kill('SIGTERM');
+      await gone;
+    },
+    again,
+    stop,
+  };
 }
 
 type Docker = DockerEngine['docker'];
@@ -92,18 +136,120 @@ async function untilReady(child: ChildProcess, docker: Docker, logFile: string):
   }
 }
 
-async function end(child: ChildProcess, folder: string, docker: Docker): Promise<void> {
+async function end(child: ChildProcess, folder: string, docker: Docker, network: boolean): Promise<void> {
   if (child.exitCode === null && child.signalCode === null) {
     const containers = await docker('ps', '--all', '--quiet').catch(() => ''); // it may not have started
     if (containers) await docker('rm', '--force', ...containers.split('\n'));
+    if (network) await docker('network', 'prune', '--force'); // their bridges and rules go with them
     const gone = once(child, 'exit');
     child.kill('SIGTERM');
     await gone;
   }
+  // What outlived its engine: the keepers of containers, with what they keep.
+  for (const pid of await processesNaming(folder)) await killTree(pid);
   // The host's network namespace, which containers shared, stays mounted.
   const mounts = (await readFile('/proc/self/mounts', 'utf8')).split('\n').map((line) => line.split(' ')[1] ?? '');
   for (const mount of mounts.filter((at) => at.startsWith(`${folder}/`)).toReversed()) await run('umount', [mount]);
   await rm(folder, { recursive: true, force: true, maxRetries: 5 });
+}
+
+async function killTree(pid: number): Promise<void> {
+  const children = await run('ps', ['-o', 'pid=', '--ppid', String(pid)]).then(
+    ({ stdout }) => stdout.split('\n').map(Number),
+    () => [], // it has none
+  );
+  for (const child of children.filter((one) => one > 0)) await killTree(child);
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+const chains = ['DOCKER', 'DOCKER-ISOLATION-STAGE-1', 'DOCKER-ISOLATION-STAGE-2', 'DOCKER-USER'];
+
+/** A bridge for one engine at a time; why there is none: a text. */
+async function makeBridge(): Promise<string | { readonly name: string; remove(): Promise<void> }> {
+  // Held until this process ends, however it ends: two engines would take each other's rules away.
+  const lock = createServer();
+  for (const deadline = Date.now() + 240_000; ;) {
+    const held = await new Promise<boolean>((resolve) => {
+      lock.once('error', () => resolve(false));
+      lock.listen('\0switchyard-test-docker', () => resolve(true));
+    });
+    if (held) break;
+    if (Date.now() > deadline) return 'another test keeps the Docker engine to itself';
+    await delay(500);
+  }
+  const ip = (...args: string[]) => run('ip', args);
+  const rules = await run('iptables', ['-S']);
+  const name = 'sy-test-docker';
+  if (/^-N DOCKER$/m.test(rules.stdout) && !rules.stdout.includes(name)) {
+    lock.close();
+    return 'another Docker engine has its rules in the packet filter of this machine';
+  }
+  const clean = async () => {
+    // The bridge last: rules that are left name it, and it tells whose they are.
+    for (const table of ['filter', 'nat']) {
+      const { stdout } = await run('iptables', ['-t', table, '-S']);
+      const lines = stdout.split('\n').filter((line) => /DOCKER|sy-test-docker|172\.31\.2(?:48|49|50)\./.test(line));
+      for (const line of lines.filter((one) => one.startsWith('-A')))
+        await run('iptables', ['-t', table, '-D', ...line.split(' ').slice(1)]);
+      for (const chain of chains.filter((one) => lines.includes(`-N ${one}`)))
+        await run('iptables', ['-t', table, '-X', chain]);
+    }
+    const { stdout } = await ip('-oneline', 'address');
+    // Networks of an engine that could not be told to remove them.
+    for (const [, left = ''] of stdout.matchAll(/^\d+: (br-\S+) +inet 172\.31\.24[89]\./gm))
+      await ip('link', 'delete', left);
+    await ip('link', 'delete', name).catch(() => undefined); // it was not there
+  };
+  if (rules.stdout.includes(name)) await clean(); // of a run that was killed
+  await ip('link', 'delete', name).catch(() => undefined); // it has no rules, and may be left over
+  await ip('link', 'add', name, 'type', 'bridge');
+  await ip('address', 'add', '172.31.250.1/24', 'dev', name);
+  await ip('link', 'set', name, 'up');
+  return {
+    name,
+    async remove() {
+      await clean();
+      lock.close();
+    },
+  };
+}
+
+/** Node, npm, the shell and some tools, with the libraries that the loader names for them. */
+async function makeNode(folder: string, docker: Docker, tag: string): Promise<void> {
+  const root = path.join(folder, 'node');
+  const add = async (from: string, to: string) => {
+    await mkdir(path.dirname(path.join(root, to)), { recursive: true });
+    await copyFile(from, path.join(root, to));
+  };
+  const tools = ['sh', 'cat', 'ls', 'sleep', 'echo', 'head', 'id', 'mkdir', 'touch', 'env', 'yes'];
+  const programs = [
+    [process.execPath, 'usr/local/bin/node'],
+    ...tools.map((name) => [`/usr/bin/${name}`, `bin/${name}`]),
+  ] as [string, string][];
+  const libraries = new Set<string>();
+  for (const [from, to] of programs) {
+    await add(from, to);
+    const { stdout } = await run('ldd', [from]);
+    for (const [, file = ''] of stdout.matchAll(/(\/\S+) \(0x/g)) libraries.add(file);
+  }
+  for (const file of libraries) await add(file, file);
+  const npm = (await run('sh', ['-c', 'readlink -f "$(command -v npm)"'])).stdout.trim();
+  const modules = path.join(root, 'usr/local/lib/node_modules');
+  await cp(path.resolve(npm, '../..'), path.join(modules, 'npm'), { recursive: true });
+  await symlink('../lib/node_modules/npm/bin/npm-cli.js', path.join(root, 'usr/local/bin/npm'));
+  await mkdir(path.join(root, 'usr/bin'), { recursive: true });
+  await symlink('/bin/env', path.join(root, 'usr/bin/env'));
+  await mkdir(path.join(root, 'tmp'));
+  await chmod(path.join(root, 'tmp'), 0o1777);
+  const archive = path.join(folder, 'node.tar');
+  await run('tar', ['--create', '--file', archive, '--owner=0', '--group=0', '--directory', root, '.'], { maxBuffer });
+  await docker('import', '--change=ENV PATH=/usr/local/bin:/usr/bin:/bin', archive, tag);
+  await rm(root, { recursive: true, force: true });
+  await rm(archive);
 }
 
 /** From Debian's packages, this repository's Node, and the npm and certificates of this machine. */

@@ -8,6 +8,22 @@ export class NoHost extends DomainError {
   }
 }
 
+/** No host that is alive has the driver that the application asks for. */
+export class DriverNotOffered extends DomainError {
+  readonly code = 'DRIVER_NOT_OFFERED';
+  constructor(driver: string) {
+    super(`No host that is alive runs applications with the driver ${driver}.`);
+  }
+}
+
+/** The host has the driver that runs this application turned off. */
+export class DriverOff extends DomainError {
+  readonly code = 'DRIVER_OFF';
+  constructor(driver: string) {
+    super(`The driver ${driver}, which runs this application, is turned off on its host.`);
+  }
+}
+
 /** There is no release that could be brought back. */
 export class NothingToRestore extends DomainError {
   readonly code = 'NOTHING_TO_RESTORE';

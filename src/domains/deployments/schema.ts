@@ -1,6 +1,6 @@
 import { prismaConnectionHelpers } from '@pothos/plugin-prisma';
 import DataLoader from 'dataloader';
-import { ReleaseStatus } from '#prisma';
+import { Driver, ReleaseStatus } from '#prisma';
 import { IdempotencyConflict, Conflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
@@ -18,7 +18,7 @@ import {
 } from '#kernel/graphql/kit.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { atLeast } from '#kernel/auth/actor.ts';
-import { NoHost, NothingToRestore } from './errors.ts';
+import { DriverNotOffered, NoHost, NothingToRestore } from './errors.ts';
 import { phases, type DeploymentPhase } from './model.ts';
 import { can } from './policy.ts';
 import { Applications, Deployments, NoFreeUser, type Requested, type Written } from './service/index.ts';
@@ -26,6 +26,11 @@ import { Applications, Deployments, NoFreeUser, type Requested, type Written } f
 errorType(NoHost, {
   name: 'NoHost',
   description: 'No host that can run applications is alive.',
+  interfaces: [ErrorInterface],
+});
+errorType(DriverNotOffered, {
+  name: 'DriverNotOffered',
+  description: 'No host that is alive has the driver that the application asks for.',
   interfaces: [ErrorInterface],
 });
 errorType(NoFreeUser, {
@@ -60,6 +65,15 @@ const DeploymentPhaseEnum = builder.enumType('DeploymentPhase', {
   ) as Record<DeploymentPhase, { description: string }>,
 });
 
+const DriverEnum = builder.enumType(Driver, {
+  name: 'Driver',
+  description: 'What runs an application on its host.',
+  values: {
+    PROCESS: { description: "Processes of the host, of the application's own user." },
+    DOCKER: { description: "Containers of the host's Docker engine." },
+  },
+});
+
 const ReleaseStatusEnum = builder.enumType(ReleaseStatus, {
   name: 'ReleaseStatus',
   description: 'Whether a release serves.',
@@ -77,6 +91,11 @@ const ReleaseRef = builder.prismaObject('Release', {
     id: t.id({ description: 'Id for `rollbackDeployment`.', resolve: ({ id }) => id }),
     status: t.expose('status', { type: ReleaseStatusEnum, description: 'Whether it serves.' }),
     commitSha: t.exposeString('commitSha', { description: 'The commit that it was built of.' }),
+    driver: t.expose('driver', { type: DriverEnum, description: 'What built it and runs it.' }),
+    imageId: t.exposeString('imageId', {
+      nullable: true,
+      description: 'Digest of its image, which a rollback starts again; null for a release of the process driver.',
+    }),
     activatedAt: t.expose('activatedAt', {
       type: 'DateTime',
       nullable: true,
@@ -105,6 +124,11 @@ const HostRef = builder.prismaObject('Host', {
   fields: (t) => ({
     name: t.exposeString('name'),
     lastSeenAt: t.expose('lastSeenAt', { type: 'DateTime', description: 'Last sign of life of one of its workers.' }),
+    drivers: t.field({
+      type: [DriverEnum],
+      description: 'What it can run applications with.',
+      resolve: ({ drivers }) => drivers.filter((one): one is Driver => one in Driver),
+    }),
     isLost: t.boolean({
       description: `True when it showed no sign of life for ${lostAfterS} seconds: its deployments wait until it is back.`,
       resolve: ({ lastSeenAt }) => Date.now() - lastSeenAt.getTime() > lostAfterS * 1000,
@@ -124,6 +148,20 @@ export const ApplicationRef = builder.prismaNode('Application', {
     startCommand: t.exposeString('startCommand', { nullable: true }),
     healthCheckPath: t.exposeString('healthCheckPath'),
     healthTimeoutS: t.exposeInt('healthTimeoutS'),
+    driver: t.expose('driver', {
+      type: DriverEnum,
+      nullable: true,
+      description: 'What runs it; null: it is chosen by the first deployment, Docker where there is an engine.',
+    }),
+    memoryMb: t.exposeInt('memoryMb', {
+      nullable: true,
+      description: "Memory that an instance may take, MiB; null: the server's default.",
+    }),
+    cpus: t.float({
+      nullable: true,
+      description: "Processors that an instance may take, for the Docker driver; null: the server's default.",
+      resolve: ({ milliCpus }) => (milliCpus === null ? null : milliCpus / 1000),
+    }),
     environment: t.field({
       type: 'JSON',
       nullable: true,
@@ -336,12 +374,12 @@ builder.mutationFields((t) => ({
       buildCommand: t.input.string({
         required: false,
         description:
-          'Run by `/bin/sh -c` in the checkout. Without it: what a Node project with a lock file needs, else nothing.',
+          'Run by `/bin/sh -c` in the checkout. Without it: for Docker the Dockerfile, where there is one; else what a Node project with a lock file needs.',
       }),
       startCommand: t.input.string({
         required: false,
         description:
-          'Run by `/bin/sh -c`; must listen on 127.0.0.1 and the port in PORT. Without it: the start script of a Node project.',
+          'Run by `/bin/sh -c`; must listen on the address in HOST and the port in PORT. Without it: what the Dockerfile says, or the start script of a Node project.',
       }),
       healthCheckPath: t.input.string({ required: false, description: 'Must answer 2xx or 3xx; default `/`.' }),
       healthTimeoutS: t.input.int({
@@ -352,6 +390,21 @@ builder.mutationFields((t) => ({
         type: 'JSON',
         required: false,
         description: 'Environment of build and instances: an object, name to text. Not for secrets.',
+      }),
+      driver: t.input.field({
+        type: DriverEnum,
+        required: false,
+        description:
+          'What runs it. Without it: Docker where an engine answers when it is first deployed, else processes.',
+      }),
+      memoryMb: t.input.int({
+        required: false,
+        description:
+          'Memory that an instance may take, MiB, from 16 on; of the process driver, the JavaScript heap. Default and most: settings of the server.',
+      }),
+      cpus: t.input.float({
+        required: false,
+        description: 'Processors that an instance may take, from 0.01 on, for the Docker driver. Default and most: settings of the server.', // prettier-ignore
       }),
       port: t.input.int({
         required: false,
@@ -378,7 +431,7 @@ builder.mutationFields((t) => ({
   createDeployment: t.fieldWithInput({
     access: can.createDeployment,
     type: deploymentSuccess('CreateDeploymentSuccess', 'The deployment is queued.'),
-    errors: failing(IdempotencyConflict, NoHost, NoFreeUser, Conflict),
+    errors: failing(IdempotencyConflict, NoHost, DriverNotOffered, NoFreeUser, Conflict),
     description: 'Deploys a branch or commit. Deployments of the application that have not begun are superseded.',
     input: {
       applicationId: t.input.id({ description: 'Global id of the application.' }),
@@ -394,7 +447,7 @@ builder.mutationFields((t) => ({
   rollbackDeployment: t.fieldWithInput({
     access: can.rollbackDeployment,
     type: deploymentSuccess('RollbackDeploymentSuccess', 'A deployment that brings the release back is queued.'),
-    errors: failing(IdempotencyConflict, NoHost, NoFreeUser, NothingToRestore, Conflict),
+    errors: failing(IdempotencyConflict, NoHost, DriverNotOffered, NoFreeUser, NothingToRestore, Conflict),
     description: 'Brings back a former release, exactly as it was built.',
     input: {
       applicationId: t.input.id({ description: 'Global id of the application.' }),

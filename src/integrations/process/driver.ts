@@ -14,7 +14,6 @@ import {
   rmdir,
   stat,
 } from 'node:fs/promises';
-import { request } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import { DomainError } from '#kernel/errors.ts';
@@ -32,6 +31,7 @@ import { lineSplitter } from './lines.ts';
 import { followLog, rotateLogs, tailLog } from './logs.ts';
 import { createPortFinder, listensAlone, type PortRange } from './ports.ts';
 import { detectProject, type DetectedProject } from './projects.ts';
+import { probe, type ProbeResult } from './probe.ts';
 import { codeOf } from '#kernel/system-error.ts';
 
 /** The build command did not succeed. */
@@ -94,6 +94,8 @@ export interface ProcessDriverOptions {
   };
   /** Ports for instances; default 20000 to 26999. Keep the stable addresses out of it. */
   readonly instancePorts?: PortRange;
+  /** Gives ports instead, where other drivers take them from the same range. */
+  readonly findPort?: () => Promise<number>;
   /** What builds get beside the usual, for instance where npm's registry and its certificates are. */
   readonly buildEnvironment?: Environment;
   readonly log: Logger;
@@ -105,16 +107,6 @@ export interface ProcessDriverLimits {
   /** Sentences. */
   readonly applied: readonly string[];
   readonly missing: readonly string[];
-}
-
-export interface ProbeResult {
-  /** 2xx or 3xx came in time. */
-  readonly ok: boolean;
-  readonly status?: number;
-  /** At most 2000 bytes of the body. */
-  readonly bodyStart?: string;
-  readonly error?: string;
-  readonly latencyMs: number;
 }
 
 export interface StartedInstance extends ProcessIdentity {
@@ -161,6 +153,8 @@ export interface ProcessDriver {
     startCommand: string;
     environment: Environment;
     userSlot: number;
+    /** Of the JavaScript heap, MiB; default: the driver's. */
+    memoryMb?: number | null;
     record: RecordChild;
   }): Promise<StartedInstance>;
   /**
@@ -201,7 +195,6 @@ export interface ProcessDriver {
 export const userCount = 4_000;
 const defaultUserBase = 61_184;
 const defaultPorts: PortRange = { from: 20_000, to: 26_999 };
-const maxBody = 2_000;
 const buildGraceMs = 2_000;
 const releaseName = /^[0-9a-zA-Z-]{1,64}\.\d{1,9}$/;
 const applicationName = /^[0-9a-zA-Z-]{1,64}$/;
@@ -245,7 +238,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
   const [setpriv, prlimit] = await Promise.all([findProgram('setpriv', search), findProgram('prlimit', search)]);
   const nodeBinary = isolation === 'user' ? await reachableNode(options, userBase) : options.nodeBinary;
   const searchPath = [...new Set([dirname(nodeBinary), ...pathDirs])].join(':');
-  const findPort = createPortFinder(options.instancePorts ?? defaultPorts);
+  const findPort = options.findPort ?? createPortFinder(options.instancePorts ?? defaultPorts);
   const wrapper = wrapperOf(setpriv, prlimit);
 
   const driver: ProcessDriver = {
@@ -323,7 +316,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
       }
     },
 
-    async start({ path, startCommand, environment, userSlot, record }) {
+    async start({ path, startCommand, environment, userSlot, memoryMb, record }) {
       checkPath(path);
       const port = await findPort();
       await using output = await open(`${path}.log`, 'a', 0o600);
@@ -336,6 +329,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
         command: startCommand,
         environment: { ...environment, PORT: String(port), HOST: '127.0.0.1' },
         userSlot,
+        memoryMb: memoryMb ?? options.limits.memoryMb,
         stdio: ['ignore', output.fd, output.fd],
         record,
       });
@@ -344,21 +338,9 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
     },
 
     async probe({ port, path, timeoutMs, signal, userSlot }) {
-      const from = performance.now();
-      const late = AbortSignal.timeout(timeoutMs);
-      try {
-        const stop = AbortSignal.any([signal, late]);
-        stop.throwIfAborted();
-        const answer = await get(port, path, stop);
-        const stranger = userSlot === undefined ? null : await strangerOn(port, userSlot);
-        const latencyMs = Math.round(performance.now() - from);
-        if (stranger) return { ok: false, error: stranger, latencyMs };
-        return { ok: answer.status >= 200 && answer.status < 400, ...answer, latencyMs };
-      } catch (error) {
-        signal.throwIfAborted();
-        const reason = late.aborted ? `no answer within ${timeoutMs} ms` : describe(error);
-        return { ok: false, error: reason, latencyMs: Math.round(performance.now() - from) };
-      }
+      return await probe({ port, path, timeoutMs, signal }, async () =>
+        userSlot === undefined ? null : await strangerOn(port, userSlot),
+      );
     },
 
     async tail(path, lines) {
@@ -441,6 +423,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
     command: string;
     environment: Environment;
     userSlot: number;
+    memoryMb?: number;
     stdio: readonly ['ignore', 'pipe' | number, 'pipe' | number];
     record: RecordChild;
   }): Promise<RecordedChild> {
@@ -459,7 +442,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
         TMPDIR: join(home, 'tmp'),
         LANG: 'C.UTF-8',
         NODE_ENV: 'production',
-        NODE_OPTIONS: `--max-old-space-size=${options.limits.memoryMb}`,
+        NODE_OPTIONS: `--max-old-space-size=${what.memoryMb ?? options.limits.memoryMb}`,
         npm_config_cache: join(dirname(what.path), 'cache'),
         npm_config_update_notifier: 'false',
         npm_config_audit: 'false',
@@ -657,36 +640,4 @@ async function readLines(
   }
   splitter.end();
   await deliver();
-}
-
-function get(port: number, path: string, signal: AbortSignal): Promise<{ status: number; bodyStart: string }> {
-  return new Promise((resolve, reject) => {
-    const sent = request(
-      { host: '127.0.0.1', port, path, method: 'GET', agent: false, signal, headers: { connection: 'close' } },
-      (response) => {
-        const parts: Buffer[] = [];
-        let size = 0;
-        const finish = (): void => {
-          const bodyStart = Buffer.concat(parts).subarray(0, maxBody).toString();
-          resolve({ status: response.statusCode ?? 0, bodyStart });
-          response.destroy();
-        };
-        response.on('data', (chunk: Buffer) => {
-          parts.push(chunk);
-          size += chunk.length;
-          if (size >= maxBody) finish();
-        });
-        response.once('end', finish);
-        response.once('error', reject);
-      },
-    );
-    sent.once('error', reject);
-    sent.end();
-  });
-}
-
-function describe(error: unknown): string {
-  const code = codeOf(error);
-  if (code === 'ECONNREFUSED') return 'nothing listens on the port';
-  return error instanceof Error ? error.message : String(error);
 }

@@ -5,14 +5,17 @@ export {
   NoFreeUser,
   userCount,
   validateEnvironment,
-  type ProbeResult,
   type ProcessDriver,
   type ProcessDriverLimits,
   type ProcessDriverOptions,
   type StartedInstance,
 } from './driver.ts';
+export { createProcessPort } from './port.ts';
+export { probe, type ProbeResult } from './probe.ts';
+export { createPortFinder, listenersOf } from './ports.ts';
+export { lineSplitter } from './lines.ts';
 export { claimUsers } from './users.ts';
-export { UnknownProject, type DetectedProject } from './projects.ts';
+export { detectProject, UnknownProject, type DetectedProject } from './projects.ts';
 export {
   ensureProxy,
   writeDatabaseUrl,

@@ -7,7 +7,18 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { isAlive } from '../../../src/kernel/processes/children.ts';
 import { until } from '../../support/embedded.ts';
 import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
-import { answering, livenessMs, plain, raw, repository, team, type Repository, type Team } from './harness.ts';
+import {
+  answering,
+  asProcess,
+  livenessMs,
+  plain,
+  raw,
+  repository,
+  running,
+  team,
+  type Repository,
+  type Team,
+} from './harness.ts';
 
 let server: TestServer;
 let folder: string;
@@ -41,8 +52,10 @@ async function routedPorts(): Promise<number[]> {
   const file = path.join(server.env['SWITCHYARD_SHARED_DIR'] ?? '', 'host/proxy/routes.json');
   return (JSON.parse(await readFile(file, 'utf8')) as { routes: { port: number }[] }).routes.map(({ port }) => port);
 }
-const releaseOf = async (applicationId: string) =>
-  db().release.findFirst({ where: { activeOf: { id: raw('Application', applicationId) } } });
+const releaseOf = async (applicationId: string) => {
+  const release = await db().release.findFirst({ where: { activeOf: { id: raw('Application', applicationId) } } });
+  return release && asProcess(release);
+};
 
 test('a Node project is detected, its exact commit deployed; environment, build output and health path count', async () => {
   const sha = await source.commit(
@@ -146,9 +159,9 @@ test('an instance that crashes fails the first deployment, and rolls a later one
     lastLines: ['listening for bad'],
   });
   expect(await on.answer(id)).toBe('good');
-  expect(await releaseOf(id)).toMatchObject({ id: serving?.id, pid: serving?.pid });
+  expect(await releaseOf(id)).toMatchObject({ id: serving?.id, instance: serving?.instance });
   // Nothing of the failed one runs on.
-  await until('its instance is gone', async () => (await db().release.count({ where: { status: 'RETIRED', pid: { not: null } } })) === 0, livenessMs); // prettier-ignore
+  await until('its instance is gone', async () => (await db().release.count({ where: { status: 'RETIRED', ...running } })) === 0, livenessMs); // prettier-ignore
   // The default is the release that served before, never one that did not become healthy.
   expect((await on.rollback({ applicationId: id })).__typename).toBe('NothingToRestore');
 });
@@ -185,7 +198,7 @@ test('a rollback brings back the very folder; asked twice, it is done once', asy
   const again = await on.over((await on.retry(back.id)).run?.id ?? '');
   expect(again.phase).toBe('DEPLOYED');
   expect(again.logs.nodes.map(({ text }) => text)).toContain('This release serves already.');
-  expect(await releaseOf(id)).toMatchObject({ id: restored?.id, pid: restored?.pid, status: 'ACTIVE' });
+  expect(await releaseOf(id)).toMatchObject({ id: restored?.id, instance: restored?.instance, status: 'ACTIVE' });
   expect((await on.rollback({ applicationId: id, releaseId: one.release?.id })).__typename).toBe('NothingToRestore');
   expect((await on.rollback({ applicationId: id, releaseId: 'no such thing' })).__typename).toBe('NotFound');
 });
@@ -205,7 +218,7 @@ test('a canceled rollback leaves no process, and the release can be restored sti
     async () => (await on.deployment(runId)).phase === 'HEALTH_CHECKING',
     livenessMs,
   );
-  const candidate = await db().release.findUniqueOrThrow({ where: { id: one.release?.id ?? '' } });
+  const candidate = asProcess(await db().release.findUniqueOrThrow({ where: { id: one.release?.id ?? '' } }));
   expect(candidate).toMatchObject({ status: 'CANDIDATE' });
   const identity = { pid: candidate.pid ?? 0, startTime: candidate.startTime ?? '' };
   expect(await isAlive(identity)).toBe(true);

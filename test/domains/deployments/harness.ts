@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { chmod, cp, mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { Prisma } from '../../../src/generated/prisma/client.ts';
 import { rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { person, workspace, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
@@ -18,8 +19,8 @@ export interface Repository {
   commit(files: Readonly<Record<string, string>>, message?: string): Promise<string>;
 }
 
-/** A Git repository on this machine with the sample application of examples/. */
-export async function repository(folder: string, name = 'repository'): Promise<Repository> {
+/** A Git repository on this machine with a sample application of examples/. */
+export async function repository(folder: string, name = 'repository', sample = 'hello-node'): Promise<Repository> {
   const dir = path.join(folder, name);
   await mkdir(dir);
   await chmod(dir, 0o755);
@@ -32,7 +33,7 @@ export async function repository(folder: string, name = 'repository'): Promise<R
     return stdout.trim();
   };
   await git('init', '--quiet', '--initial-branch', 'main');
-  await cp('examples/hello-node', dir, { recursive: true });
+  await cp(path.join('examples', sample), dir, { recursive: true });
   return {
     url: `file://${dir}`,
     async commit(files, message = 'A change') {
@@ -52,6 +53,17 @@ export const answering = (text: string): string => `
 const { createServer } = require('node:http');
 const server = createServer((request, response) => response.end(${JSON.stringify(text)} + (process.env.GREETING ?? '')));
 server.listen(Number(process.env.PORT), '127.0.0.1', () => console.log('listening for ' + ${JSON.stringify(text)}));
+process.once('SIGTERM', () => {
+  server.close(() => process.exit(0));
+  server.closeIdleConnections();
+});
+`;
+
+/** The same for every driver: it listens where it is told to, `delayMs` after its start. */
+export const serving = (text: string, delayMs = 0): string => `
+const { createServer } = require('node:http');
+const server = createServer((request, response) => response.end(${JSON.stringify(text)}));
+setTimeout(() => server.listen(Number(process.env.PORT), process.env.HOST, () => console.log('listening for ' + ${JSON.stringify(text)})), ${delayMs});
 process.once('SIGTERM', () => {
   server.close(() => process.exit(0));
   server.closeIdleConnections();
@@ -193,5 +205,17 @@ export async function team(url: string): Promise<Team> {
   };
   return self;
 }
+
+/** A release of the process driver with what that driver keeps of it. */
+export function asProcess<R extends { readonly artifact: unknown; readonly instance: unknown }>(
+  release: R,
+): R & { readonly path: string; readonly pid: number | null; readonly startTime: string | null } {
+  const { path: folder } = release.artifact as { path: string };
+  const { pid = null, startTime = null } = (release.instance ?? {}) as { pid?: number; startTime?: string };
+  return { ...release, path: folder, pid, startTime };
+}
+
+/** Where releases have an instance. */
+export const running = { instance: { not: Prisma.DbNull } };
 
 export const raw = (type: string, id: string): string => rowId(type, id);

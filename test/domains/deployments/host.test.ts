@@ -9,7 +9,7 @@ import { start } from '../../../src/start.ts';
 import { testDatabase } from '../../support/database.ts';
 import { asRoot, until } from '../../support/embedded.ts';
 import { environment, spawnServer, startTestServer, testFolder, type TestServer } from '../../support/server.ts';
-import { answering, livenessMs, plain, raw, repository, team } from './harness.ts';
+import { answering, asProcess, livenessMs, plain, raw, repository, running, team } from './harness.ts';
 
 let folder: string;
 beforeAll(async () => {
@@ -35,9 +35,9 @@ test('a server that starts again adopts what runs, and starts what has died', as
     made.push(id);
   }
   const [lives = '', dies = ''] = made;
-  const releaseOf = (id: string) =>
-    first.running.app.db.release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', id) } } });
-  const [running, dead] = [await releaseOf(lives), await releaseOf(dies)];
+  const releaseOf = async (id: string) =>
+    asProcess(await first.running.app.db.release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', id) } } })); // prettier-ignore
+  const [living, dead] = [await releaseOf(lives), await releaseOf(dies)];
   const address = await on.address(lives);
   await first.running.stop();
   // Nobody is there, and it answers.
@@ -47,8 +47,8 @@ test('a server that starts again adopts what runs, and starts what has died', as
 
   const again = await start(loadConfig({ ...first.env }), { endApplications: true });
   try {
-    const now = (id: string) =>
-      again.app.db.release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', id) } } });
+    const now = async (id: string) =>
+      asProcess(await again.app.db.release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', id) } } }));
     const other = { ...on, url: `${again.url}/graphql` };
     await until(
       'the dead one answers again',
@@ -60,14 +60,14 @@ test('a server that starts again adopts what runs, and starts what has died', as
       },
       livenessMs,
     );
-    expect(await now(lives)).toMatchObject({ id: running.id, pid: running.pid, startTime: running.startTime });
-    expect(await isAlive({ pid: running.pid ?? 0, startTime: running.startTime ?? '' })).toBe(true);
+    expect(await now(lives)).toMatchObject({ id: living.id, pid: living.pid, startTime: living.startTime });
+    expect(await isAlive({ pid: living.pid ?? 0, startTime: living.startTime ?? '' })).toBe(true);
     expect(await now(dies)).toMatchObject({ id: dead.id, path: dead.path });
     expect(other.url).not.toBe('');
     const restarted = await again.app.db.event.findMany({ where: { type: 'application.restarted' } });
     expect(restarted.map(({ subjectId }) => subjectId)).toEqual([raw('Application', dies)]);
   } finally {
-    const left = await again.app.db.release.findMany({ where: { pid: { not: null } } });
+    const left = (await again.app.db.release.findMany({ where: running })).map(asProcess);
     await again.stop();
     for (const { pid, startTime } of left)
       expect(await isAlive({ pid: pid ?? 0, startTime: startTime ?? '' })).toBe(false);
@@ -111,7 +111,7 @@ test.skipIf(!asRoot)('an application reaches neither the server nor another appl
   await victim.commit({ ...plain, 'server.js': answering('victim'), 'secret.txt': 'mine' });
   const victimId = await on.application({ name: 'victim', repositoryUrl: victim.url, buildCommand: 'chmod -R 777 . || true; echo x > "$HOME/own"', startCommand: 'node server.js' }); // prettier-ignore
   await on.deploy(victimId);
-  const release = await server.running.app.db.release.findFirstOrThrow();
+  const release = asProcess(await server.running.app.db.release.findFirstOrThrow());
   const source = await repository(folder, 'spy');
   await source.commit({ ...plain, 'server.js': spy });
   const id = await on.application({ name: 'spy', repositoryUrl: source.url, environment: { MINE: 'yes' } });
@@ -158,7 +158,7 @@ test.skipIf(!asRoot)('an application reaches neither the server nor another appl
   );
   expect(JSON.stringify(report.environment)).not.toContain('canary');
   // What is its own works.
-  const own = await server.running.app.db.release.findFirstOrThrow({ where: { activeOf: { name: 'spy' } } });
+  const own = asProcess(await server.running.app.db.release.findFirstOrThrow({ where: { activeOf: { name: 'spy' } } }));
   const mine = JSON.parse(await on.answer(id, `/?path=${own.path}&path=${own.path}.home`)) as Report;
   expect(mine.read).toEqual(['ok', 'ok']);
 });

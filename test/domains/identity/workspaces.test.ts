@@ -1,3 +1,4 @@
+import { Denials } from '#kernel/audit/denials.ts';
 import { access, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { createHash } from 'node:crypto';
@@ -299,13 +300,13 @@ describe('deleting what is deployed', () => {
     expect((await on.deploy(serving)).phase).toBe('DEPLOYED');
     const address = (await on.address(serving)) as string;
     const release = await db().release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', serving) } } });
-    const identity = { pid: release.pid as number, startTime: release.startTime as string };
+    const identity = release.instance as { pid: number; startTime: string };
     expect(await isAlive(identity)).toBe(true);
     const done = await over(await remove(on.workspaceId, on.who));
     expect(done).toMatchObject({ phase: 'DELETED' });
     expect(done.report).toContainEqual({ name: 'applications', removed: 2, left: [] });
     expect(await isAlive(identity)).toBe(false);
-    await expect(access(release.path)).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(access((release.artifact as { path: string }).path)).rejects.toMatchObject({ code: 'ENOENT' });
     await expect(fetch(address)).rejects.toThrow('fetch failed');
     expect(await traces([raw('Application', serving), raw('Application', idle), release.id])).toEqual([]);
   });
@@ -356,10 +357,8 @@ describe('deleting what is deployed', () => {
         deploymentId: runId,
         status: 'ACTIVE',
         commitSha: 'a'.repeat(40),
-        path: '/lost',
-        startCommand: 'x',
-        pid: 4_000_000,
-        startTime: 'then',
+        artifact: { path: '/lost', startCommand: 'x' },
+        instance: { pid: 4_000_000, startTime: 'then' },
       },
     });
     await db().application.update({ where: { id: applicationId }, data: { activeReleaseId: release.id } });

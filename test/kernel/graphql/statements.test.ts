@@ -35,8 +35,7 @@ beforeAll(async () => {
         deploymentId: id,
         status: 'ACTIVE',
         commitSha: 'c'.repeat(40),
-        path: 'x',
-        startCommand: 'x',
+        artifact: { path: 'x', startCommand: 'x' },
       },
     });
     await app.db.application.update({ where: { id: applicationId }, data: { activeReleaseId: release.id } });

@@ -17,6 +17,9 @@ export interface DeploymentSettings {
   readonly gitProtocols: readonly GitProtocol[];
   /** Stable addresses of applications: no other port is ever one. */
   readonly addressPorts: { readonly from: number; readonly to: number };
+  /** The most that an application may be given. */
+  readonly maxMemoryMb: number;
+  readonly maxMilliCpus: number;
 }
 export const DeploymentSettings = required<DeploymentSettings>('deployment settings');
 
@@ -32,7 +35,8 @@ export const Applications = service('applications', (app) => ({
   async create(actor: Actor, raw: unknown): Promise<Written> {
     const input = parse(NewApplication, raw);
     authorize(actor, can.createApplication, input.workspaceId);
-    const { addressPorts } = app.use(DeploymentSettings);
+    const { addressPorts, maxMemoryMb, maxMilliCpus } = app.use(DeploymentSettings);
+    const milliCpus = input.cpus == null ? null : Math.round(input.cpus * 1000);
     refuse([
       [
         'port',
@@ -43,6 +47,8 @@ export const Applications = service('applications', (app) => ({
       ['repositoryUrl', validateRepositoryUrl(input.repositoryUrl, app.use(DeploymentSettings).gitProtocols)],
       ['branch', validateRef(input.branch)],
       ['environment', validateEnvironment(input.environment)],
+      ['memoryMb', (input.memoryMb ?? 0) > maxMemoryMb ? `must be at most ${maxMemoryMb}` : null],
+      ['cpus', (milliCpus ?? 0) > maxMilliCpus ? `must be at most ${maxMilliCpus / 1000}` : null],
     ]);
     try {
       return await app.transact(actor, async (tx) => {
@@ -58,6 +64,9 @@ export const Applications = service('applications', (app) => ({
             healthCheckPath: input.healthCheckPath,
             healthTimeoutS: input.healthTimeoutS,
             environment: input.environment,
+            driver: input.driver ?? null,
+            memoryMb: input.memoryMb ?? null,
+            milliCpus,
             port: input.port ?? null,
             portAsked: input.port != null,
           },

@@ -1,9 +1,11 @@
 import { setTimeout as pause } from 'node:timers/promises';
+import { z } from 'zod';
 import type { App } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
 import { Runs } from '#kernel/runs/runs.ts';
 import { defineWorkspaceCleanup } from '#kernel/workspace-cleanup.ts';
 import { lockApplication, notifyHost } from './applications.ts';
+import { someInstance } from './drivers.ts';
 
 /** A host without a sign of life for this long is lost, milliseconds. */
 const lostAfterMs = 30_000;
@@ -66,18 +68,17 @@ async function askForRemoval(app: App, id: string): Promise<void> {
   });
 }
 
-/** Leaves word of instances that may run on a lost host: its workers end what no run answers for. */
+/** An instance of the process driver, as the records of a run's children know it. */
+const processIdentity = z.object({ pid: z.int(), startTime: z.string() });
+
+/** Leaves word of processes that may run on a lost host: its workers end what no run answers for. */
 async function leaveToHost(app: App, hostId: string, applicationIds: readonly string[]): Promise<void> {
   const running = await app.db.release.findMany({
-    where: { applicationId: { in: [...applicationIds] }, pid: { not: null }, startTime: { not: null } },
-    select: { deploymentId: true, pid: true, startTime: true },
+    where: { applicationId: { in: [...applicationIds] }, driver: 'PROCESS', ...someInstance },
+    select: { deploymentId: true, instance: true },
   });
   await app.use(Runs).leaveChildren(
     hostId,
-    running.map(({ deploymentId, pid, startTime }) => ({
-      runId: deploymentId,
-      pid: pid as number,
-      startTime: startTime as string,
-    })),
+    running.map(({ deploymentId, instance }) => ({ runId: deploymentId, ...processIdentity.parse(instance) })),
   );
 }

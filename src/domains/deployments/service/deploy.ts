@@ -1,17 +1,18 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Application, Prisma, Release } from '#prisma';
+import { Prisma, type Application, type Release } from '#prisma';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { newId } from '#kernel/ids.ts';
 import type { RunContext, StepContext } from '#kernel/runs/context.ts';
 import { RunCanceled } from '#kernel/runs/errors.ts';
 import type { Json } from '#kernel/runs/model.ts';
-import type { ProbeResult } from '../../../integrations/process/index.ts';
+import { DriverUnavailable } from '../../../integrations/docker/index.ts';
 import { DomainError } from '#kernel/errors.ts';
 import { NothingToRestore, Unhealthy } from '../errors.ts';
 import { releaseActivated } from '../events.ts';
 import type { DeploymentInput } from '../model.ts';
 import { DeploymentSettings, isAddressPort, lockApplication, notifyHost, userSlotOf } from './applications.ts';
-import { alive, DeploymentHost } from './host.ts';
+import type { Built, Driver, Opaque, Probe } from './driver.ts';
+import { DeploymentHost, driverOf, limitsOf, noInstance, runningOf } from './host.ts';
 
 type Context = RunContext<DeploymentInput>;
 
@@ -19,11 +20,11 @@ const timeouts = { fetchS: 300, buildS: 1800, startS: 60, activateS: 90 } as con
 /** How long an activation waits for the address proxy to follow, milliseconds. */
 const followMs = 20_000;
 
-type Built = { readonly path: string; readonly commitSha: string; readonly startCommand: string };
+type Made = Built & { readonly commitSha: string };
 /** The release that the run brings up. */
 type Candidate = {
   readonly releaseId: string;
-  /** Where in the release's log this instance begins, bytes; null: it served already. */
+  /** Where the output of this instance begins; null: it served already. */
   readonly logFrom: number | null;
 };
 
@@ -81,12 +82,13 @@ async function serves({ app }: Context, { id }: Application, { releaseId }: Cand
   return (await app.db.application.count({ where: { id, activeReleaseId: releaseId } })) > 0;
 }
 
-async function build(context: Context, application: Application): Promise<Built> {
+async function build(context: Context, application: Application): Promise<Made> {
   const { app, input, run, hold } = context;
-  const { git, driver } = app.use(DeploymentHost);
-  const user = driver.userOf(userSlotOf(application));
+  const { git, checkouts } = app.use(DeploymentHost);
+  const driver = driverOf(app, application);
+  const user = checkouts.userOf(userSlotOf(application));
   const checkout = async (step: StepContext, ref: string, timeoutMs: number) => {
-    const { path } = await driver.prepare({
+    const { path } = await checkouts.prepare({
       applicationId: application.id,
       name: `${run.id}.${hold.attempt}`,
       userSlot: userSlotOf(application),
@@ -128,39 +130,53 @@ async function build(context: Context, application: Application): Promise<Built>
       fetched.attempt === hold.attempt
         ? fetched.path
         : (await checkout(step, fetched.commitSha, timeouts.fetchS * 1000)).path;
-    const detected =
-      application.buildCommand && application.startCommand
-        ? null
-        : await driver.detectProject(path).catch((error: unknown) => {
-            // Only what is not given must be found out.
-            if (application.startCommand) return null;
-            throw error;
-          });
-    const buildCommand = application.buildCommand ?? detected?.buildCommand ?? null;
-    const startCommand = application.startCommand ?? detected?.startCommand ?? '';
-    if (buildCommand) {
-      await step.log(`$ ${buildCommand}`);
-      await driver.build({
-        path,
-        command: buildCommand,
+    const { artifact, imageId } = await patiently(step, () =>
+      driver.build({
+        ...makerOf(context, application),
+        source: path,
+        buildCommand: application.buildCommand,
+        startCommand: application.startCommand,
         environment: application.environment as Record<string, string>,
-        userSlot: userSlotOf(application),
         signal: step.signal,
         timeoutMs: timeouts.buildS * 1000,
-        onOutput: (stream, line) => step.log(line, stream),
-        record: (child) => step.record(child),
-      });
-    } else {
-      await step.log('Nothing to build.');
-    }
-    return { path, commitSha: fetched.commitSha, startCommand };
+        log: (line, stream) => step.log(line, stream),
+        recordChild: (child) => step.record(child),
+      }),
+    );
+    return { artifact, imageId, commitSha: fetched.commitSha };
   });
 }
 
+const makerOf = ({ run, hold }: Context, application: Application) => ({
+  applicationId: application.id,
+  userSlot: userSlotOf(application),
+  runId: run.id,
+  attempt: hold.attempt,
+});
+
+/** How long a step waits for a driver that is away, milliseconds. */
+const patienceMs = 60_000;
+
+/** Does it again while the driver is away: an engine that is being restarted does not fail a deployment. */
+async function patiently<T>(step: StepContext, work: () => Promise<T>): Promise<T> {
+  const until = Date.now() + patienceMs;
+  for (let told = false; ;) {
+    try {
+      return await work();
+    } catch (error) {
+      step.signal.throwIfAborted();
+      if (!(error instanceof DriverUnavailable) || Date.now() > until) throw error;
+      if (!told) await step.log(`${error.message} Waiting for it, ${patienceMs / 1000} s at most.`);
+      told = true;
+      await delay(500, undefined, { signal: step.signal });
+    }
+  }
+}
+
 /** Starts an instance of the new release, or of the one to restore, next to what serves. */
-async function startCandidate(context: Context, application: Application, built: Built | null): Promise<Candidate> {
+async function startCandidate(context: Context, application: Application, built: Made | null): Promise<Candidate> {
   const { app, input, run } = context;
-  const { driver } = app.use(DeploymentHost);
+  const driver = driverOf(app, application);
   const restored =
     input.kind === 'RESTORE' ? await app.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
   const from = restored ?? built;
@@ -168,32 +184,22 @@ async function startCandidate(context: Context, application: Application, built:
   const releaseId = restored?.id ?? newId();
   const started = await context.step(
     'start',
-    { timeoutS: timeouts.startS },
+    { timeoutS: timeouts.startS + patienceMs / 1000 },
     async (step) => {
       if (restored && (await settled(context, restored.id, step)).status === 'ACTIVE') {
         await step.log('This release serves already.');
-        return { releaseId, pid: 0, startTime: '', port: 0, uid: null, logFrom: null };
+        return { releaseId, instance: null, port: 0, uid: null, logFrom: null };
       }
-      await step.log(`$ ${from.startCommand}`);
-      const instance = await driver.start({
-        path: from.path,
-        startCommand: from.startCommand,
-        environment: application.environment as Record<string, string>,
-        userSlot: userSlotOf(application),
-        record: (child) => step.record(child),
-      });
-      await step.log(`Started as process ${instance.pid} on port ${instance.port}.`);
-      const { pid, startTime, port, uid, logFrom } = instance;
-      return { releaseId, pid, startTime, port, uid, logFrom };
+      const instance = await patiently(step, () => start(context, application, driver, from.artifact as Opaque, step));
+      return { releaseId, ...instance };
     },
-    async (tx, instance) => {
-      if (instance.logFrom === null) return;
-      const { pid, startTime, port: instancePort, uid: instanceUid } = instance;
-      const process = { pid, startTime, instancePort, instanceUid };
+    async (tx, { instance, port: instancePort, uid: instanceUid }) => {
+      if (instance === null) return;
+      const runs = { instance, instancePort, instanceUid };
       if (restored) {
         const { count } = await tx.db.release.updateMany({
-          where: { id: releaseId, status: 'RETIRED', pid: null, prunedAt: null },
-          data: { ...process, status: 'CANDIDATE' },
+          where: { id: releaseId, status: 'RETIRED', instance: { equals: Prisma.DbNull }, prunedAt: null },
+          data: { ...runs, status: 'CANDIDATE' },
         });
         if (count === 0) throw new NothingToRestore('This release cannot be restored any more.');
         return;
@@ -204,9 +210,10 @@ async function startCandidate(context: Context, application: Application, built:
           applicationId: application.id,
           deploymentId: run.id,
           commitSha: from.commitSha,
-          path: from.path,
-          startCommand: from.startCommand,
-          ...process,
+          driver: driver.name,
+          artifact: from.artifact as Opaque,
+          imageId: from.imageId,
+          ...runs,
         },
       });
     },
@@ -214,12 +221,22 @@ async function startCandidate(context: Context, application: Application, built:
   return { releaseId: started.releaseId, logFrom: started.logFrom };
 }
 
+const start = (context: Context, application: Application, driver: Driver, artifact: Opaque, step: StepContext) =>
+  driver.start({
+    ...makerOf(context, application),
+    artifact,
+    environment: application.environment as Record<string, string>,
+    limits: limitsOf(application),
+    log: (line) => step.log(line),
+    recordChild: (child) => step.record(child),
+  });
+
 /** The release to restore, once its former instance has ended: the host's agent lets requests in flight end first. */
 async function settled({ app }: Context, id: string, step: StepContext): Promise<Release> {
   for (;;) {
     const release = await app.db.release.findUniqueOrThrow({ where: { id } });
     if (release.prunedAt) throw new NothingToRestore('The files of this release were removed.');
-    if (release.status === 'ACTIVE' || release.pid === null) return release;
+    if (release.status === 'ACTIVE' || release.instance === null) return release;
     await delay(100, undefined, { signal: step.signal });
   }
 }
@@ -228,33 +245,60 @@ const probeTimeoutMs = 2000;
 
 async function checkHealth(context: Context, application: Application, candidate: Candidate): Promise<void> {
   const { app, run } = context;
-  const { driver } = app.use(DeploymentHost);
+  const driver = driverOf(app, application);
   let evidence: Json = null;
   try {
     await context.step('health', { timeoutS: application.healthTimeoutS + 15 }, async (step) => {
       let release = await app.db.release.findUniqueOrThrow({ where: { id: candidate.releaseId } });
       let { logFrom } = candidate;
-      if (context.hold.attempt > 1 && logFrom !== null && !(await alive(release)))
-        ({ release, logFrom } = await startAgain(context, application, release, step));
+      let away = false;
+      /** Null: the driver cannot tell. */
+      const living = async (): Promise<boolean | null> => {
+        try {
+          const { instance } = runningOf(release);
+          return instance !== null && (await driver.alive(instance));
+        } catch (error) {
+          if (!(error instanceof DriverUnavailable)) throw error;
+          if (!away) await step.log(error.message);
+          away = true;
+          return null;
+        }
+      };
+      if (context.hold.attempt > 1 && logFrom !== null && (await living()) === false)
+        ({ release, logFrom } = await startAgain(context, application, release, step, 'its worker'));
       const output = new AbortController();
       const until = AbortSignal.any([output.signal, step.signal]);
-      const following =
-        logFrom === null ? Promise.resolve(null) : followOutput(driver.follow(release.path, until, logFrom), step);
-      let last: ProbeResult | null = null;
+      const follow = (): Promise<unknown> => {
+        const { artifact, instance } = runningOf(release);
+        if (logFrom === null || instance === null) return Promise.resolve(null);
+        return followOutput(driver.follow({ artifact, instance }, logFrom, until), step);
+      };
+      let following = follow();
+      let last: Probe | null = null;
       try {
         const deadline = Date.now() + application.healthTimeoutS * 1000;
         for (let waitMs = 50; ; waitMs = Math.min(waitMs * 1.5, 1000)) {
           step.signal.throwIfAborted();
-          const living = await alive(release);
+          const lives = await living();
+          const { instance } = runningOf(release);
           last = await driver.probe({
+            applicationId: application.id,
+            userSlot: userSlotOf(application),
+            instance: instance ?? {},
             port: release.instancePort ?? 0,
             path: application.healthCheckPath,
             timeoutMs: probeTimeoutMs,
             signal: step.signal,
-            userSlot: userSlotOf(application),
           });
-          if (last.ok && living) break;
-          if (!living) throw new Unhealthy('The instance ended before it was healthy.');
+          if (last.ok && lives) break;
+          if (lives === false) {
+            // It went with what ran it: that says nothing about the release.
+            if (!away || logFrom === null) throw new Unhealthy(await endingOf(driver, instance));
+            away = false;
+            await following;
+            ({ release, logFrom } = await startAgain(context, application, release, step, 'the Docker engine'));
+            following = follow();
+          }
           if (Date.now() > deadline)
             throw new Unhealthy(
               `${application.healthCheckPath} was not healthy within ${application.healthTimeoutS} s: ${told(last)}`,
@@ -267,6 +311,8 @@ async function checkHealth(context: Context, application: Application, candidate
       } catch (error) {
         // A check that was cut short says nothing about the instance.
         if (context.signal.aborted) throw error;
+        const { artifact, instance } = runningOf(release);
+        const lines = instance && (await driver.tail({ artifact, instance }, 50).catch(noneWhenAway));
         evidence = {
           at: new Date().toISOString(),
           path: application.healthCheckPath,
@@ -279,7 +325,7 @@ async function checkHealth(context: Context, application: Application, candidate
                 latencyMs: last.latencyMs,
               }
             : null,
-          lastLines: (await driver.tail(release.path, 50)).map((line) => context.redact(line)),
+          lastLines: (lines ?? []).map((line) => context.redact(line)),
         };
         throw error;
       } finally {
@@ -299,36 +345,40 @@ async function checkHealth(context: Context, application: Application, candidate
   }
 }
 
-const told = (probe: ProbeResult): string =>
-  probe.status ? `it answered ${probe.status}` : (probe.error ?? 'no answer');
+function noneWhenAway(error: unknown): null {
+  if (error instanceof DriverUnavailable) return null;
+  throw error;
+}
 
-/** A candidate that died with the worker that had started it is started once more. */
+async function endingOf(driver: Driver, instance: Opaque | null): Promise<string> {
+  const why = instance && (await driver.ending(instance).catch(noneWhenAway));
+  return `The instance ended before it was healthy.${why ? ` ${why}` : ''}`;
+}
+
+const told = (probe: Probe): string => (probe.status ? `it answered ${probe.status}` : (probe.error ?? 'no answer'));
+
+/** A candidate that died with what had started it is started once more. */
 async function startAgain(
   context: Context,
   application: Application,
   release: Release,
   step: StepContext,
+  withWhat: string,
 ): Promise<{ release: Release; logFrom: number }> {
-  await step.log('The instance ended with its worker: starting it again.');
-  const instance = await context.app.use(DeploymentHost).driver.start({
-    path: release.path,
-    startCommand: release.startCommand,
-    environment: application.environment as Record<string, string>,
-    userSlot: userSlotOf(application),
-    record: (child) => step.record(child),
+  await step.log(`The instance ended with ${withWhat}: starting it again.`);
+  const driver = driverOf(context.app, application);
+  const { artifact, instance: former } = runningOf(release);
+  const { instance, port, uid, logFrom } = await patiently(step, async () => {
+    if (former) await driver.stop(former, 0);
+    return start(context, application, driver, artifact, step);
   });
   const started = await context.write((tx) =>
     tx.db.release.update({
       where: { id: release.id },
-      data: {
-        pid: instance.pid,
-        startTime: instance.startTime,
-        instancePort: instance.port,
-        instanceUid: instance.uid,
-      },
+      data: { instance, instancePort: port, instanceUid: uid },
     }),
   );
-  return { release: started, logFrom: instance.logFrom };
+  return { release: started, logFrom };
 }
 
 /**
@@ -346,7 +396,10 @@ async function activate(
     if (!(await serves(context, application, candidate))) {
       context.signal.throwIfAborted();
       const release = await app.db.release.findUniqueOrThrow({ where: { id: candidate.releaseId } });
-      if (!(await alive(release))) throw new Unhealthy('The instance ended before it got traffic.');
+      const { instance } = runningOf(release);
+      const driver = driverOf(app, application);
+      if (!instance || !(await patiently(step, () => driver.alive(instance))))
+        throw new Unhealthy('The instance ended before it got traffic.');
       await reserveAddress(context, application, step);
     }
     const version = await context.write(async (tx, run) => {
@@ -460,7 +513,8 @@ async function rollBack(
   reason: string,
 ): Promise<{ phase: string; reason: string }> {
   const { app, run, input } = context;
-  const { driver } = app.use(DeploymentHost);
+  const host = app.use(DeploymentHost);
+  const driver = driverOf(app, application);
   const { activeReleaseId } = await app.db.application.findUniqueOrThrow({ where: { id: application.id } });
   if (!activeReleaseId) return { phase: 'FAILED', reason };
   await context.moveTo('ROLLING_BACK', reason);
@@ -468,32 +522,25 @@ async function rollBack(
   const outcome = await context.step('rollback', { timeoutS, uncancelable: true }, async (step) => {
     const where = input.kind === 'RESTORE' ? { id: input.releaseId } : { deploymentId: run.id };
     const candidate = await app.db.release.findFirst({ where: { ...where, status: 'CANDIDATE' } });
-    if (candidate?.pid && candidate.startTime) {
-      await driver.stop({ pid: candidate.pid, startTime: candidate.startTime }, 2000);
-      await step.log('Ended the instance that failed.');
-    }
-    if (candidate) {
-      await context.write((tx) =>
-        tx.db.release.update({
-          where: { id: candidate.id },
-          data: { pid: null, startTime: null, instancePort: null, instanceUid: null },
-        }),
-      );
-    }
+    if (candidate) await endCandidate(context, driver, candidate, step);
     const deadline = Date.now() + application.healthTimeoutS * 1000;
     for (;;) {
       step.signal.throwIfAborted();
       // Read again each time: the host's agent starts it anew when it has died.
       const serving = await app.db.release.findUnique({ where: { id: activeReleaseId } });
-      const probe = serving?.instancePort
-        ? await driver.probe({
-            port: serving.instancePort,
-            path: application.healthCheckPath,
-            timeoutMs: probeTimeoutMs,
-            signal: step.signal,
-            userSlot: userSlotOf(application),
-          })
-        : null;
+      const instance = serving && runningOf(serving).instance;
+      const probe =
+        serving?.instancePort && instance
+          ? await host.driver(serving.driver).probe({
+              applicationId: application.id,
+              userSlot: userSlotOf(application),
+              instance,
+              port: serving.instancePort,
+              path: application.healthCheckPath,
+              timeoutMs: probeTimeoutMs,
+              signal: step.signal,
+            })
+          : null;
       if (probe?.ok) {
         await step.log(`The release of commit ${serving?.commitSha} serves on, and is healthy.`);
         return { restored: true };
@@ -506,6 +553,21 @@ async function rollBack(
     }
   });
   return outcome.restored ? { phase: 'ROLLED_BACK', reason } : { phase: 'ROLLBACK_FAILED', reason };
+}
+
+async function endCandidate(context: Context, driver: Driver, candidate: Release, step: StepContext): Promise<void> {
+  const { instance } = runningOf(candidate);
+  try {
+    if (instance) {
+      await driver.stop(instance, 2000);
+      await step.log('Ended the instance that failed.');
+    }
+  } catch (error) {
+    if (!(error instanceof DriverUnavailable)) throw error;
+    await step.log(`${error.message} The instance that failed is ended when it does.`); // by the host's agent
+    return;
+  }
+  await context.write((tx) => tx.db.release.update({ where: { id: candidate.id }, data: noInstance }));
 }
 
 /** Resolves with the failure that ended it early, null: none. It runs beside the check, so it must not reject. */

@@ -8,7 +8,7 @@ import { parse } from '#kernel/input.ts';
 import { Runs } from '#kernel/runs/runs.ts';
 import { validateRef } from '../../../integrations/git/index.ts';
 import { NoFreeUser, userCount } from '../../../integrations/process/index.ts';
-import { NoHost, NothingToRestore } from '../errors.ts';
+import { DriverNotOffered, NoHost, NothingToRestore } from '../errors.ts';
 import { NewDeployment, NewRollback, type DeploymentInput } from '../model.ts';
 import { can } from '../policy.ts';
 import { deploymentKind } from './kind.ts';
@@ -40,7 +40,7 @@ export const Deployments = service('deployments', (app) => {
         .use(Runs)
         .once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async () => {
           const runInput = await inputOf(tx, application);
-          const hostId = application.hostId ?? (await place(tx, id));
+          const hostId = application.hostId ? await offering(tx, application) : await place(tx, application);
           await supersede(tx, id);
           return app.use(Runs).create(tx, {
             kind: deploymentKind,
@@ -56,14 +56,21 @@ export const Deployments = service('deployments', (app) => {
   };
 
   /**
-   * Puts an application on the live host with the fewest, with a user of its own there. It stays there.
-   * @throws {NoHost} {NoFreeUser} {Conflict}
+   * Puts an application on the live host with the fewest that has its driver, with a user of its own there. It stays
+   * there, and with that driver: without a wish it is Docker where there is one.
+   * @throws {NoHost} {DriverNotOffered} {NoFreeUser} {Conflict}
    */
-  const place = async (tx: Transaction, id: string): Promise<string> => {
-    const [host] = await tx.db.$queryRaw<{ id: string }[]>`
-      select h.id from host h left join application a on a.host_id = h.id
-      where h.last_seen_at > now() - interval '30 seconds' group by h.id order by count(a.id), h.id limit 1`;
-    if (!host) throw new NoHost();
+  const place = async (tx: Transaction, { id, driver: wanted }: Application): Promise<string> => {
+    const hosts = await tx.db.$queryRaw<{ id: string; drivers: string[] }[]>`
+      select h.id, h.drivers from host h left join application a on a.host_id = h.id
+      where h.last_seen_at > now() - interval '30 seconds' group by h.id order by count(a.id), h.id`;
+    if (hosts.length === 0) throw new NoHost();
+    const choices = wanted ? [wanted] : (['DOCKER', 'PROCESS'] as const);
+    const found = choices.flatMap((driver) =>
+      hosts.filter(({ drivers }) => offers(drivers, driver)).map((host) => ({ ...host, driver })),
+    );
+    const [host] = found;
+    if (!host) throw new DriverNotOffered(choices.join(' or '));
     // One at a time for each host: what two would find free at once is decided here.
     await tx.db.$queryRaw`select 1 from host where id = ${host.id}::uuid for update`;
     const [free] = await tx.db.$queryRaw<{ slot: number }[]>`
@@ -72,11 +79,21 @@ export const Deployments = service('deployments', (app) => {
       order by slot limit 1`;
     if (!free) throw new NoFreeUser();
     try {
-      await tx.db.application.update({ where: { id }, data: { hostId: host.id, userSlot: free.slot } });
+      await tx.db.application.update({
+        where: { id },
+        data: { hostId: host.id, userSlot: free.slot, driver: host.driver },
+      });
     } catch (error) {
       if (isTaken(error)) throw new Conflict("Another application of the host has the application's port.");
       throw error;
     }
+    return host.id;
+  };
+
+  /** Its host; a host that is away is waited for. @throws {DriverNotOffered} when its driver was turned off there */
+  const offering = async (tx: Transaction, { hostId, driver }: Application): Promise<string> => {
+    const host = await tx.db.host.findUniqueOrThrow({ where: { id: hostId ?? '' } });
+    if (driver && !offers(host.drivers, driver)) throw new DriverNotOffered(driver);
     return host.id;
   };
 
@@ -99,7 +116,7 @@ export const Deployments = service('deployments', (app) => {
   return {
     /**
      * Queues a deployment of a branch or commit. Older ones of the application that have not begun are superseded.
-     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost} {NoFreeUser} {Conflict}
+     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost} {DriverNotOffered} {NoFreeUser} {Conflict}
      */
     async create(actor: Actor, raw: unknown): Promise<Requested> {
       const input = parse(NewDeployment, raw);
@@ -114,7 +131,8 @@ export const Deployments = service('deployments', (app) => {
     /**
      * Queues a deployment that brings back a former release, exactly as it was built: the given one, or the one that
      * served before the one that serves.
-     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NothingToRestore} {NoHost} {NoFreeUser}
+     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NothingToRestore} {NoHost}
+     *   {DriverNotOffered} {NoFreeUser}
      */
     async rollback(actor: Actor, raw: unknown): Promise<Requested> {
       const input = parse(NewRollback, raw);
@@ -136,5 +154,9 @@ export const Deployments = service('deployments', (app) => {
     },
   };
 });
+
+/** A worker of the version before says nothing: it has processes. */
+const offers = (drivers: readonly string[], driver: string): boolean =>
+  drivers.length === 0 ? driver === 'PROCESS' : drivers.includes(driver);
 
 type Application = NonNullable<Awaited<ReturnType<typeof lockApplication>>>;

@@ -3,18 +3,19 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { hostname } from 'node:os';
 import path from 'node:path';
 import type { App, Service } from '#kernel/app.ts';
-import type { Application, Release } from '#prisma';
+import type { Application, Prisma, Release } from '#prisma';
 import { required } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { shareExecutable } from '#kernel/db/state-dirs.ts';
 import { createOutboundPolicy } from '#kernel/outbound.ts';
 import { isId } from '#kernel/ids.ts';
-import { isAlive } from '#kernel/processes/children.ts';
 import { createGit, type Git, type GitProtocol } from '../../../integrations/git/index.ts';
 import {
   claimUsers,
+  createPortFinder,
   createProcessDriver,
+  createProcessPort,
   ensureProxy,
   userCount,
   type ProcessDriver,
@@ -23,18 +24,37 @@ import {
 } from '../../../integrations/process/index.ts';
 import { instanceRestarted } from '../events.ts';
 import { DeploymentSettings, lockApplication, userSlotOf } from './applications.ts';
+import type { Driver, DriverName, Opaque } from './driver.ts';
+import {
+  connectDocker,
+  Drivers,
+  isAway,
+  limitsOf,
+  noInstance,
+  runningOf,
+  sameInstance,
+  someInstance,
+  type DockerOptions,
+} from './drivers.ts';
+
+export { limitsOf, noInstance, runningOf };
 
 /** What this host runs applications with. */
 export interface DeploymentHost {
   readonly hostId: string;
   readonly git: Git;
-  readonly driver: ProcessDriver;
+  /** Folders of applications, each with a user of its own: what is built is fetched into one. */
+  readonly checkouts: Pick<ProcessDriver, 'userOf' | 'prepare'>;
+  /** @throws Error when this host has it not */
+  driver(name: DriverName): Driver;
   /** Makes the address proxy follow the rows, and waits until it routes the application at this version or later. */
   route(applicationId: string, version: number, signal: AbortSignal): Promise<void>;
   /** Waits until the proxy knows an address; why it cannot be opened (the system's code), null: it is open. */
   addressProblem(port: number, signal: AbortSignal): Promise<string | null>;
 }
-export const DeploymentHost = required<DeploymentHost>('host of the process driver: is SWITCHYARD_PROCESS_DRIVER on?');
+export const DeploymentHost = required<DeploymentHost>(
+  'host of a driver: are SWITCHYARD_PROCESS_DRIVER or SWITCHYARD_DOCKER on?',
+);
 
 export interface DeploymentsOptions {
   readonly hostId: string;
@@ -46,6 +66,9 @@ export interface DeploymentsOptions {
     readonly process: boolean;
     readonly appUserBase: number;
     readonly appMemoryMb: number;
+    readonly maxMemoryMb: number;
+    readonly maxMilliCpus: number;
+    readonly docker: DockerOptions;
     readonly addressPorts: { readonly from: number; readonly to: number };
     readonly instancePorts: { readonly from: number; readonly to: number };
     readonly pathDirs: readonly string[];
@@ -61,6 +84,11 @@ export interface DeploymentsHost {
   stop(options: { endApplications: boolean }): Promise<void>;
 }
 
+/** What runs an application; it was chosen when the application was placed. */
+export function driverOf(app: App, { driver }: Pick<Application, 'driver'>): Driver {
+  return app.use(DeploymentHost).driver(driver ?? 'PROCESS');
+}
+
 /** The row tells by now that nothing is to be restarted. */
 class NoLongerServes extends Error {}
 
@@ -71,6 +99,12 @@ const keptReleases = 5;
 /** How long requests may go on at an instance that no longer serves, milliseconds. */
 const drainMs = 15_000;
 const stopGraceMs = 5_000;
+/** Processes and threads of one application. */
+const maxProcesses = 256;
+/** A container that no row knows may have been made for one that is being written, milliseconds. */
+const orphanAfterMs = 30_000;
+/** How often a driver that is away is told of, milliseconds. */
+const tellAgainMs = 60_000;
 
 /** Provides what deployments need in this process, and starts the agent of this host where there is a worker. */
 export async function startDeployments(
@@ -81,26 +115,41 @@ export async function startDeployments(
   const settings: DeploymentSettings = {
     gitProtocols: options.outbound.gitProtocols,
     addressPorts: options.driver.addressPorts,
+    maxMemoryMb: options.driver.maxMemoryMb,
+    maxMilliCpus: options.driver.maxMilliCpus,
   };
   provided.set(DeploymentSettings, settings);
-  if (!options.worker || !options.driver.process) {
-    if (options.worker) app.log.warn('the process driver is off: this worker runs no deployments');
-    return { hostId: options.hostId, stop: async () => undefined };
+  const none = { hostId: options.hostId, stop: async () => undefined };
+  if (!options.worker) return none;
+  const findPort = createPortFinder(options.driver.instancePorts);
+  const docker = await connectDocker({
+    hostId: options.hostId,
+    findPort,
+    docker: options.driver.docker,
+    memoryMb: options.driver.appMemoryMb,
+    maxProcesses,
+    buildEnvironment: options.driver.buildEnvironment,
+    waitForIt: options.driver.process,
+    log: app.log,
+  });
+  if (!options.driver.process && !docker) {
+    app.log.warn('the process driver is off and there is no Docker engine: this worker runs no deployments');
+    return none;
   }
   const hostDir = path.join(options.sharedDir, 'host');
   await mkdir(hostDir, { recursive: true, mode: 0o711 });
   const nodeBinary = await shareExecutable(process.execPath, options.sharedDir);
-  const driver = await createProcessDriver({
+  const processDriver = await createProcessDriver({
     hostDir,
     userBase: options.driver.appUserBase,
     nodeBinary,
     pathDirs: options.driver.pathDirs,
-    limits: { memoryMb: options.driver.appMemoryMb, maxOpenFiles: 4096, maxProcesses: 256 },
-    instancePorts: options.driver.instancePorts,
+    limits: { memoryMb: options.driver.appMemoryMb, maxOpenFiles: 4096, maxProcesses },
+    findPort,
     buildEnvironment: options.driver.buildEnvironment,
     log: app.log,
   });
-  if (driver.limits.isolation === 'user' && options.keepsApplications)
+  if (processDriver.limits.isolation === 'user' && options.keepsApplications)
     await claimUsers({ hostDir, userBase: options.driver.appUserBase, count: userCount });
   const git = await createGit({
     path: options.driver.pathDirs.join(':'),
@@ -109,16 +158,19 @@ export async function startDeployments(
     homeDir: path.join(hostDir, 'git'),
     log: app.log,
   });
-  app.log.info(
-    { isolation: driver.limits.isolation, applied: driver.limits.applied, missing: driver.limits.missing },
-    'process driver',
-  );
-  const agent = new HostAgent(app, driver, { ...options, hostDir, nodeBinary });
+  const { isolation, applied, missing } = processDriver.limits;
+  if (options.driver.process) app.log.info({ isolation, applied, missing }, 'process driver');
+  const drivers = new Drivers([
+    ...(options.driver.process ? [createProcessPort(processDriver)] : []),
+    ...(docker ? [docker] : []),
+  ]);
+  const agent = new HostAgent(app, drivers, processDriver, { ...options, hostDir, nodeBinary });
   await agent.start();
   const host: DeploymentHost = {
     hostId: options.hostId,
     git,
-    driver,
+    checkouts: processDriver,
+    driver: (name) => drivers.get(name),
     route: (applicationId, version, signal) => agent.route(applicationId, version, signal),
     addressProblem: (port, signal) => agent.addressProblem(port, signal),
   };
@@ -128,14 +180,7 @@ export async function startDeployments(
 
 type AgentOptions = DeploymentsOptions & { readonly hostDir: string; readonly nodeBinary: string };
 
-interface ServingRelease {
-  readonly id: string;
-  readonly path: string;
-  readonly startCommand: string;
-  readonly pid: number | null;
-  readonly startTime: string | null;
-  readonly instancePort: number | null;
-}
+type ServingRelease = Pick<Release, 'id' | 'driver' | 'instance'>;
 
 /**
  * Keeps this host as the rows say: what should serve runs, what should not is ended, the address proxy is alive. One
@@ -143,7 +188,8 @@ interface ServingRelease {
  */
 class HostAgent {
   readonly #app: App;
-  readonly #driver: ProcessDriver;
+  readonly #drivers: Drivers;
+  readonly #checkouts: ProcessDriver;
   readonly #options: AgentOptions;
   readonly #agentId = crypto.randomUUID();
   readonly #abort = new AbortController();
@@ -152,12 +198,14 @@ class HostAgent {
   #proxy: ProxyHandle | null = null;
   #ensuring: Promise<ProxyHandle> | null = null;
   #sweptAt = -Infinity;
+  #toldAway = -Infinity;
   #loop: Promise<void> = Promise.resolve();
   #wake: () => void = () => undefined;
 
-  constructor(app: App, driver: ProcessDriver, options: AgentOptions) {
+  constructor(app: App, drivers: Drivers, checkouts: ProcessDriver, options: AgentOptions) {
     this.#app = app;
-    this.#driver = driver;
+    this.#drivers = drivers;
+    this.#checkouts = checkouts;
     this.#options = options;
   }
 
@@ -186,7 +234,7 @@ class HostAgent {
       return;
     }
     const running = await this.#app.db.release.findMany({
-      where: { application: { hostId: this.#options.hostId }, pid: { not: null } },
+      where: { application: { hostId: this.#options.hostId }, ...someInstance },
     });
     await Promise.all(running.map((release) => this.#end(release)));
     await this.#proxy?.stop();
@@ -240,11 +288,9 @@ class HostAgent {
       try {
         if (await this.#seen()) {
           await this.#ensureProxy();
-          await this.#keepServing();
-          await this.#endRetired();
-          await this.#removeAsked();
-          await this.#prune();
-          await this.#sweep();
+          // A driver that is away holds up nothing but what it runs itself.
+          for (const part of [this.#keepServing, this.#endRetired, this.#removeAsked, this.#prune, this.#sweep])
+            await this.#unlessAway(() => part.call(this));
         }
       } catch (error) {
         this.#app.log.warn({ err: error }, 'host not looked after; trying again');
@@ -260,16 +306,28 @@ class HostAgent {
     }
   }
 
+  /** Does it, or tries again in the next round when the driver is away, which is told of once in a while. */
+  async #unlessAway(work: () => Promise<unknown>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      if (!isAway(error)) throw error;
+      if (performance.now() - this.#toldAway < tellAgainMs) return;
+      this.#toldAway = performance.now();
+      this.#app.log.error({ err: error }, 'a driver is away: what it runs waits for it');
+    }
+  }
+
   /** Shows that the host is alive. True when this process is the one that looks after it. */
   async #seen(): Promise<boolean> {
     const { rows } = await this.#app.database.pool.query<{ agent_id: string }>(
-      `insert into host (id, name, last_seen_at, agent_id, agent_until, updated_at)
-       values ($1, $2, clock_timestamp(), $3, clock_timestamp() + interval '10 seconds', clock_timestamp())
-       on conflict (id) do update set name = excluded.name, last_seen_at = excluded.last_seen_at, updated_at = excluded.updated_at,
+      `insert into host (id, name, last_seen_at, agent_id, agent_until, updated_at, drivers)
+       values ($1, $2, clock_timestamp(), $3, clock_timestamp() + interval '10 seconds', clock_timestamp(), $4)
+       on conflict (id) do update set name = excluded.name, drivers = excluded.drivers, last_seen_at = excluded.last_seen_at, updated_at = excluded.updated_at,
          agent_id = case when host.agent_id = excluded.agent_id or host.agent_until < clock_timestamp() then excluded.agent_id else host.agent_id end,
          agent_until = case when host.agent_id = excluded.agent_id or host.agent_until < clock_timestamp() then excluded.agent_until else host.agent_until end
        returning agent_id`,
-      [this.#options.hostId, hostname(), this.#agentId],
+      [this.#options.hostId, hostname(), this.#agentId, await this.#drivers.offered()],
     );
     return rows[0]?.agent_id === this.#agentId;
   }
@@ -283,50 +341,63 @@ class HostAgent {
     for (const application of applications) {
       const release = application.activeRelease;
       if (!release || this.#abort.signal.aborted) continue;
-      // Without a port it was recorded by one that was lost before its instance could be routed.
-      if (release.instancePort !== null && (await alive(release))) continue;
-      const restart = this.#restarts.get(release.id) ?? { notBefore: 0, waitMs: 500 };
-      if (Date.now() < restart.notBefore) continue;
-      this.#restarts.set(release.id, {
-        notBefore: Date.now() + restart.waitMs,
-        waitMs: Math.min(restart.waitMs * 2, 60_000),
-      });
-      this.#app.log.warn(
-        { applicationId: application.id, releaseId: release.id },
-        'the instance that serves has died: starting it again',
-      );
-      try {
-        await this.#restart(application, release);
-      } catch (error) {
-        if (!(error instanceof NoLongerServes)) throw error;
-      }
+      await this.#unlessAway(() => this.#keep(application, release));
+    }
+  }
+
+  async #keep(application: Application, release: Release): Promise<void> {
+    const { instance } = runningOf(release);
+    // Without a port it was recorded by one that was lost before its instance could be routed.
+    if (instance && release.instancePort !== null && (await this.#drivers.get(release.driver).alive(instance))) return;
+    const restart = this.#restarts.get(release.id) ?? { notBefore: 0, waitMs: 500 };
+    if (Date.now() < restart.notBefore) return;
+    this.#restarts.set(release.id, {
+      notBefore: Date.now() + restart.waitMs,
+      waitMs: Math.min(restart.waitMs * 2, 60_000),
+    });
+    this.#app.log.warn(
+      { applicationId: application.id, releaseId: release.id },
+      'the instance that serves has died: starting it again',
+    );
+    try {
+      await this.#restart(application, release);
+    } catch (error) {
+      if (!(error instanceof NoLongerServes)) throw error;
     }
   }
 
   /** @throws {NoLongerServes} when a run, or another agent, was faster */
   async #restart(application: Application, release: Release): Promise<void> {
-    if (release.pid !== null && release.startTime !== null)
-      await this.#driver.stop({ pid: release.pid, startTime: release.startTime }, 0);
-    const change = (from: ServingRelease, data: Partial<Release>, more?: (tx: Transaction) => void) =>
+    const driver = this.#drivers.get(release.driver);
+    const { artifact, instance: former } = runningOf(release);
+    if (former) await driver.stop(former, 0);
+    const change = (
+      from: Release['instance'],
+      data: Prisma.ReleaseUpdateManyMutationInput,
+      more?: (tx: Transaction) => void,
+    ) =>
       this.#app.transact(system, async (tx) => {
         await lockApplication(tx, application.id);
         const { count } = await tx.db.release.updateMany({
-          where: { id: release.id, status: 'ACTIVE', pid: from.pid, startTime: from.startTime },
+          where: { id: release.id, status: 'ACTIVE', ...sameInstance(from) },
           data,
         });
         if (count === 0) throw new NoLongerServes();
         await tx.db.application.update({ where: { id: application.id }, data: { routeVersion: { increment: 1 } } });
         more?.(tx);
       });
-    const instance = await this.#driver.start({
-      path: release.path,
-      startCommand: release.startCommand,
-      environment: application.environment as Record<string, string>,
+    const { instance, port, uid } = await driver.start({
+      applicationId: application.id,
       userSlot: userSlotOf(application),
+      runId: release.deploymentId,
+      attempt: 0,
+      artifact,
+      environment: application.environment as Record<string, string>,
+      limits: limitsOf(application),
       // In the row before it runs: whatever happens to this process, the instance is known.
-      record: ({ pid, startTime }) => change(release, { pid, startTime, instancePort: null, instanceUid: null }),
+      record: (recorded) => change(release.instance, { instance: recorded, instancePort: null, instanceUid: null }),
     });
-    await change({ ...release, ...instance }, { instancePort: instance.port, instanceUid: instance.uid }, (tx) =>
+    await change(instance, { instancePort: port, instanceUid: uid }, (tx) =>
       tx.append({
         type: instanceRestarted,
         workspaceId: application.workspaceId,
@@ -340,7 +411,7 @@ class HostAgent {
   /** Ends instances of releases that no longer serve, once nothing is in flight to them. */
   async #endRetired(): Promise<void> {
     const retired = await this.#app.db.release.findMany({
-      where: { application: { hostId: this.#options.hostId }, status: 'RETIRED', pid: { not: null } },
+      where: { application: { hostId: this.#options.hostId }, status: 'RETIRED', ...someInstance },
     });
     if (retired.length === 0) return;
     const status = await this.#proxy?.sync();
@@ -351,16 +422,15 @@ class HostAgent {
       return !routed && (!busy || overdue);
     });
     // Side by side: one that takes its grace does not keep the others waiting.
-    await Promise.all(idle.map((release) => this.#end(release)));
+    await Promise.all(idle.map((release) => this.#unlessAway(() => this.#end(release))));
   }
 
   async #end(release: ServingRelease): Promise<void> {
-    if (release.pid !== null && release.startTime !== null) {
-      await this.#driver.stop({ pid: release.pid, startTime: release.startTime }, stopGraceMs);
-    }
+    if (release.instance !== null)
+      await this.#drivers.get(release.driver).stop(release.instance as Opaque, stopGraceMs);
     await this.#app.db.release.updateMany({
-      where: { id: release.id, pid: release.pid, startTime: release.startTime },
-      data: { pid: null, startTime: null, instancePort: null, instanceUid: null },
+      where: { id: release.id, ...sameInstance(release.instance) },
+      data: noInstance,
     });
   }
 
@@ -370,78 +440,134 @@ class HostAgent {
       where: {
         hostId: this.#options.hostId,
         removalAskedAt: { not: null },
-        releases: { none: { pid: { not: null } } },
+        releases: { none: someInstance },
         deployments: { none: { run: { completedAt: null } } },
       },
-      select: { id: true, userSlot: true },
+      select: { id: true, userSlot: true, driver: true },
       take: 20,
     });
     if (asked.length === 0) return;
-    for (const { id, userSlot } of asked) {
-      // Before another application can be given its user.
-      if (userSlot !== null) await this.#driver.forget({ applicationId: id, userSlot });
-      await this.#app.transact(system, async (tx) => {
-        await lockApplication(tx, id);
-        await tx.db.release.updateMany({
-          where: { applicationId: id, prunedAt: null },
-          data: { prunedAt: new Date() },
-        });
-        await tx.db.application.update({ where: { id }, data: { hostId: null, port: null, userSlot: null } });
-      });
-    }
+    for (const application of asked) await this.#unlessAway(() => this.#forget(application));
     await this.#proxy?.sync();
+  }
+
+  async #forget({ id, userSlot, driver }: Pick<Application, 'id' | 'userSlot' | 'driver'>): Promise<void> {
+    // Before another application can be given its user.
+    if (userSlot !== null) {
+      if (driver !== null && driver !== 'PROCESS')
+        await this.#drivers.get(driver).forget({ applicationId: id, userSlot });
+      await this.#checkouts.forget({ applicationId: id, userSlot });
+    }
+    await this.#app.transact(system, async (tx) => {
+      await lockApplication(tx, id);
+      await tx.db.release.updateMany({
+        where: { applicationId: id, prunedAt: null },
+        data: { prunedAt: new Date() },
+      });
+      await tx.db.application.update({ where: { id }, data: { hostId: null, port: null, userSlot: null } });
+    });
   }
 
   /** Removes the files of old releases, never of one that serves or that a run may restore. */
   async #prune(): Promise<void> {
-    const { rows } = await this.#app.database.pool.query<{ id: string; application_id: string; path: string }>(
-      `select id, application_id, path from (
-         select r.id, r.application_id, r.path, r.activated_at, row_number() over (partition by r.application_id, (r.activated_at is null) order by r.created_at desc) n
+    const { rows } = await this.#app.database.pool.query<{
+      id: string;
+      application_id: string;
+      driver: DriverName;
+      artifact: Opaque;
+    }>(
+      `select id, application_id, driver, artifact from (
+         select r.id, r.application_id, r.driver, r.artifact, r.activated_at, row_number() over (partition by r.application_id, (r.activated_at is null) order by r.created_at desc) n
          from release r join application a on a.id = r.application_id
-         where a.host_id = $1 and r.status = 'RETIRED' and r.pid is null and r.pruned_at is null
+         where a.host_id = $1 and r.status = 'RETIRED' and r.instance is null and r.pruned_at is null
            and not exists (select 1 from deployment d join run on run.id = d.id where d.restores_id = r.id and run.completed_at is null)
        ) old where (activated_at is null and n > 1) or n > $2 limit 20`,
       [this.#options.hostId, keptReleases],
     );
-    for (const { id, application_id: applicationId, path: folder } of rows) {
-      const given = await this.#app.transact(system, async (tx) => {
-        // A rollback is asked for under the same lock: it is seen here, or finds the release pruned.
-        await lockApplication(tx, applicationId);
-        return tx.db.$executeRaw`
-          update release r set pruned_at = clock_timestamp(), updated_at = clock_timestamp()
-          where r.id = ${id}::uuid and r.status = 'RETIRED' and r.pid is null
-            and not exists (select 1 from deployment d join run on run.id = d.id where d.restores_id = r.id and run.completed_at is null)`;
-      });
-      if (given > 0) await this.#driver.remove(folder);
-    }
+    for (const row of rows) await this.#unlessAway(() => this.#giveUp(row));
   }
 
-  /** Removes folders that no release needs: of failed builds, of earlier attempts, and what `#prune` could not remove. */
+  async #giveUp(row: {
+    readonly id: string;
+    readonly application_id: string;
+    readonly driver: DriverName;
+    readonly artifact: Opaque;
+  }): Promise<void> {
+    const driver = this.#drivers.get(row.driver);
+    const given = await this.#app.transact(system, async (tx) => {
+      // A rollback is asked for under the same lock: it is seen here, or finds the release pruned.
+      await lockApplication(tx, row.application_id);
+      return tx.db.$executeRaw`
+        update release r set pruned_at = clock_timestamp(), updated_at = clock_timestamp()
+        where r.id = ${row.id}::uuid and r.status = 'RETIRED' and r.instance is null
+          and not exists (select 1 from deployment d join run on run.id = d.id where d.restores_id = r.id and run.completed_at is null)`;
+    });
+    if (given > 0) await driver.remove(row.artifact);
+  }
+
+  /** Removes what no row needs: of failed builds, of earlier attempts, and what `#prune` could not remove. */
   async #sweep(): Promise<void> {
     if (performance.now() - this.#sweptAt < sweepMs) return;
     this.#sweptAt = performance.now();
-    const folders = (await this.#driver.listReleases()).map(({ path: folder, name }) => ({
-      folder,
-      runId: name.slice(0, name.lastIndexOf('.')),
-    }));
-    const known = folders.filter(({ runId }) => isId(runId));
-    // Only runs that are known to be over: what this database does not know may be another one's.
-    const { rows } = await this.#app.database.pool.query<{ path: string }>(
-      `select f.path from unnest($1::text[], $2::uuid[]) f(path, run_id) join run on run.id = f.run_id
-       where run.completed_at is not null
-         and not exists (select 1 from release r where r.path = f.path and r.pruned_at is null)`,
-      [known.map(({ folder }) => folder), known.map(({ runId }) => runId)],
+    await this.#removeUnneeded(
+      (await this.#checkouts.listReleases()).map(({ path: folder, name }) => ({
+        artifact: { path: folder },
+        runId: name.slice(0, name.lastIndexOf('.')),
+      })),
+      ({ path: folder }) => this.#checkouts.remove(String(folder)),
     );
-    for (const { path: folder } of rows) await this.#driver.remove(folder);
+    for (const name of (await this.#drivers.offered()).filter((one) => one !== 'PROCESS')) {
+      await this.#unlessAway(async () => {
+        const driver = this.#drivers.get(name);
+        const { artifacts, instances } = await driver.list();
+        await this.#endOrphans(driver, instances);
+        await this.#removeUnneeded(artifacts, (artifact) => driver.remove(artifact));
+      });
+    }
   }
-}
 
-/** Whether the recorded process of a release runs. */
-export async function alive(release: {
-  readonly pid: number | null;
-  readonly startTime: string | null;
-}): Promise<boolean> {
-  return (
-    release.pid !== null && release.startTime !== null && isAlive({ pid: release.pid, startTime: release.startTime })
-  );
+  async #removeUnneeded(
+    found: readonly { readonly artifact: Opaque; readonly runId: string }[],
+    remove: (artifact: Opaque) => Promise<void>,
+  ): Promise<void> {
+    const known = found.filter(({ runId }) => isId(runId));
+    // Only runs that are known to be over: what this database does not know may be another one's.
+    const { rows } = await this.#app.database.pool.query<{ artifact: Opaque }>(
+      `select f.artifact from unnest($1::jsonb[], $2::uuid[]) f(artifact, run_id) join run on run.id = f.run_id
+       where run.completed_at is not null
+         and not exists (select 1 from release r where r.deployment_id = f.run_id and r.artifact @> f.artifact and r.pruned_at is null)`,
+      [known.map(({ artifact }) => JSON.stringify(artifact)), known.map(({ runId }) => runId)],
+    );
+    for (const { artifact } of rows) await remove(artifact);
+  }
+
+  /** Ends instances that no row has: their worker died before it could tell of them. */
+  async #endOrphans(
+    driver: Driver,
+    found: readonly {
+      readonly instance: Opaque;
+      readonly runId: string;
+      readonly attempt: number;
+      readonly ageMs: number;
+    }[],
+  ): Promise<void> {
+    const known = found.filter(({ runId }) => isId(runId));
+    const { rows } = await this.#app.database.pool.query<{ instance: Opaque }>(
+      `select f.instance from unnest($1::jsonb[], $2::uuid[], $3::int[], $4::float8[]) f(instance, run_id, attempt, age_ms)
+       join run on run.id = f.run_id join deployment d on d.id = run.id
+       where ((run.completed_at is not null and f.age_ms > $5) or (f.attempt > 0 and f.attempt < run.attempt))
+         and not exists (select 1 from release r where r.application_id = d.application_id and r.instance @> f.instance)`,
+      [
+        known.map(({ instance }) => JSON.stringify(instance)),
+        known.map(({ runId }) => runId),
+        known.map(({ attempt }) => attempt),
+        known.map(({ ageMs }) => ageMs),
+        orphanAfterMs,
+      ],
+    );
+    for (const { instance } of rows) {
+      this.#app.log.warn({ instance }, 'ended an instance of no release');
+      await driver.stop(instance, 0);
+    }
+  }
 }

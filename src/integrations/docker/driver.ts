@@ -1,0 +1,527 @@
+import { Readable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
+import type Docker from 'dockerode';
+import { DomainError } from '#kernel/errors.ts';
+import { absentAsNull, createEngine, DriverUnavailable, saidBy, statusOf, translated } from './engine.ts';
+import { linesOf, messagesOf, type Splitter } from './streams.ts';
+import { objectionTo } from './dockerfile.ts';
+import { ContextRefused, contextOf, readSmall } from './tar.ts';
+
+/** The image could not be built. */
+export class ImageBuildFailed extends DomainError {
+  readonly code = 'BUILD_FAILED';
+}
+
+/** The engine would not start a container of the image. */
+export class StartRefused extends DomainError {
+  readonly code = 'START_REFUSED';
+}
+
+type Opaque = { readonly [key: string]: string | number | boolean | null };
+type Log = (line: string, stream?: 'STDOUT' | 'STDERR' | 'SYSTEM') => void | Promise<void>;
+type Environment = Readonly<Record<string, string>>;
+type Maker = { readonly applicationId: string; readonly runId: string; readonly attempt: number };
+type Probe = { readonly ok: boolean; readonly error?: string; readonly latencyMs: number };
+type ProbeRequest = {
+  readonly port: number;
+  readonly path: string;
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+};
+
+/** What the host has for all of its drivers. */
+export interface HostKit {
+  /** A port of the range for instances that nobody else is given. */
+  findPort(): Promise<number>;
+  /** Users who listen on a port of 127.0.0.1; null: the system does not tell. */
+  listenersOf(port: number): Promise<number[] | null>;
+  lineSplitter(emit: (line: string) => void): Splitter;
+  detectProject(path: string): Promise<{ readonly buildCommand: string | null; readonly startCommand: string }>;
+  probe(what: ProbeRequest, objection: () => Promise<string | null>): Promise<Probe>;
+}
+
+export interface DockerDriverOptions {
+  readonly socketPath: string;
+  /** On the label of all that is this host's. */
+  readonly hostId: string;
+  /** Base of generated Dockerfiles. */
+  readonly nodeImage: string;
+  /** Of an instance, where its application has no own. */
+  readonly limits: { readonly memoryMb: number; readonly milliCpus: number; readonly maxProcesses: number };
+  readonly build: {
+    readonly memoryMb: number;
+    readonly milliCpus: number;
+    /** For generated Dockerfiles, as build arguments: they can be read in the image's history. */
+    readonly environment: Environment;
+  };
+  readonly kit: HostKit;
+}
+
+/** Where instances listen unless the image exposes one port. */
+const usualPort = 8080;
+const mib = 2 ** 20;
+const context = { maxBytes: 2 ** 30, maxFiles: 200_000 };
+/** How much of its output the engine keeps for each container. */
+const output = { 'max-size': '10m', 'max-file': '2' };
+/** What images expect of their root user; Docker's usual ones without raw sockets, devices and the like. */
+const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'KILL', 'NET_BIND_SERVICE', 'SETGID', 'SETUID'];
+/** How long words that were on their way are waited for when following ends. */
+const lastWordsMs = 200;
+/** How long an engine that stops may still answer after it has ended what it ran, milliseconds. */
+const leavingMs = 3_000;
+
+const label = {
+  host: 'switchyard.host',
+  application: 'switchyard.application',
+  run: 'switchyard.run',
+  attempt: 'switchyard.attempt',
+} as const;
+
+export type DockerDriver = ReturnType<typeof createDockerDriver>;
+
+/**
+ * The driver of a Docker engine on this machine: an artifact is an image, an instance a container. Everything has labels
+ * with the host, application and run, so nothing needs to be remembered. Containers are not restarted by the engine.
+ */
+export function createDockerDriver(options: DockerDriverOptions) {
+  const { hostId, kit } = options;
+  const engine = createEngine(options.socketPath);
+  const network = `switchyard-${hostId}`;
+  const ownLabels = ({ applicationId, runId, attempt }: Maker) => ({
+    [label.host]: hostId,
+    [label.application]: applicationId,
+    [label.run]: runId,
+    [label.attempt]: String(attempt),
+  });
+  const labeled = (more: readonly string[] = []) => ({ label: [`${label.host}=${hostId}`, ...more] });
+
+  const driver = {
+    name: 'DOCKER' as const,
+
+    /** Whether the engine is there. */
+    async answers(): Promise<boolean> {
+      try {
+        await engine.ask((docker) => docker.ping());
+        return true;
+      } catch (error) {
+        if (error instanceof DriverUnavailable) return false;
+        throw error;
+      }
+    },
+
+    async build(
+      what: Maker & {
+        readonly source: string;
+        readonly buildCommand: string | null;
+        readonly startCommand: string | null;
+        readonly signal: AbortSignal;
+        readonly timeoutMs: number;
+        readonly log: Log;
+      },
+    ) {
+      const { source, log, signal } = what;
+      signal.throwIfAborted();
+      const { added, command } = await recipe(what).catch((error: unknown) => {
+        throw error instanceof ContextRefused ? new ImageBuildFailed(error.message) : error;
+      });
+      await log(
+        'Dockerfile' in added ? 'Building a generated Dockerfile:' : 'Building the Dockerfile of the repository.',
+      );
+      for (const line of added['Dockerfile']?.trimEnd().split('\n') ?? []) await log(line);
+      await ensureNetwork();
+      const tag = `switchyard/${hostId}/${what.applicationId}:${what.runId}.${what.attempt}`;
+      const late = AbortSignal.timeout(what.timeoutMs);
+      const stop = AbortSignal.any([signal, late]);
+      const refused: unknown[] = [];
+      try {
+        const files = Readable.from(contextOf(source, added, context));
+        // What the context cannot be sent for ends the request; the reason must not be lost.
+        const broken = new AbortController();
+        files.once('error', (error) => {
+          refused.push(error);
+          broken.abort(error);
+        });
+        await streamBuild(files, tag, what, AbortSignal.any([stop, broken.signal]));
+      } catch (thrown) {
+        signal.throwIfAborted();
+        if (late.aborted) throw new ImageBuildFailed('The build took too long.');
+        const error = refused[0] ?? thrown;
+        if (error instanceof ContextRefused) throw new ImageBuildFailed(error.message);
+        // It could not read the Dockerfile.
+        if (statusOf(error) === 400) throw new ImageBuildFailed(saidBy(error).slice(0, 2000));
+        throw translated(error);
+      }
+      const image = await engine.ask((docker) => docker.getImage(tag).inspect());
+      // Its digest: rebuilt or not, this very image is what starts, now and after a rollback.
+      await log(`Built ${image.Id}`);
+      const port = portOf(image);
+      return { artifact: { image: image.Id, tag, port, command }, imageId: image.Id };
+    },
+
+    async start(
+      what: Maker & {
+        readonly artifact: Opaque;
+        readonly environment: Environment;
+        readonly limits: { readonly memoryMb: number | null; readonly milliCpus: number | null };
+        readonly log?: Log;
+        readonly record?: (instance: Opaque) => Promise<void>;
+      },
+    ) {
+      const { image, port: inner, command } = imageOf(what.artifact);
+      const memory = (what.limits.memoryMb ?? options.limits.memoryMb) * mib;
+      const milliCpus = what.limits.milliCpus ?? options.limits.milliCpus;
+      await ensureNetwork();
+      for (let attempt = 1; ; attempt += 1) {
+        const port = await kit.findPort();
+        const environment = { ...what.environment, PORT: String(inner), HOST: '0.0.0.0' };
+        const container = await engine.ask((docker) =>
+          docker
+            .createContainer({
+              Image: image,
+              ...(command === null ? {} : { Entrypoint: ['/bin/sh', '-c'], Cmd: [command] }),
+              Env: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
+              Labels: ownLabels(what),
+              ExposedPorts: { [`${inner}/tcp`]: {} },
+              HostConfig: {
+                NetworkMode: network,
+                // Only there, and only this one.
+                PortBindings: { [`${inner}/tcp`]: [{ HostIp: '127.0.0.1', HostPort: String(port) }] },
+                PublishAllPorts: false,
+                Memory: memory,
+                MemorySwap: memory,
+                NanoCpus: milliCpus * 1e6,
+                PidsLimit: options.limits.maxProcesses,
+                CapDrop: ['ALL'],
+                CapAdd: capabilities,
+                SecurityOpt: ['no-new-privileges'],
+                RestartPolicy: { Name: 'no' },
+                LogConfig: { Type: 'json-file', Config: output },
+              },
+            })
+            .catch((error: unknown) => {
+              if (statusOf(error) === 404) throw new StartRefused('The image of this release is gone.');
+              throw error;
+            }),
+        );
+        const instance = { container: container.id };
+        try {
+          await what.record?.(instance);
+          await engine.ask((docker) => docker.getContainer(container.id).start());
+        } catch (error) {
+          await driver.stop(instance, 0).catch(() => undefined); // the agent finds it by its labels
+          // Another program was faster at the port.
+          if (attempt < 3 && what.record === undefined && isPortTaken(error)) continue;
+          if (isPortTaken(error)) throw new StartRefused(`The port ${port} was taken by another program.`);
+          if (statusOf(error) === 400) throw new StartRefused(saidBy(error));
+          throw error;
+        }
+        await what.log?.(`Started ${image} as container ${container.id.slice(0, 12)} on port ${port}.`);
+        return { instance, port, uid: await listenerOf(port), logFrom: 0 };
+      }
+    },
+
+    async alive(instance: Opaque): Promise<boolean> {
+      const found = await inspect(instance);
+      return found?.State.Running === true && !found.State.Restarting;
+    },
+
+    probe: (what: ProbeRequest & { readonly instance: Opaque }) =>
+      kit.probe(what, async () => {
+        try {
+          const found = await inspect(what.instance);
+          const bindings = Object.values(found?.HostConfig.PortBindings ?? {}) as { HostPort?: string }[][];
+          const published = bindings.flat().some(({ HostPort }) => HostPort === String(what.port));
+          return found?.State.Running && published ? null : 'the container does not run, something else answered';
+        } catch (error) {
+          if (error instanceof DriverUnavailable) return error.message;
+          throw error;
+        }
+      }),
+
+    async ending(instance: Opaque): Promise<string | null> {
+      const found = await inspect(instance);
+      if (!found || found.State.Running) return null;
+      if (found.State.OOMKilled)
+        return `It took more than its ${Math.round((found.HostConfig.Memory ?? 0) / mib)} MiB of memory.`;
+      return found.State.Error || null;
+    },
+
+    async tail({ instance }: { readonly instance: Opaque }, lines: number): Promise<string[]> {
+      const id = containerOf(instance);
+      const all: string[] = [];
+      const logs = await absentAsNull(
+        engine.ask((docker) =>
+          docker.getContainer(id).logs({ stdout: true, stderr: true, follow: false, tail: lines }),
+        ),
+      );
+      if (logs === null) return [];
+      for await (const line of linesOf(Readable.from([logs]), kit.lineSplitter)) all.push(line);
+      return all.slice(-lines);
+    },
+
+    async *follow(
+      { instance }: { readonly instance: Opaque },
+      _logFrom: number,
+      signal: AbortSignal,
+    ): AsyncGenerator<string, void, undefined> {
+      const id = containerOf(instance);
+      const end = new AbortController();
+      const later = (): void => void delay(lastWordsMs).then(() => end.abort());
+      if (signal.aborted) later();
+      else signal.addEventListener('abort', later, { once: true });
+      try {
+        const logs = await absentAsNull(
+          engine.streams.getContainer(id).logs({
+            stdout: true,
+            stderr: true,
+            follow: true,
+            abortSignal: end.signal,
+          } as never) as unknown as Promise<Readable>,
+        );
+        if (logs) yield* linesOf(logs, kit.lineSplitter);
+      } catch (error) {
+        if (!end.signal.aborted) throw translated(error);
+      } finally {
+        signal.removeEventListener('abort', later);
+        end.abort();
+      }
+    },
+
+    async stop(instance: Opaque, graceMs: number): Promise<void> {
+      const id = containerOf(instance);
+      await engine.ask(async (docker) => {
+        const container = docker.getContainer(id);
+        try {
+          if (graceMs > 0) await container.stop({ t: Math.ceil(graceMs / 1000) });
+        } catch (error) {
+          if (![304, 404].includes(statusOf(error) ?? 0)) throw error; // it had ended
+        }
+        try {
+          await container.remove({ force: true, v: true });
+        } catch (error) {
+          if (![404, 409].includes(statusOf(error) ?? 0)) throw error; // it is being removed
+        }
+      });
+    },
+
+    async remove(artifact: Opaque): Promise<void> {
+      const { tag, image } = artifact;
+      await removeImage(typeof tag === 'string' ? tag : String(image));
+    },
+
+    async forget({ applicationId }: { readonly applicationId: string }): Promise<void> {
+      const filters = labeled([`${label.application}=${applicationId}`]);
+      const containers = await engine.ask((docker) => docker.listContainers({ all: true, filters }));
+      for (const { Id } of containers) await driver.stop({ container: Id }, 0);
+      const images = await engine.ask((docker) => docker.listImages({ filters }));
+      for (const { Id, RepoTags } of images) for (const name of namesOf(Id, RepoTags)) await removeImage(name);
+    },
+
+    async list() {
+      const [containers, images] = await engine.ask((docker) =>
+        Promise.all([
+          docker.listContainers({ all: true, filters: labeled() }),
+          docker.listImages({ filters: labeled() }),
+        ]),
+      );
+      return {
+        instances: containers.map(({ Id, Labels, Created }) => ({
+          instance: { container: Id },
+          runId: Labels[label.run] ?? '',
+          attempt: Number(Labels[label.attempt] ?? 0),
+          ageMs: Date.now() - Created * 1000,
+        })),
+        // Two runs may have made the same image: each has a name of its own for it.
+        artifacts: images.flatMap(({ Id, RepoTags }) =>
+          namesOf(Id, RepoTags).flatMap((tag) => {
+            const runId = /:([0-9a-zA-Z-]+)\.\d+$/.exec(tag)?.[1];
+            return runId === undefined ? [] : [{ artifact: { tag }, runId }];
+          }),
+        ),
+      };
+    },
+
+    /** Removes what this host has there; for tests and for hosts that are given up. */
+    async clear(): Promise<void> {
+      const { instances, artifacts } = await driver.list();
+      for (const { instance } of instances) await driver.stop(instance, 0);
+      for (const { artifact } of artifacts) await driver.remove(artifact);
+      await engine.ask(async (docker) => void (await absentAsNull(docker.getNetwork(network).remove())));
+    },
+  };
+  return driver;
+
+  /** The Dockerfile of the repository, or one for a Node project; and the command that starts it, where it is given. */
+  async function recipe(what: {
+    readonly source: string;
+    readonly buildCommand: string | null;
+    readonly startCommand: string | null;
+  }): Promise<{ added: Readonly<Record<string, string>>; command: string | null }> {
+    const { source, buildCommand, startCommand } = what;
+    const given = buildCommand === null ? await readSmall(source, 'Dockerfile') : null;
+    if (given !== null) {
+      const objection = objectionTo(given);
+      if (objection !== null) throw new ImageBuildFailed(`Dockerfile: ${objection}`);
+      return { added: {}, command: startCommand };
+    }
+    const known = buildCommand !== null && startCommand !== null;
+    const detected = known
+      ? null
+      : await kit.detectProject(source).catch((error: unknown) => {
+          // Only what is not given must be found out.
+          if (startCommand !== null) return null;
+          throw error;
+        });
+    const build = buildCommand ?? detected?.buildCommand ?? null;
+    // The form of a list: nothing in it is a variable or a line of the Dockerfile.
+    const shell = (command: string): string => JSON.stringify(['/bin/sh', '-c', command]);
+    const variables = Object.keys(options.build.environment);
+    const dockerfile = [
+      `FROM ${options.nodeImage}`,
+      'ENV NODE_ENV=production HOME=/tmp npm_config_update_notifier=false npm_config_audit=false npm_config_fund=false',
+      ...variables.map((name) => `ARG ${name}`),
+      'COPY --chown=10000:10000 . /app',
+      'WORKDIR /app',
+      'USER 10000:10000',
+      ...(build === null ? [] : [`RUN ${shell(build)}`]),
+      `CMD ${shell(startCommand ?? detected?.startCommand ?? '')}`,
+    ];
+    return { added: { Dockerfile: `${dockerfile.join('\n')}\n` }, command: null };
+  }
+
+  async function streamBuild(
+    files: Readable,
+    tag: string,
+    what: Maker & { readonly log: Log },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { memoryMb, milliCpus, environment } = options.build;
+    const body = await engine.streams.buildImage(files, {
+      t: tag,
+      version: '1',
+      rm: true,
+      forcerm: true,
+      memory: memoryMb * mib,
+      memswap: memoryMb * mib,
+      cpuperiod: 100_000,
+      cpuquota: milliCpus * 100,
+      networkmode: network,
+      labels: ownLabels(what),
+      buildargs: { ...environment },
+      abortSignal: signal,
+    });
+    const ready: string[] = [];
+    const splitter = kit.lineSplitter((line) => ready.push(line));
+    const layers: string[] = [];
+    let complete = false;
+    try {
+      for await (const message of messagesOf(body as Readable)) {
+        signal.throwIfAborted();
+        if (typeof message['error'] === 'string') throw await failureOf(message['error']);
+        if (typeof message['stream'] === 'string') splitter.push(message['stream']);
+        else if (typeof message['status'] === 'string' && message['progress'] === undefined)
+          splitter.push(`${message['status']}\n`);
+        if (message['aux'] !== undefined) complete = true;
+        for (const line of ready.splice(0)) {
+          const made = /^ ---> ([0-9a-f]{12,64})$/.exec(line)?.[1];
+          if (made !== undefined) layers.push(made);
+          if (line.trim() !== '') await what.log(line, 'STDOUT');
+        }
+      }
+    } finally {
+      if (!complete) await removeLayers(layers);
+      (body as Readable).destroy();
+      files.destroy();
+    }
+    splitter.end();
+    for (const line of ready) if (line.trim() !== '') await what.log(line, 'STDOUT');
+    if (!complete) throw new DriverUnavailable('it ended in the middle of the build');
+  }
+
+  /** What the steps of a build that did not come to its end have made, the last first; nothing that has a name. */
+  async function removeLayers(ids: readonly string[]): Promise<void> {
+    for (const id of ids.toReversed()) {
+      try {
+        const found = await engine.ask((docker) => docker.getImage(id).inspect());
+        if (namesOf('', found.RepoTags).some((name) => name !== '')) return; // the base, or another application's
+        await engine.ask((docker) => docker.getImage(id).remove());
+      } catch {
+        return; // used by another build, gone, or the engine is: the cache of an engine may be emptied at any time
+      }
+    }
+  }
+
+  /** A step that a signal ended: of the limit of memory, or of an engine that is about to go away. */
+  async function failureOf(said: string): Promise<DomainError> {
+    if (!/non-zero code: (?:137|143)$/.test(said)) return new ImageBuildFailed(said.slice(0, 2000));
+    for (const until = performance.now() + leavingMs; performance.now() < until; await delay(100))
+      if (!(await driver.answers())) return new DriverUnavailable('it stopped in the middle of the build');
+    return new ImageBuildFailed(
+      `${said.slice(0, 1000)}: a build may take ${options.build.memoryMb} MiB of memory, it may have been more.`,
+    );
+  }
+
+  /** One bridge for all instances and builds of this host, over which they cannot reach each other. */
+  async function ensureNetwork(): Promise<void> {
+    await engine.ask(async (docker) => {
+      if (await absentAsNull(docker.getNetwork(network).inspect())) return;
+      try {
+        await docker.createNetwork({
+          Name: network,
+          Driver: 'bridge',
+          CheckDuplicate: true,
+          Options: { 'com.docker.network.bridge.enable_icc': 'false' },
+          Labels: { [label.host]: hostId },
+        });
+      } catch (error) {
+        if (statusOf(error) !== 409) throw error; // another run was faster
+      }
+    });
+  }
+
+  async function inspect(instance: Opaque): Promise<Docker.ContainerInspectInfo | null> {
+    const id = containerOf(instance);
+    return absentAsNull(engine.ask((docker) => docker.getContainer(id).inspect()));
+  }
+
+  async function removeImage(name: string): Promise<void> {
+    await engine.ask(async (docker) => {
+      try {
+        await docker.getImage(name).remove();
+      } catch (error) {
+        if (statusOf(error) !== 404) throw error;
+      }
+    });
+  }
+
+  /** The engine's own program listens for the container, of one user; without it nobody can be told. */
+  async function listenerOf(port: number): Promise<number | null> {
+    const found = new Set(await kit.listenersOf(port));
+    return found.size === 1 ? ([...found][0] ?? null) : null;
+  }
+}
+
+const isPortTaken = (error: unknown): boolean =>
+  /port is already allocated|address already in use/i.test(saidBy(error));
+
+const namesOf = (id: string, tags: readonly string[] | null | undefined): readonly string[] => {
+  const named = (tags ?? []).filter((tag) => tag !== '<none>:<none>');
+  return named.length > 0 ? named : [id];
+};
+
+/** The one port that an image says it listens on; the usual one, which PORT tells it, for any other. */
+function portOf(image: Docker.ImageInspectInfo): number {
+  const exposed = Object.keys(image.Config.ExposedPorts ?? {}).filter((port) => port.endsWith('/tcp'));
+  return exposed.length === 1 ? Number.parseInt(exposed[0] ?? '', 10) : usualPort;
+}
+
+function imageOf({ image, port, command }: Opaque): { image: string; port: number; command: string | null } {
+  if (typeof image !== 'string' || typeof port !== 'number')
+    throw new Error('This is no artifact of the Docker driver.');
+  return { image, port, command: typeof command === 'string' ? command : null };
+}
+
+function containerOf({ container }: Opaque): string {
+  if (typeof container !== 'string') throw new Error('This is no instance of the Docker driver.');
+  return container;
+}

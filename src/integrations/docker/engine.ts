@@ -1,0 +1,75 @@
+import Docker from 'dockerode';
+import { DomainError } from '#kernel/errors.ts';
+import { codeOf } from '#kernel/system-error.ts';
+
+/** The Docker engine does not answer, or went away in the middle. It may be back soon: ask again. */
+export class DriverUnavailable extends DomainError {
+  readonly code = 'DRIVER_UNAVAILABLE';
+  constructor(reason: string) {
+    super(`The Docker engine does not answer (${reason}).`);
+  }
+}
+
+/** An engine that says nothing for so long is as good as none, milliseconds. */
+const silenceMs = 20_000;
+const gone = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'EACCES', 'ETIMEDOUT', 'ERR_STREAM_PREMATURE_CLOSE', 'ERR_SOCKET_CLOSED']); // prettier-ignore
+
+export interface Engine {
+  /** For questions that are answered soon. */
+  readonly docker: Docker;
+  /** For streams, which may be silent for long. */
+  readonly streams: Docker;
+  /** @throws DriverUnavailable in place of an error of the connection */
+  ask<T>(work: (docker: Docker) => Promise<T>): Promise<T>;
+}
+
+export function createEngine(socketPath: string): Engine {
+  // Without a host, or DOCKER_HOST of the process would count.
+  const options = { socketPath, host: undefined, port: undefined } as Docker.DockerOptions;
+  const docker = new Docker({ ...options, timeout: silenceMs });
+  return {
+    docker,
+    streams: new Docker(options),
+    async ask(work) {
+      try {
+        return await work(docker);
+      } catch (error) {
+        throw translated(error);
+      }
+    },
+  };
+}
+
+/** DriverUnavailable when the connection to the engine is what failed; else the error itself. */
+export function translated(error: unknown): unknown {
+  const code = codeOf(error);
+  const named = typeof code === 'string' ? code : null;
+  const said = error instanceof Error ? error.message : String(error);
+  if (statusOf(error) === undefined && ((named !== null && gone.has(named)) || /socket hang up|^aborted$/.test(said)))
+    return new DriverUnavailable(named ?? said);
+  // The engine answers while it stops or before it is ready.
+  if (statusOf(error) === 503) return new DriverUnavailable(said);
+  return error;
+}
+
+/** Status of the engine's answer; undefined: it was none. */
+export function statusOf(error: unknown): number | undefined {
+  const status = (error as { statusCode?: unknown } | null)?.statusCode;
+  return typeof status === 'number' ? status : undefined;
+}
+
+/** What the engine said, without the HTTP around it. */
+export function saidBy(error: unknown): string {
+  const message = (error as { json?: { message?: unknown } } | null)?.json?.message;
+  return typeof message === 'string' ? message : error instanceof Error ? error.message : String(error);
+}
+
+/** Null for what is not there. */
+export async function absentAsNull<T>(asked: Promise<T>): Promise<T | null> {
+  try {
+    return await asked;
+  } catch (error) {
+    if (statusOf(error) === 404) return null;
+    throw error;
+  }
+}

@@ -1,0 +1,2 @@
+export { createDockerDriver, type DockerDriver, type DockerDriverOptions } from './driver.ts';
+export { DriverUnavailable } from './engine.ts';

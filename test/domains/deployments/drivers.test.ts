@@ -1,0 +1,45 @@
+import { rm } from 'node:fs/promises';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { loadConfig } from '../../../src/config.ts';
+import { start } from '../../../src/start.ts';
+import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
+import { repository, serving, plain, team } from './harness.ts';
+import { scenarios } from './scenarios.ts';
+
+let server: TestServer;
+let folder: string;
+beforeAll(async () => {
+  folder = await testFolder();
+  server = await startTestServer();
+});
+afterAll(async () => {
+  await server.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+scenarios(() => Promise.resolve({ driver: 'PROCESS', server, folder, settings: {} }), 'some');
+
+test('without an engine: what may be chosen is, what asks for Docker is refused, and limits are', async () => {
+  const on = await team(server.url);
+  const source = await repository(folder, 'chosen');
+  await source.commit({ ...plain, 'server.js': serving('x') });
+  const wants = await on.application({ name: 'wants-docker', repositoryUrl: source.url, driver: 'DOCKER' });
+  expect(await on.createDeployment({ applicationId: wants })).toMatchObject({
+    __typename: 'DriverNotOffered',
+    code: 'DRIVER_NOT_OFFERED',
+  });
+  const any = await on.application({ name: 'any', repositoryUrl: source.url, memoryMb: 256, cpus: 0.5 });
+  expect((await on.deploy(any)).phase).toBe('DEPLOYED');
+  const row = await server.running.app.db.application.findFirstOrThrow({ where: { name: 'any' } });
+  expect(row).toMatchObject({ driver: 'PROCESS', memoryMb: 256, milliCpus: 500 });
+  const refused = await on.create({ name: 'greedy', repositoryUrl: source.url, memoryMb: 1_000_000, cpus: 1000 });
+  expect(refused.issues?.map(({ path }) => path)).toEqual(['memoryMb', 'cpus']);
+});
+
+test('a worker that must have an engine does not start without one', async () => {
+  const env = { ...server.env, SWITCHYARD_DOCKER: 'on', DOCKER_HOST: `unix://${folder}/no-such-socket` };
+  await expect(start(loadConfig(env))).rejects.toThrow(
+    /SWITCHYARD_DOCKER is on, but no Docker engine answers at unix:/,
+  );
+  expect(() => loadConfig({ ...env, DOCKER_HOST: 'tcp://192.0.2.1:2375' })).toThrow(/DOCKER_HOST/);
+});

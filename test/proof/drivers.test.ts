@@ -1,0 +1,123 @@
+import { rm } from 'node:fs/promises';
+import { afterAll, beforeAll, describe, expect, test, type TestContext } from 'vitest';
+import { livenessMs, raw, serving, team } from '../domains/deployments/harness.ts';
+import { fresh, scenarios, type Ground } from '../domains/deployments/scenarios.ts';
+import type { DockerEngine } from '../support/docker-engine.ts';
+import { until } from '../support/embedded.ts';
+import { startTestServer, testFolder, type TestServer } from '../support/server.ts';
+import { nodeImage, present, testEngine } from '../support/test-engine.ts';
+
+let engine: DockerEngine | { readonly missing: string };
+let server: TestServer | null = null;
+let folder: string;
+let processes: string;
+let settings: Readonly<Record<string, string>>;
+beforeAll(async () => {
+  [folder, processes] = [await testFolder(), await testFolder()];
+  engine = await testEngine();
+  if ('missing' in engine) return;
+  settings = {
+    SWITCHYARD_DOCKER: 'on',
+    DOCKER_HOST: `unix://${engine.socketPath}`,
+    SWITCHYARD_DOCKER_NODE_IMAGE: nodeImage,
+  };
+  server = await startTestServer(settings);
+});
+afterAll(async () => {
+  await server?.stop();
+  if (!('missing' in engine)) await engine.stop();
+  for (const one of [folder, processes]) await rm(one, { recursive: true, force: true });
+});
+
+async function ground(context: TestContext): Promise<Ground> {
+  present(engine, context);
+  return { driver: 'DOCKER', server: server as TestServer, folder, settings };
+}
+
+describe('processes', () => {
+  let own: TestServer;
+  beforeAll(async () => {
+    own = await startTestServer();
+  });
+  afterAll(() => own.stop());
+  scenarios(() => Promise.resolve({ driver: 'PROCESS', server: own, folder: processes, settings: {} }), 'all');
+});
+
+describe('containers', () => {
+  scenarios(ground, 'all');
+});
+
+test('old images go, those that can be restored stay', async (context) => {
+  const place = await ground(context);
+  const { docker } = present(engine, context);
+  const on = await team(place.server.url);
+  const { id, source } = await fresh(on, place, 'pruned', { 'server.js': serving('0') });
+  const { db } = place.server.running.app;
+  for (let version = 0; version < 8; version += 1) {
+    await source.commit({ 'server.js': serving(String(version)) });
+    expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  }
+  const applicationId = raw('Application', id);
+  await until('two are pruned', async () => (await db.release.count({ where: { applicationId, prunedAt: { not: null } } })) === 2, livenessMs); // prettier-ignore
+  const kept = await db.release.findMany({ where: { applicationId, prunedAt: null } });
+  const images = async () => (await docker('images', '--no-trunc', '--format', '{{.Repository}} {{.ID}}')).split('\n').filter((line) => line.includes(applicationId)).map((line) => line.split(' ')[1]); // prettier-ignore
+  await until('their images are gone', async () => (await images()).length === 6, livenessMs);
+  expect(new Set(await images())).toEqual(new Set(kept.map(({ imageId }) => imageId)));
+});
+
+test('an engine that is restarted while it builds, and while health is checked: the run goes on', async (context) => {
+  const place = await ground(context);
+  const real = present(engine, context);
+  const on = await team(place.server.url);
+  const { id, source } = await fresh(on, place, 'restarted', { 'server.js': serving('before') });
+  expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  const said = async (run: string) => (await on.deployment(run)).logs.nodes.map(({ text }) => text).join('\n');
+  const restart = async () => {
+    await real.kill();
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    await real.again();
+  };
+
+  await source.commit({ 'server.js': serving('built'), 'package.json': JSON.stringify({ main: 'server.js', scripts: { build: 'echo begun; sleep 15' } }) }); // prettier-ignore
+  let run = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
+  await until('it builds', async () => (await said(run)).includes('begun'), livenessMs);
+  await restart();
+  expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED' });
+  expect(await said(run)).toMatch(/The Docker engine does not answer/);
+  await until('it answers', async () => (await on.answer(id).catch(() => '')) === 'built', livenessMs);
+
+  await source.commit({
+    'server.js': serving('checked', 4_000),
+    'package.json': JSON.stringify({ main: 'server.js' }),
+  });
+  run = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
+  await until('its health is checked', async () => (await on.deployment(run)).phase === 'HEALTH_CHECKING', livenessMs);
+  await restart();
+  expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED' });
+  await until('it answers', async () => (await on.answer(id).catch(() => '')) === 'checked', livenessMs);
+  // One instance for what serves, and nothing else of the application.
+  const { db } = place.server.running.app;
+  await until('the rest is ended', async () => (await db.release.count({ where: { applicationId: raw('Application', id), status: 'RETIRED', instancePort: { not: null } } })) === 0, livenessMs); // prettier-ignore
+  const running = await real.docker('ps', '--all', '--quiet', '--filter', `label=switchyard.application=${raw('Application', id)}`); // prettier-ignore
+  expect(running.split('\n')).toHaveLength(1);
+});
+
+test('an engine that stays away: the run fails and says why; processes serve on; what it ran comes back with it', async (context) => {
+  const place = await ground(context);
+  const real = present(engine, context);
+  const on = await team(place.server.url);
+  const { id } = await fresh(on, place, 'away', { 'server.js': serving('container') });
+  const beside = await fresh(on, { ...place, driver: 'PROCESS' }, 'beside', { 'server.js': serving('process') });
+  expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  expect((await on.deploy(beside.id)).phase).toBe('DEPLOYED');
+  await real.kill();
+  const run = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
+  // The engine holds up nothing that is not its own.
+  await beside.source.commit({ 'server.js': serving('process 2') });
+  expect((await on.deploy(beside.id)).phase).toBe('DEPLOYED');
+  expect(await on.answer(beside.id)).toBe('process 2');
+  await until('it is over', async () => (await on.deployment(run)).status === 'FAILED', 150_000);
+  expect((await on.deployment(run)).statusReason).toMatch(/^The Docker engine does not answer/);
+  await real.again();
+  await until('it serves again', async () => (await on.answer(id).catch(() => '')) === 'container', livenessMs);
+});
