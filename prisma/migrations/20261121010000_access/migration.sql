@@ -133,7 +133,7 @@ ALTER TABLE "sso_connection" ADD CONSTRAINT "sso_connection_workspace_id_fkey" F
 -- AddForeignKey
 ALTER TABLE "sso_domain" ADD CONSTRAINT "sso_domain_workspace_id_fkey" FOREIGN KEY ("workspace_id") REFERENCES "workspace"("id") ON DELETE CASCADE ON UPDATE CASCADE;
 
--- The workspace of the server itself: its log, and the runs that belong to no tenant.
+-- The workspace of the server itself: its log, and the runs that belong to no tenant. No tenant can have its short name.
 INSERT INTO "workspace" ("id", "name", "slug", "updated_at")
-VALUES ('00000000-0000-7000-8000-000000000001', 'Instance', 'instance', CURRENT_TIMESTAMP);
+VALUES ('00000000-0000-7000-8000-000000000001', 'Instance', '_instance', CURRENT_TIMESTAMP);
 INSERT INTO "event_head" ("workspace_id") VALUES ('00000000-0000-7000-8000-000000000001');

@@ -174,7 +174,7 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
           const source = (params as { query?: unknown } | null)?.query;
           if (!req || typeof source !== 'string') return;
           const client = { clientAddress: options.clientAddress(req), actor: () => actorOf(req) };
-          await admitted.document(context as unknown as ServerContext, source, client);
+          await admitted.document(context, source, client);
         },
       },
     ],
