@@ -120,7 +120,7 @@ describe('changing', () => {
       });
       const { workspace: instance } = await data<{ workspace: { id: string; viewerRole: string } }>(
         operator.url,
-        '{ workspace(slug: "instance") { id viewerRole } }',
+        '{ workspace(slug: "_instance") { id viewerRole } }',
         {},
         root,
       );
