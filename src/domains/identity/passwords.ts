@@ -88,12 +88,13 @@ function createEstimator(): (password: string, about: readonly string[]) => Prom
       execArgv: [],
       resourceLimits: { maxOldGenerationSizeMb: 256 },
     });
-    started.unref();
     started.on('message', (answer: EstimateAnswer) => {
       waiting.get(answer.id)?.resolve(answer);
       waiting.delete(answer.id);
     });
     started.on('error', (error: Error) => end(started, error));
+    // Last, because a listener holds the process again: a thread that waits for work keeps no server from ending.
+    started.unref();
     return started;
   }
 
