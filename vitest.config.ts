@@ -1,12 +1,12 @@
 import { defineConfig } from 'vitest/config';
-import { resolve } from './vitest.base.ts';
+import { ofDocker, resolve } from './vitest.base.ts';
 
 // The ordinary tests: five minutes at most, npm and git only. The kill, load and corpus tests are in test/proof.
 export default defineConfig({
   resolve,
   test: {
     include: ['test/**/*.test.ts'],
-    exclude: ['test/proof/**'],
+    exclude: ['test/proof/**', ...ofDocker],
     globalSetup: ['test/support/global-setup.ts'],
     reporters: ['default', './test/support/skip-reporter.ts'],
     maxWorkers: 2,

@@ -1,11 +1,11 @@
 import { defineConfig } from 'vitest/config';
-import { resolve } from './vitest.base.ts';
+import { ofDocker, resolve } from './vitest.base.ts';
 
-// Kill, load and corpus tests: real processes, fixed seeds and sizes. One file at a time: they measure and they kill.
+// Kill, load and corpus tests, and those of the Docker engine: real processes, fixed seeds and sizes. One file at a time: they measure and they kill.
 export default defineConfig({
   resolve,
   test: {
-    include: ['test/proof/**/*.test.ts'],
+    include: ['test/proof/**/*.test.ts', ...ofDocker],
     globalSetup: ['test/support/global-setup.ts'],
     reporters: ['default', './test/support/skip-reporter.ts'],
     fileParallelism: false,

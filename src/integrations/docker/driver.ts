@@ -77,15 +77,15 @@ const label = {
   attempt: 'switchyard.attempt',
 } as const;
 
-export type DockerDriver = ReturnType<typeof createDockerDriver>;
+export type DockerDriver = Awaited<ReturnType<typeof createDockerDriver>>;
 
 /**
  * The driver of a Docker engine on this machine: an artifact is an image, an instance a container. Everything has labels
  * with the host, application and run, so nothing needs to be remembered. Containers are not restarted by the engine.
  */
-export function createDockerDriver(options: DockerDriverOptions) {
+export async function createDockerDriver(options: DockerDriverOptions) {
   const { hostId, kit } = options;
-  const engine = createEngine(options.socketPath);
+  const engine = await createEngine(options.socketPath);
   const network = `switchyard-${hostId}`;
   const ownLabels = ({ applicationId, runId, attempt }: Maker) => ({
     [label.host]: hostId,

@@ -46,10 +46,10 @@ const create = (socketPath: string) =>
 
 async function subject(context: TestContext): Promise<Subject> {
   const { docker, socketPath } = present(engine, context);
-  const driver: Driver = create(socketPath);
+  const driver: Driver = await create(socketPath);
   return {
     driver,
-    again: () => Promise.resolve(create(socketPath)),
+    again: () => create(socketPath),
     async checkout({ applicationId, runId, attempt }) {
       const made = path.join(folder, applicationId, `${runId}.${attempt}`);
       await mkdir(made, { recursive: true });

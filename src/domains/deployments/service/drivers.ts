@@ -1,4 +1,5 @@
 import { Prisma, type Application, type Release } from '#prisma';
+import { exists } from '#kernel/db/state-dirs.ts';
 import type { Logger } from '#kernel/log.ts';
 import type { Driver, DriverName, Limits, Opaque } from './driver.ts';
 import { createDockerDriver, DriverUnavailable } from '../../../integrations/docker/index.ts';
@@ -63,7 +64,8 @@ export async function connectDocker(options: {
 }): Promise<Driver | null> {
   const { docker, log } = options;
   if (docker.mode === 'off') return null;
-  const driver = createDockerDriver({
+  if (docker.mode === 'auto' && !options.waitForIt && !(await exists(docker.socketPath))) return null;
+  const driver = await createDockerDriver({
     hostId: options.hostId,
     socketPath: docker.socketPath,
     nodeImage: docker.nodeImage,
