@@ -1,5 +1,5 @@
-/** Tests that need a Docker engine: they take a minute, and belong to the proof. */
-export const ofDocker = ['test/integrations/drivers/docker.test.ts', 'test/domains/deployments/docker.test.ts'];
+/** The conformance suite on a Docker engine takes a minute, and belongs to the proof. */
+export const ofDocker = ['test/integrations/drivers/docker.test.ts'];
 
 /** What the two test configurations share. */
 export const resolve = {

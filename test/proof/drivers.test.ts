@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, test, type TestContext } from 'vitest';
-import { livenessMs, raw, serving, team } from '../domains/deployments/harness.ts';
+import { livenessMs, raw, repository, serving, team } from '../domains/deployments/harness.ts';
 import { fresh, scenarios, type Ground } from '../domains/deployments/scenarios.ts';
 import type { DockerEngine } from '../support/docker-engine.ts';
 import { until } from '../support/embedded.ts';
@@ -45,6 +45,18 @@ describe('processes', () => {
 
 describe('containers', () => {
   scenarios(ground, 'all');
+});
+
+test('where an engine answers, it is the default, and the Dockerfile of a repository is what is built', async (context) => {
+  const place = await ground(context);
+  const on = await team(place.server.url);
+  const source = await repository(folder, 'hello-docker', 'hello-docker');
+  await source.commit({});
+  const id = await on.application({ name: 'hello-docker', repositoryUrl: source.url, memoryMb: 200 });
+  expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  expect(await on.answer(id)).toBe('Hello from a container\n');
+  const row = await place.server.running.app.db.application.findFirstOrThrow({ where: { name: 'hello-docker' } });
+  expect(row).toMatchObject({ driver: 'DOCKER', memoryMb: 200 });
 });
 
 test('old images go, those that can be restored stay', async (context) => {

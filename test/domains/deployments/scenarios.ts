@@ -67,7 +67,7 @@ export async function fresh(
 }
 
 /** The deployments that every driver must bring to their end. */
-export function scenarios(ground: (context: TestContext) => Promise<Ground>, which: 'few' | 'some' | 'all'): void {
+export function scenarios(ground: (context: TestContext) => Promise<Ground>, which: 'some' | 'all'): void {
   const serves = async ({ server }: Ground, applicationId: string) =>
     server.running.app.db.release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', applicationId) } } });
 
@@ -92,8 +92,6 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>, whi
     expect(restored.instance).not.toEqual(first.instance);
     expect((await on.stopApplication(id)).__typename).toBe('StopApplicationSuccess');
   });
-
-  if (which === 'few') return;
 
   test('one that does not become healthy is rolled back, and what served serves on', async (context) => {
     const place = await ground(context);
