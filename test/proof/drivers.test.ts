@@ -94,7 +94,7 @@ test('an engine that is restarted while it builds, and while health is checked: 
   let run = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
   await until('it builds', async () => (await said(run)).includes('begun'), livenessMs);
   await restart();
-  expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED' });
+  expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED', statusReason: null });
   expect(await said(run)).toMatch(/The Docker engine does not answer/);
   await until('it answers', async () => (await on.answer(id).catch(() => '')) === 'built', livenessMs);
 
@@ -105,7 +105,7 @@ test('an engine that is restarted while it builds, and while health is checked: 
   run = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
   await until('its health is checked', async () => (await on.deployment(run)).phase === 'HEALTH_CHECKING', livenessMs);
   await restart();
-  expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED' });
+  expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED', statusReason: null });
   await until('it answers', async () => (await on.answer(id).catch(() => '')) === 'checked', livenessMs);
   // One instance for what serves, and nothing else of the application.
   const { db } = place.server.running.app;
