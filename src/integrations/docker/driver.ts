@@ -67,8 +67,6 @@ const output = { 'max-size': '10m', 'max-file': '2' };
 const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'KILL', 'NET_BIND_SERVICE', 'SETGID', 'SETUID'];
 /** How long words that were on their way are waited for when following ends. */
 const lastWordsMs = 200;
-/** How long an engine that stops may still answer after it has ended what it ran, milliseconds. */
-const leavingMs = 3_000;
 
 const label = {
   host: 'switchyard.host',
@@ -451,14 +449,14 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     }
   }
 
-  /** A step that a signal ended: of the limit of memory, or of an engine that is about to go away. */
+  /** Why a build failed: of a step's own status, of the limit of memory, or of an engine that is about to go away. */
   async function failureOf(said: string): Promise<DomainError> {
-    if (!/non-zero code: (?:137|143)$/.test(said)) return new ImageBuildFailed(said.slice(0, 2000));
-    for (const until = performance.now() + leavingMs; performance.now() < until; await delay(100))
-      if (!(await driver.answers())) return new DriverUnavailable('it stopped in the middle of the build');
-    return new ImageBuildFailed(
-      `${said.slice(0, 1000)}: a build may take ${options.build.memoryMb} MiB of memory, it may have been more.`,
-    );
+    const status = Number(/non-zero code: (\d+)$/.exec(said)?.[1]);
+    const ended = status === 137 || status === 143;
+    if (!Number.isNaN(status) && !ended) return new ImageBuildFailed(said.slice(0, 2000));
+    if (await engine.leaves()) return new DriverUnavailable('it stopped in the middle of the build');
+    const limit = `: a build may take ${options.build.memoryMb} MiB of memory, it may have been more.`;
+    return new ImageBuildFailed(`${said.slice(0, 2000)}${ended ? limit : ''}`);
   }
 
   /** One bridge for all instances and builds of this host, over which they cannot reach each other. */

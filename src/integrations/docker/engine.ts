@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { DomainError } from '#kernel/errors.ts';
 import { codeOf } from '#kernel/system-error.ts';
@@ -12,6 +13,8 @@ export class DriverUnavailable extends DomainError {
 
 /** An engine that says nothing for so long is as good as none, milliseconds. */
 const silenceMs = 20_000;
+/** How long an engine that stops may still answer after it has begun to end what it ran, milliseconds. */
+const leavingMs = 3_000;
 const gone = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'EACCES', 'ETIMEDOUT', 'ERR_STREAM_PREMATURE_CLOSE', 'ERR_SOCKET_CLOSED']); // prettier-ignore
 
 export interface Engine {
@@ -19,8 +22,10 @@ export interface Engine {
   readonly docker: Docker;
   /** For streams, which may be silent for long. */
   readonly streams: Docker;
-  /** @throws DriverUnavailable in place of an error of the connection */
+  /** @throws DriverUnavailable in place of an error of the connection, or of an engine that is about to go away */
   ask<T>(work: (docker: Docker) => Promise<T>): Promise<T>;
+  /** Whether it goes away soon: an engine that stops still answers for a while, with strange errors. */
+  leaves(): Promise<boolean>;
 }
 
 export async function createEngine(socketPath: string): Promise<Engine> {
@@ -29,14 +34,28 @@ export async function createEngine(socketPath: string): Promise<Engine> {
   // Without a host, or DOCKER_HOST of the process would count.
   const options = { socketPath, host: undefined, port: undefined } as Docker.DockerOptions;
   const docker = new Client({ ...options, timeout: silenceMs });
+  const leaves = async (): Promise<boolean> => {
+    for (const until = performance.now() + leavingMs; performance.now() < until; await delay(100)) {
+      try {
+        await docker.ping();
+      } catch (error) {
+        if (translated(error) instanceof DriverUnavailable) return true;
+        throw error;
+      }
+    }
+    return false;
+  };
   return {
     docker,
     streams: new Client(options),
+    leaves,
     async ask(work) {
       try {
         return await work(docker);
       } catch (error) {
-        throw translated(error);
+        const known = translated(error);
+        const own = (statusOf(known) ?? 0) >= 500;
+        throw own && (await leaves()) ? new DriverUnavailable('it stopped in the middle') : known;
       }
     },
   };
