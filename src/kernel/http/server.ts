@@ -110,6 +110,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
   const url = options.publicUrl ?? `http://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`;
   const origins: OriginRules = {
     allowed: new Set([new URL(url).origin, ...loopbackNames(options, port), ...options.corsOrigins]),
+    secureCookies: options.secureCookies,
   };
   const clientAddress = (req: IncomingMessage) => addressOf(req, options.trustProxy);
   const door = createDoor(app);

@@ -6,12 +6,12 @@ import { useServer, type Extra } from 'graphql-ws/use/ws';
 import { WebSocketServer, type WebSocket } from 'ws';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
-import { sessionCookie, type Credentials } from '../auth/actors.ts';
+import type { Credentials } from '../auth/actors.ts';
 import { IssuerUnavailable, RateLimited, Unauthenticated } from '../errors.ts';
 import { clientOf, keysOf, networkOf } from '../rates/address.ts';
 import type { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
-import { cookieOf, originOf, sameSite, type OriginRules } from './credentials.ts';
+import { originOf, sameSite, sessionOf, type OriginRules } from './credentials.ts';
 import type { Door } from './door.ts';
 import { onceAt } from '../timer.ts';
 import { maskError } from './errors.ts';
@@ -103,7 +103,7 @@ export function attachWebSocket(
         errors.map((error) => maskError(error, randomUUID(), app.log).toJSON()),
       async onConnect(context) {
         const { socket, request } = context.extra;
-        const credentials = connectionCredentials(context.connectionParams, request);
+        const credentials = connectionCredentials(context.connectionParams, request, options.origins);
         let actor: Actor;
         try {
           actor = await options.door.authenticate(credentials, originOf(request, options.clientAddress(request)));
@@ -223,14 +223,18 @@ const refusal = (message: string, code: string) => new GraphQLError(message, { e
 const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined);
 
 /** `connection_init` tells who it is as HTTP headers would, in any case; a browser's page may rely on its cookie. */
-function connectionCredentials(params: Record<string, unknown> | undefined, req: IncomingMessage): Credentials {
+function connectionCredentials(
+  params: Record<string, unknown> | undefined,
+  req: IncomingMessage,
+  origins: OriginRules,
+): Credentials {
   const given = new Map(Object.entries(params ?? {}).map(([name, value]) => [name.toLowerCase(), text(value)]));
   const header = (name: string) => text(req.headers[name]);
   return {
     authorization: given.get('authorization') ?? header('authorization'),
     apiKey: given.get('x-api-key') ?? given.get('apikey') ?? header('x-api-key'),
     // Without an Origin it is no browser's, or one of an older kind: then the cookie does not count.
-    session: req.headers.origin === undefined ? undefined : cookieOf(req.headers.cookie, sessionCookie),
+    session: req.headers.origin === undefined ? undefined : sessionOf(req.headers, origins),
   };
 }
 
