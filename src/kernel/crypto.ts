@@ -2,7 +2,29 @@ import { argon2, createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
 
-const derive = promisify(argon2);
+const argon2id = promisify(argon2);
+
+/**
+ * Derivations at once: half of libuv's threads. The others check the tokens of whoever is signed in, and read files;
+ * a flood of sign-ins must not hold those up.
+ */
+const mostDerivations = 2;
+let deriving = 0;
+const waiting: (() => void)[] = [];
+
+/** Each in its turn. */
+const derive: typeof argon2id = async (...of) => {
+  if (deriving >= mostDerivations) await new Promise<void>((resolve) => waiting.push(resolve));
+  else deriving++;
+  try {
+    return await argon2id(...of);
+  } finally {
+    // The place goes to the next one, or is free.
+    const next = waiting.shift();
+    if (next) next();
+    else deriving--;
+  }
+};
 
 /**
  * Memory in KiB, passes and lanes: the OWASP recommendation for argon2id.
@@ -27,7 +49,7 @@ const unpadded = (bytes: Buffer): string => bytes.toString('base64').replaceAll(
 
 /**
  * The password's argon2id hash as a PHC string, `$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>`. Takes about 0.1 s on a
- * thread of libuv's pool, not on the event loop.
+ * thread of libuv's pool, not on the event loop, and waits while {@link mostDerivations} others do.
  * @see https://github.com/P-H-C/phc-string-format/blob/master/phc-sf-spec.md
  */
 export async function hashPassword(password: string): Promise<string> {

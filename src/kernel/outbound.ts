@@ -1,4 +1,4 @@
-import { lookup as dnsLookup } from 'node:dns/promises';
+import { lookup as dnsLookup, Resolver } from 'node:dns/promises';
 import ipaddr from 'ipaddr.js';
 import { DomainError } from '#kernel/errors.ts';
 
@@ -21,15 +21,18 @@ export class OutboundRefused extends DomainError {
   }
 }
 
-/** All addresses of a host name, as text. Rejects when it has none. */
-export type HostLookup = (host: string) => Promise<readonly string[]>;
+/** All addresses of a host name, as text. Rejects when it has none, and may when the signal ends it. */
+export type HostLookup = (host: string, signal: AbortSignal) => Promise<readonly string[]>;
 
 export interface OutboundPolicyOptions {
   /** Also allow 127.0.0.0/8 and ::1: development and the demo only. */
   readonly allowLoopback: boolean;
   /** Also allow private networks (RFC 1918, RFC 4193): for addresses that the operator configured only. */
   readonly allowPrivate?: boolean;
-  /** Resolves a host name; default: the system's resolver. */
+  /**
+   * Resolves a host name; default: the name servers of the system, and where private addresses or loopback are allowed
+   * the system's resolver, which knows other names too.
+   */
   readonly lookup?: HostLookup;
 }
 
@@ -75,6 +78,31 @@ async function systemLookup(host: string): Promise<string[]> {
   return (await dnsLookup(host, { all: true })).map((entry) => entry.address);
 }
 
+const dnsTimeoutMs = 3_000;
+
+/**
+ * Asks the name servers. The system's resolver takes one of two threads of the process until it has an answer, whatever
+ * becomes of the request: whoever names hosts whose name servers say nothing would hold up everybody's look-ups, also
+ * those of the database. This takes none, and ends when it is called off.
+ * @param servers addresses of name servers; without them, those of the system
+ */
+export async function publicLookup(host: string, signal: AbortSignal, servers?: readonly string[]): Promise<string[]> {
+  signal.throwIfAborted();
+  const resolver = new Resolver({ timeout: dnsTimeoutMs, tries: 2 });
+  if (servers) resolver.setServers(servers);
+  const cancel = (): void => resolver.cancel();
+  signal.addEventListener('abort', cancel, { once: true });
+  try {
+    const answers = await Promise.allSettled([resolver.resolve4(host), resolver.resolve6(host)]);
+    const [first] = answers;
+    // One of the two kinds will do.
+    if (answers.every(({ status }) => status === 'rejected') && first.status === 'rejected') throw first.reason;
+    return answers.flatMap((answer) => (answer.status === 'fulfilled' ? answer.value : []));
+  } finally {
+    signal.removeEventListener('abort', cancel);
+  }
+}
+
 /** `url` as it may be logged and shown: without credentials, query and fragment. */
 export function withoutSecrets(url: URL): string {
   return `${url.protocol}//${url.host}${url.pathname}`;
@@ -84,7 +112,7 @@ export function withoutSecrets(url: URL): string {
 export function createOutboundPolicy({
   allowLoopback,
   allowPrivate = false,
-  lookup = systemLookup,
+  lookup = allowLoopback || allowPrivate ? systemLookup : publicLookup,
 }: OutboundPolicyOptions): OutboundPolicy {
   return {
     async check(given, { protocols = [], signal } = {}) {
@@ -122,7 +150,7 @@ export function createOutboundPolicy({
     const onStop = (): void => reject(stop.reason);
     stop.addEventListener('abort', onStop, { once: true });
     try {
-      const addresses = [...(await Promise.race([lookup(host), stopped]))];
+      const addresses = [...(await Promise.race([lookup(host, stop), stopped]))];
       if (addresses.length === 0) throw new Error('no address');
       return addresses;
     } catch (error) {

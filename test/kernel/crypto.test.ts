@@ -13,13 +13,18 @@ import {
 
 /** The work of every derivation of a key from a password: all that the time that it takes depends on. */
 const derived = vi.hoisted(() => [] as object[]);
+const running = vi.hoisted(() => ({ now: 0, most: 0 }));
 vi.mock('node:crypto', async (original) => {
   const crypto = await original<typeof import('node:crypto')>();
   const argon2: typeof crypto.argon2 = (algorithm, parameters, done) => {
     const { memory, passes, parallelism, tagLength, message, nonce } = parameters;
     const [messageBytes, nonceBytes] = [message, nonce].map((of) => Buffer.from(of as Buffer).length);
     derived.push({ algorithm, memory, passes, parallelism, tagLength, messageBytes, nonceBytes });
-    crypto.argon2(algorithm, parameters, done);
+    running.most = Math.max(running.most, ++running.now);
+    crypto.argon2(algorithm, parameters, (error, key) => {
+      running.now--;
+      done(error, key);
+    });
   };
   const argon2Sync = () => {
     throw new Error('holds up the event loop');
@@ -64,6 +69,14 @@ describe('passwords', () => {
     derived.length = 0;
     await verifyPassword(await hashPassword('x'), 'x');
     expect(derived).toHaveLength(2);
+  });
+
+  it('leaves threads to everybody else, however many sign in at once', async () => {
+    const stored = await hashPassword('x');
+    running.most = 0;
+    const tries = Array.from({ length: 6 }, (_, i) => verifyPassword(stored, i % 2 === 0 ? 'x' : 'y'));
+    expect(await Promise.all(tries)).toEqual([true, false, true, false, true, false]);
+    expect(running).toEqual({ now: 0, most: 2 });
   });
 
   it.each([

@@ -1,5 +1,7 @@
+import { createSocket } from 'node:dgram';
+import { once } from 'node:events';
 import { describe, expect, test } from 'vitest';
-import { createOutboundPolicy, OutboundRefused, type OutboundRefusal } from '#kernel/outbound.ts';
+import { createOutboundPolicy, OutboundRefused, publicLookup, type OutboundRefusal } from '#kernel/outbound.ts';
 
 async function refusal(check: Promise<unknown>): Promise<OutboundRefused> {
   const error: unknown = await check.then(
@@ -135,5 +137,45 @@ describe('the outbound policy', () => {
     const check = policy.check('https://example.com/', { signal: controller.signal });
     controller.abort(new Error('stop'));
     await expect(check).rejects.toThrow('stop');
+  });
+});
+
+describe('looking a name up', () => {
+  /** A name server that answers questions for IPv4 addresses alone, or nothing at all. */
+  async function nameServer(address: readonly number[] | null) {
+    const socket = createSocket('udp4');
+    socket.on('message', (question, { port }) => {
+      if (!address) return;
+      // RFC 1035, 4: the question again with another header, and one record that points back to its name.
+      const isA = question.readUInt16BE(question.indexOf(0, 12) + 1) === 1;
+      const asked = question.subarray(0, question.indexOf(0, 12) + 5);
+      const answer = Buffer.concat([asked, Buffer.from([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, ...address])]);
+      const told = isA ? answer : Buffer.from(asked);
+      told.writeUInt16BE(0x8180, 2);
+      for (const [at, count] of [1, Number(isA), 0, 0].entries()) told.writeUInt16BE(count, 4 + 2 * at);
+      socket.send(told, port, '127.0.0.1');
+    });
+    socket.bind(0, '127.0.0.1');
+    await once(socket, 'listening');
+    return { servers: [`127.0.0.1:${socket.address().port}`], close: () => socket.close() };
+  }
+
+  test('asks the name servers; one kind of address will do', async () => {
+    const { servers, close } = await nameServer([93, 184, 215, 14]);
+    expect(await publicLookup('example.com', AbortSignal.timeout(5000), servers)).toEqual(['93.184.215.14']);
+    close();
+  });
+
+  test('ends when it is called off, and holds up nobody else', async () => {
+    const { servers, close } = await nameServer(null);
+    const stop = new AbortController();
+    const asked = Array.from({ length: 50 }, (_, i) => publicLookup(`silent-${i}.example.com`, stop.signal, servers));
+    const all = Promise.allSettled(asked);
+    // Two of the system's threads would be taken by the first two, and there are no more.
+    const policy = createOutboundPolicy({ allowLoopback: true });
+    expect((await policy.check('http://localhost/')).addresses.length).toBeGreaterThan(0);
+    stop.abort();
+    expect((await all).map(({ status }) => status)).toEqual(Array.from({ length: 50 }, () => 'rejected'));
+    close();
   });
 });

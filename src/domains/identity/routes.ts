@@ -1,9 +1,16 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
 import type { App } from '#kernel/app.ts';
 import { anonymous, type Actor } from '#kernel/auth/actor.ts';
-import { sessionCookie } from '#kernel/auth/actors.ts';
+import { signInCookie } from '#kernel/auth/actors.ts';
 import { Unauthenticated } from '#kernel/errors.ts';
-import { cookieOf, originOf, sessionCookieHeader, type OriginRules } from '#kernel/http/credentials.ts';
+import {
+  cookieName,
+  cookieOf,
+  originOf,
+  sessionCookieHeader,
+  sessionOf,
+  type OriginRules,
+} from '#kernel/http/credentials.ts';
 import { defineRoute, type Route, type RouteRequest } from '#kernel/http/routes.ts';
 import { ArrivalRefused } from './errors.ts';
 import { NotIn, OutsideSignIns, safeReturn, signInTtlS, type Step } from './service/sign-in.ts';
@@ -64,15 +71,14 @@ function fromElsewhere(headers: IncomingHttpHeaders, { allowed }: OriginRules): 
 
 const asHtml = (text: string): string => text.replaceAll(/[&<>"']/g, (one) => `&#${one.charCodeAt(0)};`);
 
-/** What the browser keeps while its person is at another system. */
-const cookie = 'switchyard_sign_in';
-const cookiePath = '/auth';
-
 /** Addresses of browsers that sign in at another system. */
 export function authRoutes(
   app: App,
   options: { readonly secureCookies: boolean; readonly baseUrl: () => string },
 ): Route[] {
+  /** What the browser keeps while its person is at another system. A name with the prefix is for all paths. */
+  const cookie = cookieName(signInCookie, options.secureCookies);
+  const cookiePath = options.secureCookies ? '/' : '/auth';
   const keptHeader = (kept: string | null): string =>
     `${cookie}=${kept ?? ''}; Max-Age=${kept === null ? 0 : signInTtlS}; Path=${cookiePath}; HttpOnly; SameSite=Lax${
       options.secureCookies ? '; Secure' : ''
@@ -135,7 +141,7 @@ export function authRoutes(
 
   /** Whoever is signed in in this browser. Only for what a sealed text of their own session, or the state of a sign-in, vouches for. */
   const signedInOf = async (req: IncomingMessage, request: RouteRequest): Promise<Actor> => {
-    const session = cookieOf(req.headers.cookie, sessionCookie);
+    const session = sessionOf(req.headers, request.origins);
     const stranger = strangerOf(req, request);
     if (!session) return stranger;
     return app.actors.authenticate({ session }, stranger.origin).catch((error: unknown) => {

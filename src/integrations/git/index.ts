@@ -162,7 +162,7 @@ export async function createGit(options: GitOptions): Promise<Git> {
 
   const baseEnvironment = {
     PATH: isAbsolute(gitPath) ? `${dirname(gitPath)}:${options.path}` : options.path,
-    HOME: homeDir, // curl and ssh look here for .netrc and .ssh: there is none
+    HOME: homeDir, // curl looks here for .netrc: there is none
     LC_ALL: 'C',
     GIT_CONFIG_NOSYSTEM: '1',
     GIT_CONFIG_GLOBAL: configFile,
@@ -278,6 +278,10 @@ export async function createGit(options: GitOptions): Promise<Git> {
       const ssh = ['ssh', '-F', '/dev/null', '-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes'];
       ssh.push('-o', `HostName=${addresses[0]}`, '-o', `HostKeyAlias=${url.hostname}`);
       ssh.push('-o', `UserKnownHostsFile="${join(homeDir, 'known_hosts')}"`, '-o', 'ProxyCommand=none');
+      // Whatever HOME says, ssh looks for keys in the folder that the system knows of its user.
+      for (const name of ['IdentityFile', 'CertificateFile', 'IdentityAgent', 'PKCS11Provider'])
+        ssh.push('-o', `${name}=none`);
+      ssh.push('-o', 'IdentitiesOnly=yes');
       // Git gives this to a shell.
       return {
         GIT_SSH_COMMAND: ssh.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(' '),

@@ -8,6 +8,8 @@ import { instanceWorkspaceId } from './instance.ts';
 import type { SessionTokens } from './session-tokens.ts';
 
 export const sessionCookie = 'switchyard_session';
+/** Of a browser whose person is at another system to sign in. */
+export const signInCookie = 'switchyard_sign_in';
 
 /** What a request or connection brings. */
 export interface Credentials {

@@ -6,7 +6,21 @@ import { sessionCookie, type Credentials } from '../auth/actors.ts';
 export interface OriginRules {
   /** Exact origins that may send the session cookie from a browser: the server's own and the configured ones. */
   readonly allowed: ReadonlySet<string>;
+  /** Whether cookies are for https only. */
+  readonly secureCookies: boolean;
 }
+
+/**
+ * What a cookie is called. Browsers take one with this prefix from this very host over https only: neither a neighbour
+ * below the same domain nor whatever answers without TLS, such as an application on another port, can put one of its
+ * own choice in its place and so have somebody signed in as somebody else.
+ * @see https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis#name-the-__host-prefix
+ */
+export const cookieName = (name: string, secure: boolean): string => (secure ? `__Host-${name}` : name);
+
+/** The session that a browser's cookie names. */
+export const sessionOf = (headers: IncomingHttpHeaders, { secureCookies }: OriginRules): string | undefined =>
+  cookieOf(headers.cookie, cookieName(sessionCookie, secureCookies));
 
 const one = (value: string | string[] | undefined): string | undefined => (Array.isArray(value) ? value[0] : value);
 
@@ -27,7 +41,7 @@ export function credentialsOf(headers: IncomingHttpHeaders, rules: OriginRules):
   const authorization = one(headers.authorization);
   const apiKey = one(headers['x-api-key']);
   if (authorization || apiKey) return { authorization, apiKey };
-  const session = cookieOf(headers.cookie, sessionCookie);
+  const session = sessionOf(headers, rules);
   if (session && !sameSite(headers, rules)) {
     throw new GraphQLError(
       'A request with the session cookie must come from an allowed origin, or carry the header GraphQL-Require-Preflight.',
@@ -63,5 +77,5 @@ export function sessionCookieHeader(session: { token: string; expiresAt: Date } 
   const value = session
     ? `${session.token}; Expires=${session.expiresAt.toUTCString()}`
     : '; Expires=Thu, 01 Jan 1970 00:00:00 GMT';
-  return `${sessionCookie}=${value}; Path=/; HttpOnly; SameSite=Lax${secure ? '; Secure' : ''}`;
+  return `${cookieName(sessionCookie, secure)}=${value}; Path=/; HttpOnly; SameSite=Lax${secure ? '; Secure' : ''}`;
 }

@@ -249,6 +249,43 @@ export function refuseVariables(variables: unknown): GraphQLError | null {
   return null;
 }
 
+/** Values that may stand beside the variables of an operation: its own members and `extensions`. */
+const valuesBeside = 100;
+
+/**
+ * Whether a text of JSON has more values than so many operations may have. It is asked before the text is parsed: a
+ * megabyte of empty objects is twenty as values, and many requests wait at once, each with its own.
+ */
+export function hasTooManyValues(json: string, operations: number): boolean {
+  // Each is after a comma or a bracket, and may begin with one.
+  let left = 2 * operations * (maxVariableValues + valuesBeside);
+  for (let at = 0; at < json.length; at++) {
+    const code = json.charCodeAt(at);
+    if (code === quote) {
+      // To its end, over what is escaped; a text that has none is no JSON.
+      do {
+        at = json.indexOf('"', at + 1);
+        if (at < 0) return false;
+      } while (isEscaped(json, at));
+    } else if ((code === comma || code === bracket || code === brace) && --left < 0) return true;
+  }
+  return false;
+}
+
+const [quote, comma, bracket, brace, backslash] = Array.from('",[{\\', (one) => one.charCodeAt(0));
+
+function isEscaped(json: string, at: number): boolean {
+  let before = at;
+  while (json.charCodeAt(before - 1) === backslash) before--;
+  return (at - before) % 2 === 1;
+}
+
+/** The refusal of such a text. */
+export const manyValues = (): GraphQLError =>
+  tooMuch(`The request has more than ${maxVariableValues} values an operation.`, 'TOO_MANY_VALUES', {
+    limit: maxVariableValues,
+  });
+
 /** An operation that is about to be executed. */
 export type Args = Parameters<NonNullable<Plugin['onExecute']>>[0]['args'];
 

@@ -9,6 +9,8 @@ import { Connections } from './connections.ts';
 import type { OriginRules } from './credentials.ts';
 import { createDoor } from './door.ts';
 import { health, type Check } from './health.ts';
+import { hasTooManyValues, manyValues } from './limits.ts';
+import { Room } from './room.ts';
 import { checkDeclared, defineRoute, type Route } from './routes.ts';
 import { attachWebSocket } from './websocket.ts';
 import { createGraphQL, requestIdHeader, requestIdOf, underRequestId, type GraphQLOptions } from './yoga.ts';
@@ -110,6 +112,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
   const url = options.publicUrl ?? `http://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`;
   const origins: OriginRules = {
     allowed: new Set([new URL(url).origin, ...loopbackNames(options, port), ...options.corsOrigins]),
+    secureCookies: options.secureCookies,
   };
   const clientAddress = (req: IncomingMessage) => addressOf(req, options.trustProxy);
   const door = createDoor(app);
@@ -132,6 +135,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     admitDocument,
     origins,
     persisted: options.graphql.persisted,
+    room: new Room(),
     limits: {
       ...options.limits,
       messageBytes: options.maxBodyBytes,
@@ -143,6 +147,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     initTimeoutMs: options.initTimeoutMs,
   });
   let stopping = false;
+  const room = new Room();
 
   const routes: readonly Route[] = [
     {
@@ -154,8 +159,20 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
         if (options.corsOrigins.length > 0) res.setHeader('vary', 'Origin');
         if (!jsonParameters(address)) {
           refuse(res, 400, 'BAD_REQUEST', '`variables` and `extensions` must be JSON.');
-        } else if (await readBody(req, res, options.maxBodyBytes, options.bodyTimeoutMs ?? 20_000)) {
-          await underRequestId(String(res.getHeader(requestIdHeader)), () => yoga.handle(req, res));
+        } else {
+          const leave = await readBody(req, res, {
+            room,
+            maxBytes: options.maxBodyBytes,
+            timeoutMs: options.bodyTimeoutMs ?? 20_000,
+            operations: Math.max(1, options.limits.batch),
+          });
+          if (!leave) return;
+          res.once('close', leave);
+          try {
+            await underRequestId(String(res.getHeader(requestIdHeader)), () => yoga.handle(req, res));
+          } finally {
+            leave();
+          }
         }
       },
     },
@@ -321,16 +338,16 @@ function jsonParameters(address: URL): boolean {
 
 /**
  * Reads a GraphQL request's body, so that its size and time are bounded whatever its headers say.
- * @returns false when it answered itself, or nobody is there any more: 408 too slow, 413 too large, 415 not JSON, 400
- * not UTF-8
+ * @returns what is to be called when the request was handled; false when it answered itself, or nobody is there any
+ * more: 408 too slow, 413 too large, 415 not JSON, 400 not UTF-8 or too many values
  */
 async function readBody(
   req: IncomingMessage,
   res: ServerResponse,
-  maxBytes: number,
-  timeoutMs: number,
-): Promise<boolean> {
-  if (req.method !== 'POST') return true;
+  limits: { readonly room: Room; readonly maxBytes: number; readonly timeoutMs: number; readonly operations: number },
+): Promise<false | (() => void)> {
+  const { maxBytes, timeoutMs } = limits;
+  if (req.method !== 'POST') return () => undefined;
   const [type, ...parameters] = (req.headers['content-type'] ?? '').split(';').map((part) => part.trim().toLowerCase());
   const charset = parameters
     .find((parameter) => parameter.startsWith('charset='))
@@ -344,11 +361,25 @@ async function readBody(
   if (body === 'large') {
     return refuse(res, 413, 'BODY_TOO_LARGE', `The body has more than ${maxBytes} bytes.`, { limit: maxBytes });
   }
+  // As bytes it waits outside of the heap.
+  const leave = await limits.room.enter(body.length);
+  const refused = (code: string, message: string, extensions?: object): false => {
+    leave();
+    return refuse(res, 400, code, message, extensions);
+  };
+  if (res.destroyed) {
+    leave();
+    return false;
+  }
   const text = decoded(body);
-  if (text === null) return refuse(res, 400, 'BAD_REQUEST', 'The body is not UTF-8.');
+  if (text === null) return refused('BAD_REQUEST', 'The body is not UTF-8.');
+  if (hasTooManyValues(text, limits.operations)) {
+    const { message, extensions } = manyValues();
+    return refused('TOO_MANY_VALUES', message, { limit: extensions['limit'] });
+  }
   // The fetch adapter below Yoga takes a body that was read already from here; an empty one it would wait for.
   (req as IncomingMessage & { body?: string }).body = text || ' ';
-  return true;
+  return leave;
 }
 
 /** This much of a body that is too long is read and thrown away, so that the client gets to read the answer. */

@@ -3,17 +3,19 @@ import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { GraphQLError, type ExecutionArgs } from 'graphql';
 import { useServer, type Extra } from 'graphql-ws/use/ws';
-import { WebSocketServer, type WebSocket } from 'ws';
+import { WebSocketServer, type RawData, type WebSocket } from 'ws';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
-import { sessionCookie, type Credentials } from '../auth/actors.ts';
+import type { Credentials } from '../auth/actors.ts';
 import { IssuerUnavailable, RateLimited, Unauthenticated } from '../errors.ts';
 import { clientOf, keysOf, networkOf } from '../rates/address.ts';
 import type { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
-import { cookieOf, originOf, sameSite, type OriginRules } from './credentials.ts';
+import { originOf, sameSite, sessionOf, type OriginRules } from './credentials.ts';
 import type { Door } from './door.ts';
 import { onceAt } from '../timer.ts';
+import { hasTooManyValues } from './limits.ts';
+import { smallBytes, type Room } from './room.ts';
 import { maskError } from './errors.ts';
 import { documentOf, underRequestId, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
 
@@ -24,6 +26,8 @@ export interface WebSocketOptions {
   readonly admitDocument: Admission['document'];
   readonly origins: OriginRules;
   readonly persisted: Persisted | null;
+  /** For large messages. */
+  readonly room: Room;
   readonly limits: {
     readonly subscriptionsPerSocket: number;
     readonly messageBytes: number;
@@ -86,7 +90,7 @@ export function attachWebSocket(
       // A client's broken frame closes its socket and is no event of ours; without a listener it would end the process.
       ws.on('error', (error) => app.log.debug({ err: error }, 'websocket broken'));
       // Before the protocol's own listener, which must not see what is too much.
-      boundMessages(ws, limits.messagesPerS);
+      boundMessages(ws, limits.messagesPerS, options.room);
       sockets.emit('connection', ws, req);
     });
   };
@@ -103,7 +107,7 @@ export function attachWebSocket(
         errors.map((error) => maskError(error, randomUUID(), app.log).toJSON()),
       async onConnect(context) {
         const { socket, request } = context.extra;
-        const credentials = connectionCredentials(context.connectionParams, request);
+        const credentials = connectionCredentials(context.connectionParams, request, options.origins);
         let actor: Actor;
         try {
           actor = await options.door.authenticate(credentials, originOf(request, options.clientAddress(request)));
@@ -223,14 +227,18 @@ const refusal = (message: string, code: string) => new GraphQLError(message, { e
 const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined);
 
 /** `connection_init` tells who it is as HTTP headers would, in any case; a browser's page may rely on its cookie. */
-function connectionCredentials(params: Record<string, unknown> | undefined, req: IncomingMessage): Credentials {
+function connectionCredentials(
+  params: Record<string, unknown> | undefined,
+  req: IncomingMessage,
+  origins: OriginRules,
+): Credentials {
   const given = new Map(Object.entries(params ?? {}).map(([name, value]) => [name.toLowerCase(), text(value)]));
   const header = (name: string) => text(req.headers[name]);
   return {
     authorization: given.get('authorization') ?? header('authorization'),
     apiKey: given.get('x-api-key') ?? given.get('apikey') ?? header('x-api-key'),
     // Without an Origin it is no browser's, or one of an older kind: then the cookie does not count.
-    session: req.headers.origin === undefined ? undefined : cookieOf(req.headers.cookie, sessionCookie),
+    session: req.headers.origin === undefined ? undefined : sessionOf(req.headers, origins),
   };
 }
 
@@ -248,19 +256,31 @@ const burstS = 5;
 const goneMs = 1000;
 
 /** Closes a socket that sends more messages, or pings, than it may; what came too fast is not looked at. */
-function boundMessages(ws: WebSocket, perS: number): void {
+function boundMessages(ws: WebSocket, perS: number, room: Room): void {
   let left = perS * burstS;
   let since = performance.now();
   const count = () => {
     const now = performance.now();
     left = Math.min(perS * burstS, left + ((now - since) / 1000) * perS) - 1;
     since = now;
-    if (left >= 0) return;
+    if (left < 0) end(closeCode.tooMany, 'Too many messages');
+  };
+  const end = (code: number, reason: string) => {
     ws.removeAllListeners('message').removeAllListeners('ping');
-    ws.close(closeCode.tooMany, 'Too many messages');
+    ws.close(code, reason);
     setTimeout(() => ws.terminate(), goneMs).unref();
   };
-  ws.on('message', count).on('ping', count);
+  /** What is too large to be parsed beside all else that is. */
+  const weigh = (data: RawData) => {
+    const bytes = (data as Buffer).length;
+    if (bytes <= smallBytes) return;
+    if (!room.tryEnter(bytes)) end(closeCode.later, 'Try again later');
+    else if (hasTooManyValues((data as Buffer).toString(), 1)) end(closeCode.tooMany, 'Too many values');
+    else return;
+    // Whoever listens after this is told of the message all the same, but there is nothing in it.
+    (data as Buffer).fill(' ');
+  };
+  ws.on('message', count).on('message', weigh).on('ping', count);
 }
 
 /** Closes a moment later, so that what was sent before arrives. */

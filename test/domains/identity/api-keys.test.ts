@@ -244,6 +244,19 @@ describe('rotation', () => {
     expect(await Promise.all([second, child].map(refused))).toEqual(['UNAUTHENTICATED', 'UNAUTHENTICATED']);
   });
 
+  test('a key that takes the place of the one that it comes of ends with it all the same', async () => {
+    const first = await key({});
+    const child = await key({}, first);
+    const grandchild = await key({}, child);
+    const rotated = await mutate('rotateApiKey', { id: first.id, graceS: 3600 }, grandchild, fields);
+    expect(rotated.__typename).toBe('RotateApiKeySuccess');
+    const second = { apiKey: rotated['key'] };
+    expect((await mutate('revokeApiKey', { id: first.id }, ada)).__typename).toBe('RevokeApiKeySuccess');
+    expect(await Promise.all([first, child, grandchild, second].map(refused))).toEqual(
+      Array.from({ length: 4 }, () => 'UNAUTHENTICATED'),
+    );
+  });
+
   test.each([-1, 86_401, 1e9])('a grace of %d seconds is refused', async (graceS) => {
     const old = await key({});
     expect(await rotate(old.id, ada, { graceS })).toMatchObject({

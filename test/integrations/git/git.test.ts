@@ -235,6 +235,8 @@ describe('fetchCommit', () => {
     expect(words).toEqual(
       expect.arrayContaining(['HostKeyAlias=example.com', 'StrictHostKeyChecking=yes', 'git@example.com']),
     );
+    // The keys of the server's own user are not for its tenants.
+    expect(words).toEqual(expect.arrayContaining(['IdentityFile=none', 'IdentityAgent=none', 'IdentitiesOnly=yes']));
   });
 
   test('never gives a hostile ref to git', async () => {

@@ -328,7 +328,7 @@ test('opens and closes addresses, and tries again where one is taken', async () 
   await expect(ask(one)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
 });
 
-test('keeps the session cookie of the server from applications, and passes on the others', async () => {
+test('keeps the cookies of the server from applications, and passes on the others', async () => {
   const seen: (string | undefined)[] = [];
   const upstream = await serve((req, res) => {
     seen.push(req.headers.cookie);
@@ -340,7 +340,10 @@ test('keeps the session cookie of the server from applications, and passes on th
   await ask(port, { headers: { cookie: 'a=1; switchyard_session=secret; b=2' } });
   await ask(port, { headers: { cookie: 'switchyard_session=secret' } });
   await ask(port, { headers: { cookie: 'a=1' } });
-  expect(seen).toEqual(['a=1; b=2', undefined, 'a=1']);
+  await ask(port, {
+    headers: { cookie: '__Host-switchyard_session=s; switchyard_sign_in=s; __Host-switchyard_sign_in=s' },
+  });
+  expect(seen).toEqual(['a=1; b=2', undefined, 'a=1', undefined]);
 });
 
 /** A server of another user of the machine, which says every byte that it is sent and answers nothing of HTTP. */

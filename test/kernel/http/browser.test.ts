@@ -51,7 +51,14 @@ describe('the session cookie', () => {
     const someone = await person(closed);
     const input = { email: someone.email, password: 'correct horse battery staple' };
     const answer = await post(closed, { query: signIn, variables: { input } });
-    expect(answer.headers['set-cookie']?.[0]).toMatch(/; HttpOnly; SameSite=Lax; Secure$/);
+    const set = answer.headers['set-cookie']?.[0] ?? '';
+    expect(set).toMatch(/^__Host-switchyard_session=[^;]+; Expires=[^;]+; Path=\/; HttpOnly; SameSite=Lax; Secure$/);
+    // The other name can be set by a neighbour, or by whatever answers on this host without TLS.
+    const own = set.split(';')[0] ?? '';
+    const origin = 'https://switchyard.example.com';
+    const as = async (sent: string) => (await post(closed, { query }, { cookie: sent, origin })).body;
+    expect(await as(own)).toEqual({ data: { viewer: { id: someone.id } } });
+    expect(await as(own.replace('__Host-', ''))).toEqual({ data: { viewer: null } });
     expect(sessionCookieHeader(null, true)).toMatch(/1970.*; HttpOnly; SameSite=Lax; Secure$/);
   });
   test('is cleared by signing out', async () => {

@@ -1,7 +1,7 @@
 import type { ApiKey } from '#prisma';
 import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
-import { allPolicies, authorize, authorizeRow } from '#kernel/auth/policy.ts';
+import { allPolicies, authorize, authorizeRow, type Verb } from '#kernel/auth/policy.ts';
 import { newApiKey } from '#kernel/crypto.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { Conflict, Forbidden, NotFound, ValidationError } from '#kernel/errors.ts';
@@ -54,10 +54,7 @@ export const ApiKeys = service('api keys', (app) => {
       return app.transact(actor, async (tx) => {
         if (!(await lockWorkspace(tx, workspaceId))) throw new NotFound('Workspace', workspaceId);
         await mayGiveNow(tx, actor, can.createApiKey, workspaceId, role);
-        const parentId = actor.kind === 'API_KEY' ? actor.credentialId : null;
-        // It may have been revoked since the request began; what it makes would outlive it.
-        if (parentId && (await tx.db.apiKey.findUnique({ where: { id: parentId } }))?.revokedAt !== null)
-          throw new Forbidden(can.createApiKey.name, workspaceId);
+        const parentId = await makerOf(tx, can.createApiKey, workspaceId);
         return make(tx, { workspaceId, name, role, scopes, expiresAt, parentId });
       });
     },
@@ -92,10 +89,16 @@ export const ApiKeys = service('api keys', (app) => {
         }
         const { workspaceId, name, role, scopes, expiresAt } = old;
         // What a key makes is revoked with it, also what takes its own place: it may be a thief who has it.
-        const parentId = actor.kind === 'API_KEY' ? actor.credentialId : old.parentId;
+        const maker = await makerOf(tx, can.rotateApiKey, workspaceId);
+        const parentId = maker ?? old.parentId;
         const made = await make(tx, { workspaceId, name, role, scopes, expiresAt, parentId });
-        // What it made goes on with the one that took its place.
-        await tx.db.apiKey.updateMany({ where: { parentId: id, id: { not: made.id } }, data: { parentId: made.id } });
+        // What it made goes on with the one that took its place. Not the key that asks, if it comes of the old one: it
+        // would be its own ancestor, and out of reach of whoever revokes the old one.
+        const stay = [made.id, ...(maker === null ? [] : await lineOf(tx, maker))];
+        await tx.db.apiKey.updateMany({
+          where: { parentId: id, id: { notIn: stay } },
+          data: { parentId: made.id },
+        });
         const end = new Date(Date.now() + graceS * 1000);
         if (graceS === 0) await tx.db.apiKey.update({ where: { id }, data: { revokedAt: end } });
         else if (!expiresAt || expiresAt > end) {
@@ -120,6 +123,30 @@ export const ApiKeys = service('api keys', (app) => {
     },
   };
 });
+
+/**
+ * The key that asks for another one; null for a person. It may have been revoked since the request began, and what it
+ * makes would outlive it.
+ * @throws {Forbidden}
+ */
+async function makerOf(tx: Transaction, verb: Verb, workspaceId: string): Promise<string | null> {
+  const { kind, credentialId } = tx.actor;
+  if (kind !== 'API_KEY' || credentialId === null) return null;
+  const key = await tx.db.apiKey.findUnique({ where: { id: credentialId }, select: { revokedAt: true } });
+  if (key?.revokedAt !== null) throw new Forbidden(verb.name, workspaceId);
+  return credentialId;
+}
+
+/** A key and those that it comes of. */
+async function lineOf(tx: Transaction, id: string): Promise<string[]> {
+  const line = await tx.db.$queryRaw<{ id: string }[]>`
+    with recursive line as (
+      select id, parent_id from api_key where id = ${id}::uuid
+      union select k.id, k.parent_id from api_key k join line l on k.id = l.parent_id
+    )
+    select id from line`;
+  return line.map((key) => key.id);
+}
 
 /** @returns the event of the key itself; null when it was revoked before */
 async function revoke(tx: Transaction, { id, workspaceId }: ApiKey): Promise<Appended | null> {

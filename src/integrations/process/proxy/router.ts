@@ -12,7 +12,7 @@ import type {
 import { connect, type NetConnectOpts, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Logger } from '#kernel/log.ts';
-import { sessionCookie } from '#kernel/auth/actors.ts';
+import { sessionCookie, signInCookie } from '#kernel/auth/actors.ts';
 import { codeOf } from '#kernel/system-error.ts';
 import { listensAlone } from '../ports.ts';
 
@@ -437,9 +437,12 @@ function forwardedHeaders(request: IncomingMessage, listenPort: number): Outgoin
   return headers;
 }
 
-/** The `Cookie` header without the server's own cookie; undefined when nothing is left. */
+/** The server's own cookies, as they are called with https and without. */
+const ownCookies = new Set([sessionCookie, signInCookie].flatMap((name) => [name, `__Host-${name}`]));
+
+/** The `Cookie` header without the server's own cookies; undefined when nothing is left. */
 function withoutSession(cookie: string): string | undefined {
-  const kept = cookie.split(';').filter((part) => part.split('=')[0]?.trim() !== sessionCookie);
+  const kept = cookie.split(';').filter((part) => !ownCookies.has(part.split('=')[0]?.trim() ?? ''));
   return kept.length === 0 ? undefined : kept.join(';').trim();
 }
 
