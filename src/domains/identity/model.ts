@@ -20,7 +20,8 @@ export const Name = z
   .refine(
     (text) => !/[\p{Cc}\p{Zl}\p{Zp}\u202A-\u202E\u2066-\u2069]/u.test(text),
     'must not contain control characters',
-  );
+  )
+  .refine((text) => /[^\p{Cf}\p{Z}\p{Mn}\u115F\u1160\u2800\u3164\uFFA0]/u.test(text), 'must have something to see');
 
 /** RFC 1123 label. */
 export const Slug = z

@@ -10,7 +10,16 @@ import { clientOf, keysOf, keysShare } from '../rates/address.ts';
 import { Budgets, windowS, type Rate } from '../rates/budgets.ts';
 import type { Connections } from './connections.ts';
 import type { Documents } from './documents.ts';
-import { measure, readingCost, refuseVariables, type Args, type Measured, type OperationLimits } from './limits.ts';
+import { laneOf, Lanes } from './lanes.ts';
+import {
+  measure,
+  readingCost,
+  refuseLargeVariables,
+  refuseVariables,
+  type Args,
+  type Measured,
+  type OperationLimits,
+} from './limits.ts';
 import type { ServerContext } from './yoga.ts';
 
 export interface AdmissionOptions {
@@ -46,6 +55,7 @@ export interface Admission {
 export function admission(options: AdmissionOptions): Admission {
   const introspected = new WeakSet<IncomingMessage>();
   const budgets = options.app.use(Budgets);
+  const lanes = new Lanes();
 
   const refusals = async (args: Args): Promise<readonly GraphQLError[]> => {
     const context = args.contextValue as unknown as Context & ServerContext;
@@ -90,12 +100,15 @@ export function admission(options: AdmissionOptions): Admission {
   };
 
   const plugin: Plugin<Context> = {
-    async onExecute({ args, setResultAndStopExecution }) {
+    async onExecute({ args, executeFn, setExecuteFn, setResultAndStopExecution }) {
       const errors = await refusals(args);
-      if (errors.length > 0) setResultAndStopExecution({ errors });
+      if (errors.length > 0) return setResultAndStopExecution({ errors });
+      const lane = laneOf((args.contextValue as unknown as Context).actor);
+      return setExecuteFn((given) => lanes.run(lane, () => executeFn(given)));
     },
     async onSubscribe({ args, setResultAndStopExecution }) {
-      const errors = await refusals(args);
+      const large = refuseLargeVariables(args.variableValues);
+      const errors = [...(large ? [large] : []), ...(await refusals(args))];
       if (errors.length > 0) return setResultAndStopExecution({ errors });
       const { actor, clientAddress, res } = args.contextValue as unknown as Context & ServerContext;
       // On a WebSocket the connection has a place already.

@@ -249,6 +249,18 @@ export function refuseVariables(variables: unknown): GraphQLError | null {
   return null;
 }
 
+/** Text that the variables of a subscription may have, characters: they are held for as long as the stream. */
+const maxStreamVariables = 16_384;
+
+/** Looks at the variables of a subscription. */
+export function refuseLargeVariables(variables: unknown): GraphQLError | null {
+  // Those that are too deep or too many are refused for that.
+  if (refuseVariables(variables) !== null || (JSON.stringify(variables ?? {}) ?? '').length <= maxStreamVariables)
+    return null;
+  const message = `The variables of a subscription have more than ${maxStreamVariables} characters.`;
+  return tooMuch(message, 'VARIABLES_TOO_LARGE', { limit: maxStreamVariables });
+}
+
 /** Values that may stand beside the variables of an operation: its own members and `extensions`. */
 const valuesBeside = 100;
 

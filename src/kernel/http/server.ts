@@ -339,7 +339,7 @@ function jsonParameters(address: URL): boolean {
 /**
  * Reads a GraphQL request's body, so that its size and time are bounded whatever its headers say.
  * @returns what is to be called when the request was handled; false when it answered itself, or nobody is there any
- * more: 408 too slow, 413 too large, 415 not JSON, 400 not UTF-8 or too many values
+ * more: 408 too slow, 413 too large, 415 not JSON, 400 not UTF-8 or too many values, 503 too many of them at once
  */
 async function readBody(
   req: IncomingMessage,
@@ -356,13 +356,20 @@ async function readBody(
     return refuse(res, 415, 'UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json in UTF-8.');
   }
   const body = await collect(req, maxBytes, timeoutMs);
+  if (body === 'full') {
+    res.setHeader('retry-after', '5');
+    return refuse(res, 503, 'BUSY', 'There are too many large requests right now.');
+  }
   if (body === 'gone') return false;
   if (body === 'slow') return refuse(res, 408, 'BODY_TOO_SLOW', `The body took more than ${timeoutMs} ms to arrive.`);
   if (body === 'large') {
     return refuse(res, 413, 'BODY_TOO_LARGE', `The body has more than ${maxBytes} bytes.`, { limit: maxBytes });
   }
   // As bytes it waits outside of the heap.
-  const leave = await limits.room.enter(body.length);
+  kept.bytes += body.length;
+  const leave = await limits.room.enter(body.length).finally(() => {
+    kept.bytes -= body.length;
+  });
   const refused = (code: string, message: string, extensions?: object): false => {
     leave();
     return refuse(res, 400, code, message, extensions);
@@ -385,24 +392,33 @@ async function readBody(
 /** This much of a body that is too long is read and thrown away, so that the client gets to read the answer. */
 const drainBytes = 1_048_576;
 
+/** What has arrived of bodies and waits, for the rest or for room, bytes. */
+const kept = { bytes: 0, most: 134_217_728 };
+
 function collect(
   req: IncomingMessage,
   maxBytes: number,
   timeoutMs: number,
-): Promise<Buffer | 'large' | 'slow' | 'gone'> {
+): Promise<Buffer | 'large' | 'slow' | 'gone' | 'full'> {
   return new Promise((resolve) => {
     const chunks: Buffer[] = [];
     let bytes = 0;
-    const data = (chunk: Buffer) => {
+    let own = 0;
+    const data = (chunk: Buffer): void => {
       bytes += chunk.length;
-      if (bytes <= maxBytes) chunks.push(chunk);
-      else if (bytes > maxBytes + drainBytes) done('large');
+      if (kept.bytes + chunk.length > kept.most) return done('full');
+      if (bytes <= maxBytes) {
+        chunks.push(chunk);
+        kept.bytes += chunk.length;
+        own += chunk.length;
+      } else if (bytes > maxBytes + drainBytes) done('large');
     };
     const end = () => done(bytes > maxBytes ? 'large' : Buffer.concat(chunks));
     const gone = () => done('gone');
     const timer = setTimeout(() => done('slow'), timeoutMs);
-    const done = (result: Buffer | 'large' | 'slow' | 'gone') => {
+    const done = (result: Buffer | 'large' | 'slow' | 'gone' | 'full'): void => {
       clearTimeout(timer);
+      kept.bytes -= own;
       req.off('data', data).off('end', end).off('close', gone);
       if (typeof result === 'string') req.resume();
       resolve(result);
@@ -427,7 +443,11 @@ function decoded(body: Buffer): string | null {
 
 /** The address that a request names; null when it is none, which is for the client to mend. */
 function addressed(req: IncomingMessage): URL | null {
-  return URL.parse(req.url ?? '/', 'http://localhost');
+  const target = req.url ?? '/';
+  const url = URL.parse(target, 'http://localhost');
+  // A path that means another one (`/a/../b`, `//host/b`) would go around the rules of a proxy in front.
+  const path = target.startsWith('/') ? target.split(/[?#]/, 1)[0] : url?.pathname;
+  return url?.pathname === path ? url : null;
 }
 
 /** A server on this machine only is opened by any of its names. */

@@ -87,11 +87,13 @@ export function attachWebSocket(
     socket.once('close', introduce);
     return sockets.handleUpgrade(req, socket, head, (ws) => {
       introduced.set(ws, introduce);
-      // A client's broken frame closes its socket and is no event of ours; without a listener it would end the process.
-      ws.on('error', (error) => app.log.debug({ err: error }, 'websocket broken'));
       // Before the protocol's own listener, which must not see what is too much.
       boundMessages(ws, limits.messagesPerS, options.room);
       sockets.emit('connection', ws, req);
+      // A client's broken frame closes its socket and is no event of ours: the protocol's listener would print it with
+      // its stack, and without any listener it would end the process.
+      ws.removeAllListeners('error');
+      ws.on('error', (error) => app.log.debug({ err: error }, 'websocket broken'));
     });
   };
   server.on('upgrade', upgrade);

@@ -7,6 +7,7 @@ import { globalId } from '#kernel/graphql/global-id.ts';
 import { Documents } from '#kernel/http/documents.ts';
 import { newId } from '#kernel/ids.ts';
 import { headersOf } from '../../support/client.ts';
+import { until } from '../../support/embedded.ts';
 import { bytes, http, keptLog, post, type RawAnswer } from '../../support/http.ts';
 import { httpServer } from '../../support/http-server.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
@@ -167,6 +168,19 @@ describe('addresses', () => {
     const head = `GET ${address} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n`;
     expect(await bytes(server.url, head)).toMatch(/^HTTP\/1.1 4\d\d /);
   });
+  test.each(['/storage/../graphql', '//elsewhere/graphql', '/./graphql', '/graphql/../metrics', '\\graphql'])(
+    'a path that means another one: %s',
+    async (path) => {
+      const { hostname, port } = new URL(server.url);
+      const asked = request({ host: hostname, port, path, method: 'POST', headers: { ...auth, 'content-type': 'application/json' } }); // prettier-ignore
+      asked.end(JSON.stringify({ query: '{ viewer { id } }' }));
+      const [answer] = (await once(asked, 'response')) as [import('node:http').IncomingMessage];
+      expect(answer.statusCode).toBe(400);
+      answer.resume();
+      await once(answer, 'end');
+    },
+  );
+
   test('methods that GraphQL has not', async () => {
     for (const method of ['PUT', 'DELETE', 'PATCH', 'OPTIONS'])
       expect([405, 204]).toContain((await http(server.url, { method })).status);
@@ -518,5 +532,46 @@ describe('credentials', () => {
     const ghost = await someone(server.running.app);
     await server.running.app.db.user.delete({ where: { id: ghost.id } });
     expect((await post(server.url, { query }, headersOf(ghost))).codes).toEqual(['UNAUTHENTICATED']);
+  });
+});
+
+describe('many at once', () => {
+  test('one who waits in the database with many operations leaves its connections to others', async () => {
+    const { database } = server.running.app;
+    const [busy, other] = [await tenant(server.running.app, 'busy'), await someone(server.running.app)];
+    const holder = await database.pool.connect();
+    let changes: Promise<RawAnswer[]> = Promise.resolve([]);
+    try {
+      await holder.query('begin');
+      await holder.query('select 1 from workspace where id = $1 for update', [busy.id]);
+      const change = {
+        query: `mutation ($id: ID!) { updateWorkspace(input: { id: $id, name: "Busy" }) { __typename } }`,
+        variables: { id: globalId('Workspace', busy.id) },
+      };
+      changes = Promise.all(Array.from({ length: 30 }, () => post(server.url, change, headersOf(busy.owner))));
+      const waiting = async (): Promise<number> => {
+        const { rows } = await holder.query<{ n: number }>(
+          `select count(*)::int n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+        );
+        return rows[0]?.n ?? 0;
+      };
+      await until('some of them wait', async () => (await waiting()) >= 4, 60_000);
+      // The pool has ten connections: with all of them waiting, nobody would be answered.
+      expect((await post(server.url, { query: '{ viewer { id } }' }, headersOf(other))).codes).toEqual([]);
+      expect(await waiting()).toBe(4);
+    } finally {
+      await holder.query('rollback');
+      holder.release();
+    }
+    expect((await changes).map(({ text }) => text)).toEqual(
+      Array.from({ length: 30 }, () => '{"data":{"updateWorkspace":{"__typename":"UpdateWorkspaceSuccess"}}}'),
+    );
+  });
+
+  test('the variables of a stream are held with it, so they are small', async () => {
+    const query = `subscription ($id: ID!, $filter: EventFilter) { workspaceEvents(workspaceId: $id, filter: $filter) { __typename } }`;
+    const variables = { id: globalId('Workspace', of.id), filter: { types: ['x'.repeat(20_000)] } };
+    const answer = await post(server.url, { query, variables }, { ...auth, accept: 'text/event-stream' });
+    expect(answer.text).toContain('VARIABLES_TOO_LARGE');
   });
 });
