@@ -9,7 +9,7 @@ import { parse } from '#kernel/input.ts';
 import { defineRunKind } from '#kernel/runs/kinds.ts';
 import { Runs } from '#kernel/runs/runs.ts';
 import { LastOwnerOf } from '../errors.ts';
-import { apiKeyRevoked, invitationRevoked, memberRemoved, userClosed } from '../events.ts';
+import { invitationRevoked, memberRemoved, userClosed } from '../events.ts';
 import { accountDeletedMail } from '../mails.ts';
 import {
   Deletion,
@@ -21,6 +21,7 @@ import {
 import { can } from '../policy.ts';
 import { notify } from './addresses.ts';
 import { holdProof, reauthenticate } from './reauthentication.ts';
+import { revokeKeys } from './shared.ts';
 
 /** One part of a deletion: does it, and says how many of what it met. In one transaction with the step's completion. */
 type Part = (tx: Transaction, userId: string) => Promise<AccountDeletionReport>;
@@ -40,16 +41,6 @@ const endMemberships: Part = async (tx, userId) => {
     tx.append({ type: memberRemoved, workspaceId, subjectId: id, data: { userId } });
   return { memberships: memberships.length, invitations: invitations.length };
 };
-
-/** Revokes every key that a person made. */
-async function revokeKeys(tx: Transaction, userId: string): Promise<void> {
-  const keys = await tx.db.apiKey.updateManyAndReturn({
-    where: { createdById: userId, revokedAt: null },
-    data: { revokedAt: new Date() },
-    select: { id: true, workspaceId: true },
-  });
-  for (const { id, workspaceId } of keys) tx.append({ type: apiKeyRevoked, workspaceId, subjectId: id });
-}
 
 const removeCredentials: Part = async (tx, userId) => {
   const { count: apiKeys } = await tx.db.apiKey.deleteMany({ where: { createdById: userId } });
@@ -149,7 +140,7 @@ export const AccountDeletions = service('account deletions', (app) => ({
       await keepOwners(tx, userId);
       await tx.db.user.update({ where: { id: userId }, data: { closedAt: new Date() } });
       await app.use(Sessions).endAll(tx, userId);
-      await revokeKeys(tx, userId);
+      await revokeKeys(tx, { createdById: userId });
       for (const { workspaceId } of await tx.db.membership.findMany({ where: { userId } }))
         tx.append({ type: userClosed, workspaceId, subjectId: userId, data: { userId } });
       tx.append({ type: userClosed, workspaceId: instanceWorkspaceId, subjectId: userId, data: { userId } });

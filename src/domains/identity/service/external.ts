@@ -12,21 +12,14 @@ import { parse } from '#kernel/input.ts';
 import { defineSealedColumn } from '#kernel/sealing/columns.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { ArrivalRefused, LastWayIn, type ArrivalRefusal } from '../errors.ts';
-import {
-  apiKeyRevoked,
-  identityLinked,
-  identityUnlinked,
-  userEmailVerified,
-  userSignedUp,
-  userTakenOver,
-} from '../events.ts';
+import { identityLinked, identityUnlinked, userEmailVerified, userSignedUp, userTakenOver } from '../events.ts';
 import { identityLinkedMail, identityUnlinkedMail } from '../mails.ts';
 import { Email, IdentityUnlink, Name } from '../model.ts';
 import { can } from '../policy.ts';
 import { notify } from './addresses.ts';
 import { Outside } from './outside.ts';
 import { holdProof, reauthenticate } from './reauthentication.ts';
-import { isTaken } from './shared.ts';
+import { isTaken, revokeKeys } from './shared.ts';
 
 const tokenColumn = defineSealedColumn({ table: 'external_identity', column: 'token' });
 
@@ -275,12 +268,7 @@ async function takeOver(app: App, tx: Transaction, user: User, name: string): Pr
   });
   await tx.db.externalIdentity.deleteMany({ where: { userId } });
   await tx.db.mailToken.deleteMany({ where: { userId } });
-  const keys = await tx.db.apiKey.updateManyAndReturn({
-    where: { createdById: userId, revokedAt: null },
-    data: { revokedAt: new Date() },
-    select: { id: true, workspaceId: true },
-  });
-  for (const { id, workspaceId } of keys) tx.append({ type: apiKeyRevoked, workspaceId, subjectId: id });
+  await revokeKeys(tx, { createdById: userId });
   await app.use(Sessions).endAll(tx, userId);
   const event = { workspaceId: instanceWorkspaceId, subjectId: userId };
   tx.append({ type: userTakenOver, ...event });

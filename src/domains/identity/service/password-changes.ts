@@ -11,7 +11,7 @@ import { defineJob } from '#kernel/jobs/define.ts';
 import { Mail } from '#kernel/mail/mail.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { NoPassword, ReauthenticationRequired, TokenRefused } from '../errors.ts';
-import { apiKeyRevoked, userEmailVerified, userPasswordChanged } from '../events.ts';
+import { userEmailVerified, userPasswordChanged } from '../events.ts';
 import { passwordChangedMail, passwordResetMail } from '../mails.ts';
 import { PasswordChange, PasswordReset, ResetRequest } from '../model.ts';
 import { Passwords } from '../passwords.ts';
@@ -20,6 +20,7 @@ import { AccountSettings } from '../settings.ts';
 import { byMail, notify, requireMail } from './addresses.ts';
 import { findToken, issueToken, takeToken } from './mail-tokens.ts';
 import { reauthenticate } from './reauthentication.ts';
+import { revokeKeys } from './shared.ts';
 import { liftSignInLimits, throttleReset, throttleToken } from './throttling.ts';
 
 const sealContext = (id: string): string => `job identity.sendPasswordReset:${id}`;
@@ -121,12 +122,7 @@ export const PasswordChanges = service('password changes', (app) => ({
       await tx.db.mailToken.deleteMany({ where: { userId } });
       const event = { workspaceId: instanceWorkspaceId, subjectId: userId };
       if (!now.emailVerifiedAt) {
-        const keys = await tx.db.apiKey.updateManyAndReturn({
-          where: { createdById: userId, revokedAt: null },
-          data: { revokedAt: new Date() },
-          select: { id: true, workspaceId: true },
-        });
-        for (const key of keys) tx.append({ type: apiKeyRevoked, workspaceId: key.workspaceId, subjectId: key.id });
+        await revokeKeys(tx, { createdById: userId });
         await tx.db.externalIdentity.deleteMany({ where: { userId } });
         tx.append({ type: userEmailVerified, ...event });
       }
