@@ -16,6 +16,7 @@ import {
   newestFirst,
   visible,
 } from '#kernel/graphql/kit.ts';
+import { isLost, lostAfterS } from '#kernel/runs/host.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { atLeast } from '#kernel/auth/actor.ts';
 import { DriverNotOffered, NoHost, NothingToRestore } from './errors.ts';
@@ -115,9 +116,6 @@ const ReleaseRef = builder.prismaObject('Release', {
   }),
 });
 
-/** A host without a sign of life for this long is lost, seconds. */
-const lostAfterS = 30;
-
 const HostRef = builder.prismaObject('Host', {
   description: 'A machine that runs applications.',
   authScopes: guardedPart('Host').authScopes,
@@ -131,7 +129,7 @@ const HostRef = builder.prismaObject('Host', {
     }),
     isLost: t.boolean({
       description: `True when it showed no sign of life for ${lostAfterS} seconds: its deployments wait until it is back.`,
-      resolve: ({ lastSeenAt }) => Date.now() - lastSeenAt.getTime() > lostAfterS * 1000,
+      resolve: isLost,
     }),
   }),
 });

@@ -44,10 +44,11 @@ export const WorkspaceEnd = z.object({ id: z.string(), slug: z.string().max(63) 
 /** A type, because an interface is no JSON. */
 export type WorkspaceDeletionInput = { readonly workspaceId: string };
 
-export type WorkspaceDeletionPhase = 'PENDING' | 'DELETING' | 'DELETED' | 'FAILED' | 'CANCELED';
+/** Where the deletion of a workspace or an account stands. */
+export type DeletionPhase = 'PENDING' | 'DELETING' | 'DELETED' | 'FAILED' | 'CANCELED';
 
 export const deletionPhases: Readonly<
-  Record<WorkspaceDeletionPhase, { readonly status: RunStatus; readonly next: readonly WorkspaceDeletionPhase[] }>
+  Record<DeletionPhase, { readonly status: RunStatus; readonly next: readonly DeletionPhase[] }>
 > = {
   PENDING: { status: 'QUEUED', next: ['DELETING', 'FAILED', 'CANCELED'] },
   DELETING: { status: 'RUNNING', next: ['DELETED', 'FAILED', 'CANCELED'] },
@@ -181,19 +182,6 @@ export const StateWrite = z.object({
   expectedVersion: z.int().min(0).max(2_147_483_646),
 });
 export const StatePatch = z.object({ patch: JsonObject });
-
-/** Where the deletion of an account stands. */
-export type AccountDeletionPhase = 'PENDING' | 'DELETING' | 'DELETED' | 'FAILED' | 'CANCELED';
-
-export const accountDeletionPhases: Readonly<
-  Record<AccountDeletionPhase, { readonly status: RunStatus; readonly next: readonly AccountDeletionPhase[] }>
-> = {
-  PENDING: { status: 'QUEUED', next: ['DELETING', 'FAILED', 'CANCELED'] },
-  DELETING: { status: 'RUNNING', next: ['DELETED', 'FAILED', 'CANCELED'] },
-  DELETED: { status: 'SUCCEEDED', next: [] },
-  FAILED: { status: 'FAILED', next: [] },
-  CANCELED: { status: 'CANCELED', next: [] },
-};
 
 /** What a deletion is asked to do. A type, because an interface is no JSON. */
 export type AccountDeletionInput = { readonly userId: string; readonly receiptHash: string };

@@ -5,10 +5,10 @@ import { builder } from '#kernel/graphql/builder.ts';
 import { ErrorInterface, errorType, failing, guarded, visible } from '#kernel/graphql/kit.ts';
 import { RunRef, RunStatusEnum } from '#kernel/runs/schema.ts';
 import { LastOwnerOf, ReauthenticationRequired } from '../errors.ts';
-import { accountDeletionPhases, AccountDeletionReport, type AccountDeletionPhase } from '../model.ts';
+import { AccountDeletionReport, type DeletionPhase } from '../model.ts';
 import { can } from '../policy.ts';
 import { AccountDeletions } from '../service/index.ts';
-import { proof } from './shared.ts';
+import { DeletionPhaseEnum, proof } from './shared.ts';
 
 errorType(LastOwnerOf, {
   name: 'LastOwnerOf',
@@ -26,24 +26,6 @@ errorType(LastOwnerOf, {
         }),
     }),
   }),
-});
-
-const phaseDescriptions: Record<AccountDeletionPhase, string> = {
-  PENDING: 'The account is closed; its deletion waits for a worker.',
-  DELETING: 'What hangs on the account is being removed.',
-  DELETED: 'Nothing of the account is left. Final.',
-  FAILED: 'It could not be completed; an operator can do it again. Final.',
-  CANCELED: 'An operator stopped it; the account stays closed. Final.',
-};
-
-const AccountDeletionPhaseEnum = builder.enumType('AccountDeletionPhase', {
-  description: 'Where the deletion of an account stands.',
-  values: Object.fromEntries(
-    Object.keys(accountDeletionPhases).map((phase) => [
-      phase,
-      { description: phaseDescriptions[phase as AccountDeletionPhase] },
-    ]),
-  ) as Record<AccountDeletionPhase, { description: string }>,
 });
 
 const CountRef = builder
@@ -68,9 +50,9 @@ builder.prismaNode('Run', {
   ...guarded('Run'),
   fields: (t) => ({
     phase: t.field({
-      type: AccountDeletionPhaseEnum,
+      type: DeletionPhaseEnum,
       description: 'Where it stands, finer than `status`.',
-      resolve: ({ phase }) => phase as AccountDeletionPhase,
+      resolve: ({ phase }) => phase as DeletionPhase,
     }),
     report: t.field({
       type: [CountRef],

@@ -2,6 +2,7 @@ import { cursorOf } from '#kernel/graphql/kit.ts';
 import { isPerson, type Actor } from '#kernel/auth/actor.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Appended } from '#kernel/db/transact.ts';
+import type { DeletionPhase } from '../model.ts';
 
 export const eventCursor = (written: { workspaceId: string; event: Appended | null }) =>
   cursorOf(written.workspaceId, written.event);
@@ -29,3 +30,18 @@ export const proof = {
   required: false,
   description: 'Your password. People who have none must have signed in within the last ten minutes instead.',
 } as const;
+
+const phaseDescriptions: Record<DeletionPhase, string> = {
+  PENDING: 'It is closed; its deletion waits for a worker.',
+  DELETING: 'What it has is being removed.',
+  DELETED: 'It is gone; `report` tells of what was removed and what could not be. Final.',
+  FAILED: 'It stays closed, and something kept it from being removed; an operator can retry it. Final.',
+  CANCELED: 'It stays closed; an operator stopped its removal, and can retry it. Final.',
+};
+
+export const DeletionPhaseEnum = builder.enumType('DeletionPhase', {
+  description: 'Where the deletion of a workspace or an account stands.',
+  values: Object.fromEntries(
+    Object.entries(phaseDescriptions).map(([phase, description]) => [phase, { description }]),
+  ) as Record<DeletionPhase, { description: string }>,
+});

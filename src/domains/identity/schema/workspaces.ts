@@ -5,10 +5,10 @@ import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import { descriptionOfCursor, failing, guarded } from '#kernel/graphql/kit.ts';
 import { RunRef, RunStatusEnum } from '#kernel/runs/schema.ts';
-import { deletionPhases, DeletionReport, type WorkspaceDeletionInput, type WorkspaceDeletionPhase } from '../model.ts';
+import { DeletionReport, type DeletionPhase, type WorkspaceDeletionInput } from '../model.ts';
 import { can } from '../policy.ts';
 import { Workspaces } from '../service/index.ts';
-import { eventCursor, type Written } from './shared.ts';
+import { DeletionPhaseEnum, eventCursor, type Written } from './shared.ts';
 
 const workspaceSuccess = (name: string, description: string) =>
   builder.objectRef<Written>(name).implement({
@@ -22,24 +22,6 @@ const workspaceSuccess = (name: string, description: string) =>
       eventCursor: t.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
     }),
   });
-
-const phaseDescriptions: Record<WorkspaceDeletionPhase, string> = {
-  PENDING: 'The workspace is closed; its deletion waits for a worker.',
-  DELETING: 'What it has is being removed.',
-  DELETED: 'It is gone, with its log; `report` tells of what could not be removed. Final.',
-  FAILED: 'It is closed, and something kept it from being removed; an operator can retry it. Final.',
-  CANCELED: 'It is closed; an operator stopped its removal, and can retry it. Final.',
-};
-
-const WorkspaceDeletionPhaseEnum = builder.enumType('WorkspaceDeletionPhase', {
-  description: 'Where the deletion of a workspace stands.',
-  values: Object.fromEntries(
-    Object.keys(deletionPhases).map((phase) => [
-      phase,
-      { description: phaseDescriptions[phase as WorkspaceDeletionPhase] },
-    ]),
-  ) as Record<WorkspaceDeletionPhase, { description: string }>,
-});
 
 interface Part {
   readonly name: string;
@@ -70,9 +52,9 @@ builder.prismaNode('Run', {
   ...guarded('Run'),
   fields: (t) => ({
     phase: t.field({
-      type: WorkspaceDeletionPhaseEnum,
+      type: DeletionPhaseEnum,
       description: 'Where it stands, finer than `status`.',
-      resolve: ({ phase }) => phase as WorkspaceDeletionPhase,
+      resolve: ({ phase }) => phase as DeletionPhase,
     }),
     workspaceRowId: t.string({
       description: 'UUID of the workspace.',
@@ -94,9 +76,9 @@ const WorkspaceDeletionOutcome = builder
     fields: (t) => ({
       status: t.field({ type: RunStatusEnum, description: 'Where it stands.', resolve: ({ run }) => run.status }),
       phase: t.field({
-        type: WorkspaceDeletionPhaseEnum,
+        type: DeletionPhaseEnum,
         description: 'Where it stands, finer.',
-        resolve: ({ run }) => run.phase as WorkspaceDeletionPhase,
+        resolve: ({ run }) => run.phase as DeletionPhase,
       }),
       statusReason: t.string({
         nullable: true,

@@ -13,7 +13,7 @@ import { invitationRevoked, memberRemoved, userClosed } from '../events.ts';
 import { accountDeletedMail } from '../mails.ts';
 import {
   Deletion,
-  accountDeletionPhases,
+  deletionPhases,
   AccountDeletionReport,
   Receipt,
   type AccountDeletionInput,
@@ -80,7 +80,7 @@ const parts: Readonly<Record<string, Part>> = {
 export const accountDeletionKind = defineRunKind<AccountDeletionInput>({
   name: 'AccountDeletion',
   versions: [1],
-  phases: accountDeletionPhases,
+  phases: deletionPhases,
   initial: 'PENDING',
   ends: { canceled: () => 'CANCELED', failed: () => 'FAILED' },
   steps: () => [...Object.keys(parts), 'account'],
