@@ -19,6 +19,7 @@ import { Actors } from './kernel/auth/actors.ts';
 import { createOriginIds } from './kernel/auth/origins.ts';
 import { createSessionTokens } from './kernel/auth/session-tokens.ts';
 import { SessionSettings } from './kernel/auth/sessions.ts';
+import { tokenOf } from './kernel/crypto.ts';
 import { createDatabase } from './kernel/db/client.ts';
 import { acquireEmbeddedPostgres, type EmbeddedPostgres } from './kernel/db/embedded/index.ts';
 import { migrate } from './kernel/db/migrate.ts';
@@ -177,6 +178,7 @@ async function begin(
             })
           : null,
         signUpsPerHour: config.accounts.signUpsPerHour,
+        receiptOf: (...words) => tokenOf(sessionSecret, 'receipt', ...words),
       } satisfies AccountSettings,
     ],
     [

@@ -6,13 +6,14 @@ import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import {
+  ErrorInterface,
   cursorOf,
   descriptionOfCursor,
-  ErrorInterface,
   errorType,
   failing,
   guarded,
   guardedPart,
+  idempotencyKey,
   newestFirst,
   visible,
 } from '#kernel/graphql/kit.ts';
@@ -347,12 +348,6 @@ const deploymentSuccess = (name: string, description: string) =>
       }),
     }),
   });
-
-const idempotencyKey = {
-  required: false,
-  description:
-    'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
-} as const;
 
 builder.mutationFields((t) => ({
   createApplication: t.fieldWithInput({

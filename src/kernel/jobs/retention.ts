@@ -15,7 +15,7 @@ export interface Retention {
 }
 
 /** Declares what is removed by the clock. Whoever writes a table declares how long its rows are kept. */
-export const defineRetention = ({ name, cron, timeoutS = 300, remove }: Retention): JobType =>
+export const defineRetention = ({ name, cron, timeoutS = 300, remove }: Retention): JobType<Record<string, never>> =>
   defineJob({
     name,
     payload: z.object({}),

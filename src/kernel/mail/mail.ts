@@ -49,7 +49,7 @@ export const sendMail = defineJob({
 });
 
 /** Removes what is old from the outbox. */
-export const cleanUpMail = defineRetention({
+defineRetention({
   name: 'mail.cleanUp',
   cron: '47 * * * *',
   async remove(app) {

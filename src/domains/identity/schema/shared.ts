@@ -1,8 +1,10 @@
 import { cursorOf } from '#kernel/graphql/kit.ts';
 import { isPerson, type Actor } from '#kernel/auth/actor.ts';
+import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Appended } from '#kernel/db/transact.ts';
 import type { DeletionPhase } from '../model.ts';
+import type { Requested } from '../service/index.ts';
 
 export const eventCursor = (written: { workspaceId: string; event: Appended | null }) =>
   cursorOf(written.workspaceId, written.event);
@@ -20,6 +22,23 @@ export const done = (name: string, description: string) =>
   builder.objectRef<object>(name).implement({
     description,
     fields: (t) => ({ ok: t.boolean({ description: 'Always true.', resolve: () => true }) }),
+  });
+
+/** What a verb answers that began to delete something. */
+export const deletionSuccess = (name: string, description: string, query: string) =>
+  builder.objectRef<Requested>(name).implement({
+    description,
+    fields: (t) => ({
+      receipt: t.exposeString('receipt', {
+        description: `For the query \`${query}\`: how the removal goes. It is shown this once, and to repeats with the same idempotency key.`,
+      }),
+      eventCursor: t.string({
+        nullable: true,
+        description:
+          'Cursor of the event that this wrote, in the log of the instance, which operators follow. Null for a repeat.',
+        resolve: ({ event }) => cursorOf(instanceWorkspaceId, event),
+      }),
+    }),
   });
 
 /** Whether the person themselves asks, and not a key that they made. */

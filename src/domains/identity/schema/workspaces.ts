@@ -1,14 +1,14 @@
 import type { Prisma } from '#prisma';
 import { WorkspaceRef } from '#kernel/auth/schema.ts';
-import { Conflict } from '#kernel/errors.ts';
+import { Conflict, IdempotencyConflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { descriptionOfCursor, failing, guarded } from '#kernel/graphql/kit.ts';
+import { descriptionOfCursor, failing, guarded, idempotencyKey } from '#kernel/graphql/kit.ts';
 import { RunRef, RunStatusEnum } from '#kernel/runs/schema.ts';
 import { DeletionReport, type DeletionPhase, type WorkspaceDeletionInput } from '../model.ts';
 import { can } from '../policy.ts';
 import { Workspaces } from '../service/index.ts';
-import { DeletionPhaseEnum, eventCursor, type Written } from './shared.ts';
+import { DeletionPhaseEnum, deletionSuccess, eventCursor, type Written } from './shared.ts';
 
 const workspaceSuccess = (name: string, description: string) =>
   builder.objectRef<Written>(name).implement({
@@ -144,20 +144,18 @@ builder.mutationFields((t) => ({
   }),
   deleteWorkspace: t.fieldWithInput({
     access: can.deleteWorkspace,
-    type: builder.objectRef<{ readonly receipt: string }>('DeleteWorkspaceSuccess').implement({
-      description: 'Nobody reaches the workspace any more, and a run removes what it has.',
-      fields: (f) => ({
-        receipt: f.exposeString('receipt', {
-          description: 'For the query `workspaceDeletion`: how the removal goes. It is shown this once.',
-        }),
-      }),
-    }),
-    errors: failing(),
+    type: deletionSuccess(
+      'DeleteWorkspaceSuccess',
+      'Nobody reaches the workspace any more, and a run removes what it has.',
+      'workspaceDeletion',
+    ),
+    errors: failing(IdempotencyConflict),
     description:
       'Deletes a workspace with all that it has: applications, their files and addresses, runs, uploads, members, keys, its log. It cannot be undone.',
     input: {
       id: t.input.id(workspaceId),
       slug: t.input.string({ description: 'Its short name again, to confirm.' }),
+      idempotencyKey: t.input.string(idempotencyKey),
     },
     resolve: (_, { input }, { app, actor }) =>
       app.use(Workspaces).deleteWorkspace(actor, { ...input, id: rowId('Workspace', input.id) }),

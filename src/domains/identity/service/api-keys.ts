@@ -143,7 +143,7 @@ function knowScopes(scopes: readonly string[]): void {
 }
 
 /** Names of the verbs that a key can be for: those that a role has. */
-export const scopeNames = (): string[] =>
+const scopeNames = (): string[] =>
   allPolicies()
     .flatMap(({ verbs }) => Object.values(verbs))
     .filter(({ least }) => least !== 'public' && least !== 'user')

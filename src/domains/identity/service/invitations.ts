@@ -47,7 +47,7 @@ const toAddress = defineThrottle({
 });
 
 /** Removes invitations that expired long ago. */
-export const cleanUpInvitations = defineRetention({
+defineRetention({
   name: 'identity.cleanUpInvitations',
   cron: '27 3 * * *',
   async remove(app) {

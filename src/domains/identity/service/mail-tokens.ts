@@ -67,7 +67,7 @@ export async function takeToken(tx: Transaction, token: string, purposes: readon
 }
 
 /** Removes secrets that are not good any more. */
-export const cleanUpTokens = defineRetention({
+defineRetention({
   name: 'identity.cleanUp',
   cron: '27 * * * *',
   async remove(app) {

@@ -371,7 +371,7 @@ function asRefusal(error: unknown): ArrivalRefused | null {
 }
 
 /** Forgets sign-ins that nobody can come back from any more. */
-export const cleanUpSignIns = defineRetention({
+defineRetention({
   name: 'identity.cleanUpSignIns',
   cron: '37 * * * *',
   async remove(app) {
