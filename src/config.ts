@@ -573,7 +573,7 @@ export const settings = {
   REDIS_URL: optional({
     group: 'Database',
     description:
-      'Redis that carries wake-ups between processes, and counts for rate limits. Unset: PostgreSQL carries them, and each process counts. Nothing that must last goes there.',
+      'Redis that carries wake-ups between processes, and counts for rate limits. Unset: PostgreSQL carries them, and SWITCHYARD_RATES says who counts. Nothing that must last goes there.',
     secret: true,
     example: 'rediss://:password@redis.example.com:6380/0',
     schema: connectionUrl('redis:', 'rediss:'),
@@ -676,10 +676,21 @@ export const settings = {
     example: '20',
     schema: whole(1, 100_000),
   }),
+  SWITCHYARD_RATES: setting({
+    group: 'GraphQL',
+    description:
+      'Where the points of operations are counted. memory: each process for itself, which is exact with one API process, and with n gives a client n budgets. postgresql: all processes together, at one more statement an operation. redis: all together, cheaper; needs REDIS_URL. What is tried rarely, such as signing in, always counts for all processes: in PostgreSQL, or in Redis with redis.',
+    default: {
+      words: 'redis with REDIS_URL, else memory',
+      of: ({ env }) => (env.has('REDIS_URL') ? 'redis' : 'memory'),
+    },
+    example: 'postgresql',
+    schema: oneOf(['memory', 'postgresql', 'redis']),
+  }),
   SWITCHYARD_RATE_POINTS: setting({
     group: 'GraphQL',
     description:
-      'Points that the operations of one person or API key may cost in a minute. Without REDIS_URL each process counts for itself.',
+      'Points that the operations of one person or API key may cost in a minute. SWITCHYARD_RATES says whether all processes count together.',
     unit: 'points/min',
     // The dearest operation once a second.
     default: '300000',
@@ -999,7 +1010,11 @@ export interface Config {
     readonly messagesPerS: number;
   };
   /** Points a minute. */
-  readonly rates: { readonly points: number; readonly anonymousPoints: number };
+  readonly rates: {
+    readonly store: 'memory' | 'postgresql' | 'redis';
+    readonly points: number;
+    readonly anonymousPoints: number;
+  };
   readonly worker: {
     readonly concurrency: number;
     readonly runLeaseS: number;
@@ -1112,6 +1127,8 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   if (values.SWITCHYARD_PERSISTED_ONLY === true && !given.has('SWITCHYARD_PERSISTED_FILE')) {
     problem('SWITCHYARD_PERSISTED_ONLY', 'needs SWITCHYARD_PERSISTED_FILE, or no document could be executed');
   }
+  if (values.SWITCHYARD_RATES === 'redis' && !given.has('REDIS_URL'))
+    problem('REDIS_URL', 'must be set for SWITCHYARD_RATES=redis');
   const keySources = ['SWITCHYARD_ENCRYPTION_KEYS', 'SWITCHYARD_ENCRYPTION_KEYS_FILE'].filter((name) =>
     given.has(name),
   );
@@ -1204,7 +1221,11 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       subscriptionsPerSocket: v.SWITCHYARD_MAX_SUBSCRIPTIONS_PER_SOCKET,
       messagesPerS: v.SWITCHYARD_MAX_MESSAGES_PER_S,
     },
-    rates: { points: v.SWITCHYARD_RATE_POINTS, anonymousPoints: v.SWITCHYARD_RATE_POINTS_ANONYMOUS },
+    rates: {
+      store: v.SWITCHYARD_RATES,
+      points: v.SWITCHYARD_RATE_POINTS,
+      anonymousPoints: v.SWITCHYARD_RATE_POINTS_ANONYMOUS,
+    },
     worker: {
       concurrency: v.SWITCHYARD_WORKER_CONCURRENCY,
       runLeaseS: v.SWITCHYARD_RUN_LEASE_S,

@@ -20,7 +20,7 @@ import { createOriginIds } from './kernel/auth/origins.ts';
 import { createSessionTokens } from './kernel/auth/session-tokens.ts';
 import { SessionSettings } from './kernel/auth/sessions.ts';
 import { tokenOf } from './kernel/crypto.ts';
-import { createDatabase } from './kernel/db/client.ts';
+import { createDatabase, type Database } from './kernel/db/client.ts';
 import { acquireEmbeddedPostgres, type EmbeddedPostgres } from './kernel/db/embedded/index.ts';
 import { migrate } from './kernel/db/migrate.ts';
 import { resolveStateDirs } from './kernel/db/state-dirs.ts';
@@ -152,19 +152,11 @@ async function begin(
 
   const sealing = createSealing(configuredKeys(await encryptionKeys(config, dirs.stateDir)));
   const mailTransport = transportOf(config, log);
-  const [budgets, throttles] = [memoryCounter(), postgresCounter(database.pool)];
-  const redis = config.wakeUps.redisUrl && redisCounter({ url: config.wakeUps.redisUrl.reveal(), log });
-  undo.push(() => redis?.close());
+  const counters = countersOf(config, database.pool, log);
+  undo.push(() => counters.close());
   const provided = new Map<Service<unknown>, unknown>([
     [BudgetSettings, config.rates],
-    [
-      Counters,
-      {
-        budgets: redis ? withFallback(redis, budgets, log) : budgets,
-        throttles: redis ? withFallback(redis, throttles, log) : throttles,
-        hash: keyHash(sessionSecret),
-      },
-    ],
+    [Counters, { ...counters, hash: keyHash(sessionSecret) }],
     [Sealing, sealing],
     [Transport, mailTransport],
     [
@@ -337,6 +329,25 @@ async function begin(
     host,
     executor,
     stop,
+  };
+}
+
+/** Who counts for the limits. Without Redis, what is rare counts for all processes in PostgreSQL in any case. */
+function countersOf(config: Config, pool: Database['pool'], log: Logger) {
+  const throttles = postgresCounter(pool);
+  const { redisUrl } = config.wakeUps;
+  if (config.rates.store !== 'redis' || !redisUrl) {
+    return {
+      budgets: config.rates.store === 'postgresql' ? throttles : memoryCounter(),
+      throttles,
+      close: () => undefined,
+    };
+  }
+  const redis = redisCounter({ url: redisUrl.reveal(), log });
+  return {
+    budgets: withFallback(redis, memoryCounter(), log),
+    throttles: withFallback(redis, throttles, log),
+    close: () => redis.close(),
   };
 }
 
