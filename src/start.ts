@@ -9,7 +9,7 @@ import {
   Outside,
   type OutsideOptions,
 } from './domains/identity/index.ts';
-import { createBreachList } from './integrations/pwned-passwords/index.ts';
+import { createBreachList, limits as breachListLimits } from './integrations/pwned-passwords/index.ts';
 import { createSmtpTransport } from './integrations/smtp/index.ts';
 import { redisCounter } from './integrations/redis/rates.ts';
 import { RedisWakeUps } from './integrations/redis/wakeups.ts';
@@ -32,6 +32,8 @@ import { PostgresWakeUps, type WakeUps } from './kernel/live/wakeups.ts';
 import { createLogger, type Logger } from './kernel/log.ts';
 import { outboxRoute } from './kernel/mail/outbox-route.ts';
 import { loggingTransport, noTransport, Transport, type MailTransport } from './kernel/mail/transport.ts';
+import { createOutboundPolicy } from './kernel/outbound.ts';
+import { createOutboundFetch } from './kernel/outbound-fetch.ts';
 import { BudgetSettings } from './kernel/rates/budgets.ts';
 import { Counters, keyHash, memoryCounter, postgresCounter, withFallback } from './kernel/rates/counters.ts';
 import { Executor } from './kernel/runs/executor.ts';
@@ -166,7 +168,7 @@ async function begin(
         isBreached: config.accounts.breachedPasswordsUrl
           ? createBreachList({
               url: config.accounts.breachedPasswordsUrl,
-              allowLoopback: config.outbound.allowLoopback,
+              fetch: operatorFetch(config, breachListLimits),
             })
           : null,
         signUpsPerHour: config.accounts.signUpsPerHour,
@@ -350,6 +352,13 @@ function countersOf(config: Config, pool: Database['pool'], log: Logger) {
     close: () => redis.close(),
   };
 }
+
+/** For what the operator configured, which may stand beside this server. */
+const operatorFetch = (config: Config, bounds: { readonly timeoutMs: number; readonly maxBytes?: number }) =>
+  createOutboundFetch({
+    policy: createOutboundPolicy({ allowLoopback: config.outbound.allowLoopback, allowPrivate: true }),
+    ...bounds,
+  });
 
 /** The keys of the configuration, of the file that it names, or this host's own. */
 async function encryptionKeys(config: Config, stateDir: string): Promise<readonly EncryptionKey[]> {
