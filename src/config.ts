@@ -3,7 +3,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { inspect } from 'node:util';
 import { z } from 'zod';
-import { parseKeys } from './kernel/sealing/keys.ts';
+import { parseKeys, parseKmsKeys, type KmsKey } from './kernel/sealing/keys.ts';
 
 /**
  * A value that must not be printed. JSON.stringify, String() and util.inspect show `[redacted]`; only `reveal()` gives
@@ -147,6 +147,13 @@ const variableNames = z
 const encryptionKeys = z.string().transform((text, context) => {
   const keys = parseKeys(text);
   if (typeof keys !== 'string') return new Secret(text);
+  context.addIssue(keys);
+  return z.NEVER;
+});
+
+const kmsKeys = z.string().transform((text, context) => {
+  const keys = parseKmsKeys(text);
+  if (typeof keys !== 'string') return keys;
   context.addIssue(keys);
   return z.NEVER;
 });
@@ -544,6 +551,19 @@ export const settings = {
       'File that holds what SWITCHYARD_ENCRYPTION_KEYS would, as secrets managers mount it; a key may have a line of its own. Read at the start.',
     example: '/run/secrets/switchyard-encryption-keys',
     schema: folder,
+  }),
+  SWITCHYARD_ENCRYPTION_KMS_KEYS: optional({
+    group: 'Encryption',
+    description:
+      'Keys in AWS KMS, the current one first: an id, =, the ARN of a symmetric key; comma-separated; the same in every process. Needs kms:GenerateDataKey and kms:Decrypt, and credentials where the AWS SDK looks for them. New values are sealed by the first one; keys of SWITCHYARD_ENCRYPTION_KEYS then only open older ones.',
+    example: 'kms1=arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab',
+    schema: kmsKeys,
+  }),
+  SWITCHYARD_KMS_ENDPOINT: optional({
+    group: 'Encryption',
+    description: 'Address of AWS KMS, for instance a VPC endpoint. Unset: that of the region of the key.',
+    example: 'https://vpce-0123-abcd.kms.eu-central-1.vpce.amazonaws.com',
+    schema: webUrl,
   }),
 
   DATABASE_URL: optional({
@@ -969,7 +989,12 @@ export interface Config {
   /** E-mail addresses, lower case. */
   readonly operators: readonly string[];
   /** One of them at most; neither only outside production: generate one with `ensureSecret(stateDir, 'encryption')`. */
-  readonly encryption: { readonly keys: Secret | undefined; readonly keysFile: string | undefined };
+  readonly encryption: {
+    readonly keys: Secret | undefined;
+    readonly keysFile: string | undefined;
+    readonly kmsKeys: readonly KmsKey[] | undefined;
+    readonly kmsEndpoint: string | undefined;
+  };
   readonly mail: {
     readonly smtpUrl: Secret | undefined;
     /** Set when `smtpUrl` is. */
@@ -1135,14 +1160,20 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   if (keySources.length > 1) {
     problem('SWITCHYARD_ENCRYPTION_KEYS', 'must not be set together with SWITCHYARD_ENCRYPTION_KEYS_FILE');
   }
-  if (mode === 'production' && keySources.length === 0) {
-    problem('SWITCHYARD_ENCRYPTION_KEYS', 'or SWITCHYARD_ENCRYPTION_KEYS_FILE must be set in production');
+  if (mode === 'production' && keySources.length === 0 && !given.has('SWITCHYARD_ENCRYPTION_KMS_KEYS')) {
+    problem(
+      'SWITCHYARD_ENCRYPTION_KEYS',
+      'or SWITCHYARD_ENCRYPTION_KEYS_FILE or SWITCHYARD_ENCRYPTION_KMS_KEYS must be set in production',
+    );
   }
   for (const [name, other] of [
     ['GITHUB_CLIENT_ID', 'GITHUB_CLIENT_SECRET'],
     ['GITHUB_CLIENT_SECRET', 'GITHUB_CLIENT_ID'],
   ] as const) {
     if (given.has(name) && !given.has(other)) problem(other, `must be set with ${name}`);
+  }
+  if (given.has('SWITCHYARD_KMS_ENDPOINT') && !given.has('SWITCHYARD_ENCRYPTION_KMS_KEYS')) {
+    problem('SWITCHYARD_KMS_ENDPOINT', 'needs SWITCHYARD_ENCRYPTION_KMS_KEYS');
   }
   if (given.has('SMTP_URL') && !given.has('MAIL_FROM')) problem('MAIL_FROM', 'must be set with SMTP_URL');
   if (isComplete(values)) for (const [name, text] of portProblems(values)) problem(name, text);
@@ -1195,7 +1226,12 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       jwtIssuers: v.SWITCHYARD_JWT_ISSUERS ?? [],
     },
     operators: v.SWITCHYARD_OPERATORS ?? [],
-    encryption: { keys: v.SWITCHYARD_ENCRYPTION_KEYS, keysFile: v.SWITCHYARD_ENCRYPTION_KEYS_FILE },
+    encryption: {
+      keys: v.SWITCHYARD_ENCRYPTION_KEYS,
+      keysFile: v.SWITCHYARD_ENCRYPTION_KEYS_FILE,
+      kmsKeys: v.SWITCHYARD_ENCRYPTION_KMS_KEYS,
+      kmsEndpoint: v.SWITCHYARD_KMS_ENDPOINT,
+    },
     mail: { smtpUrl: v.SMTP_URL, from: v.MAIL_FROM },
     database: { url: v.DATABASE_URL, directUrl: v.DATABASE_DIRECT_URL, poolMax: v.DATABASE_POOL_MAX },
     wakeUps: { redisUrl: v.REDIS_URL },

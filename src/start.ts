@@ -9,6 +9,7 @@ import {
   Outside,
   type OutsideOptions,
 } from './domains/identity/index.ts';
+import { createAwsKms } from './integrations/aws-kms/index.ts';
 import { createBreachList, limits as breachListLimits } from './integrations/pwned-passwords/index.ts';
 import { createSmtpTransport } from './integrations/smtp/index.ts';
 import { redisCounter } from './integrations/redis/rates.ts';
@@ -38,7 +39,7 @@ import { BudgetSettings } from './kernel/rates/budgets.ts';
 import { Counters, keyHash, memoryCounter, postgresCounter, withFallback } from './kernel/rates/counters.ts';
 import { Executor } from './kernel/runs/executor.ts';
 import { checkKeys } from './kernel/sealing/columns.ts';
-import { configuredKeys, generatedKey } from './kernel/sealing/key-ring.ts';
+import { bothRings, configuredKeys, generatedKey, type KeyRing } from './kernel/sealing/key-ring.ts';
 import { parseKeys, type EncryptionKey } from './kernel/sealing/keys.ts';
 import { createSealing, Sealing } from './kernel/sealing/sealing.ts';
 import { ensureSecret } from './kernel/secrets.ts';
@@ -152,7 +153,7 @@ async function begin(
     baseUrl: serverUrl,
   });
 
-  const sealing = createSealing(configuredKeys(await encryptionKeys(config, dirs.stateDir)));
+  const sealing = createSealing(await keyRing(config, dirs.stateDir));
   const mailTransport = transportOf(config, log);
   const counters = countersOf(config, database.pool, log);
   undo.push(() => counters.close());
@@ -351,6 +352,16 @@ function countersOf(config: Config, pool: Database['pool'], log: Logger) {
     throttles: withFallback(redis, throttles, log),
     close: () => redis.close(),
   };
+}
+
+/** Keys in KMS, if there are any, before those of the configuration. @throws {KmsUnavailable} */
+async function keyRing(config: Config, stateDir: string): Promise<KeyRing> {
+  const { keys, keysFile, kmsKeys, kmsEndpoint } = config.encryption;
+  const configured = async () => configuredKeys(await encryptionKeys(config, stateDir));
+  if (!kmsKeys) return configured();
+  const kms = createAwsKms({ keys: kmsKeys, endpoint: kmsEndpoint, fetch: operatorFetch(config, { timeoutMs: 3000 }) });
+  await kms.check();
+  return keys || keysFile ? bothRings(kms, await configured()) : kms;
 }
 
 /** For what the operator configured, which may stand beside this server. */
