@@ -361,7 +361,11 @@ async function keyRing(config: Config, stateDir: string): Promise<KeyRing> {
   if (!kmsKeys) return configured();
   const kms = createAwsKms({ keys: kmsKeys, endpoint: kmsEndpoint, fetch: operatorFetch(config, { timeoutMs: 3000 }) });
   await kms.check();
-  return keys || keysFile ? bothRings(kms, await configured()) : kms;
+  if (!keys && !keysFile) return kms;
+  const older = await configured();
+  const twice = kmsKeys.find(({ kid }) => older.knows(kid));
+  if (twice) throw new Error(`SWITCHYARD_ENCRYPTION_KMS_KEYS: ${twice.kid} is the id of a configured key, too`);
+  return bothRings(kms, older);
 }
 
 /** For what the operator configured, which may stand beside this server. */

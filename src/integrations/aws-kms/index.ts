@@ -17,7 +17,7 @@ export class KmsUnavailable extends Error {
 export interface AwsKmsOptions {
   /** The current one first. */
   readonly keys: readonly KmsKey[];
-  /** Bounded: values are sealed within transactions, which wait for it once an hour. */
+  /** Bounded. */
   readonly fetch: OutboundFetch;
   /** In place of the region's own, for instance a VPC endpoint. */
   readonly endpoint?: string | undefined;
@@ -25,15 +25,14 @@ export interface AwsKmsOptions {
   readonly credentials?: KMSClientConfig['credentials'];
   /** How long a data key is used, and kept in memory, milliseconds. */
   readonly maxAgeMs?: number;
+  /** Data keys that are kept in memory at once. */
+  readonly maxKept?: number;
 }
 
 export interface AwsKms extends KeyRing {
   /** Has the service make and decrypt a data key. @throws {KmsUnavailable} */
   check(): Promise<void>;
 }
-
-/** Data keys that are kept in memory at once. */
-export const maxKept = 1000;
 
 interface DataKey {
   readonly plain: Buffer;
@@ -52,7 +51,7 @@ interface DataKey {
  * @see https://docs.aws.amazon.com/kms/latest/developerguide/encrypt_context.html
  */
 export function createAwsKms(options: AwsKmsOptions): AwsKms {
-  const { keys, maxAgeMs = 3_600_000 } = options;
+  const { keys, maxAgeMs = 3_600_000, maxKept = 1000 } = options;
   const byId = new Map(keys.map((key) => [key.kid, key]));
   const [first] = keys;
   if (!first) throw new TypeError('A key ring needs a key');
@@ -114,15 +113,20 @@ export function createAwsKms(options: AwsKmsOptions): AwsKms {
   };
   const nameOfBlob = (kid: string, blob: Buffer): string => `${kid} ${createHash('sha256').update(blob).digest('hex')}`;
 
+  const use = (made: DataKey): void => {
+    const own = Promise.resolve(made);
+    wrapping = own;
+    keep(nameOfBlob(current, made.blob), Promise.resolve(made.plain));
+    // Before it is old, so that no transaction waits for KMS; if that fails, the next one to wrap hears why.
+    setTimeout(() => void generate().then(use, () => undefined), maxAgeMs / 2).unref();
+    setTimeout(() => wrapping === own && (wrapping = null), maxAgeMs).unref();
+  };
   const wrappingKey = (): Promise<DataKey> => {
     if (wrapping) return wrapping;
-    const made = generate();
-    const forget = (): void => void (wrapping === made && (wrapping = null));
-    made.then(({ plain, blob }) => {
-      keep(nameOfBlob(current, blob), Promise.resolve(plain));
-      setTimeout(forget, maxAgeMs).unref();
-    }, forget);
-    return (wrapping = made);
+    const asked = generate();
+    wrapping = asked;
+    asked.then(use, () => wrapping === asked && (wrapping = null));
+    return asked;
   };
 
   return {
