@@ -386,12 +386,7 @@ function matrixInWords(): string[] {
       allThrottles()
         .toSorted((a, b) => (a.name < b.name ? -1 : 1))
         .map(({ name, description, points, durationS }) =>
-          row(
-            code(name),
-            (bound.get(name) ?? []).map(code).join(', '),
-            description,
-            `${points} in ${durationS} s`,
-          ),
+          row(code(name), (bound.get(name) ?? []).map(code).join(', '), description, `${points} in ${durationS} s`),
         ),
     ),
   ];
