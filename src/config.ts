@@ -3,7 +3,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { inspect } from 'node:util';
 import { z } from 'zod';
-import { parseKeys } from './kernel/sealing/keys.ts';
+import { parseKeys, parseKmsKeys, type KmsKey } from './kernel/sealing/keys.ts';
 
 /**
  * A value that must not be printed. JSON.stringify, String() and util.inspect show `[redacted]`; only `reveal()` gives
@@ -147,6 +147,13 @@ const variableNames = z
 const encryptionKeys = z.string().transform((text, context) => {
   const keys = parseKeys(text);
   if (typeof keys !== 'string') return new Secret(text);
+  context.addIssue(keys);
+  return z.NEVER;
+});
+
+const kmsKeys = z.string().transform((text, context) => {
+  const keys = parseKmsKeys(text);
+  if (typeof keys !== 'string') return keys;
   context.addIssue(keys);
   return z.NEVER;
 });
@@ -545,6 +552,19 @@ export const settings = {
     example: '/run/secrets/switchyard-encryption-keys',
     schema: folder,
   }),
+  SWITCHYARD_ENCRYPTION_KMS_KEYS: optional({
+    group: 'Encryption',
+    description:
+      'Keys in AWS KMS, the current one first: an id, =, the ARN of a symmetric key; comma-separated; the same in every process. Needs kms:GenerateDataKey and kms:Decrypt, and credentials where the AWS SDK looks for them. New values are sealed by the first one; keys of SWITCHYARD_ENCRYPTION_KEYS then only open older ones.',
+    example: 'kms1=arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab',
+    schema: kmsKeys,
+  }),
+  SWITCHYARD_KMS_ENDPOINT: optional({
+    group: 'Encryption',
+    description: 'Address of AWS KMS, for instance a VPC endpoint. Unset: that of the region of the key.',
+    example: 'https://vpce-0123-abcd.kms.eu-central-1.vpce.amazonaws.com',
+    schema: webUrl,
+  }),
 
   DATABASE_URL: optional({
     group: 'Database',
@@ -573,7 +593,7 @@ export const settings = {
   REDIS_URL: optional({
     group: 'Database',
     description:
-      'Redis that carries wake-ups between processes, and counts for rate limits. Unset: PostgreSQL carries them, and each process counts. Nothing that must last goes there.',
+      'Redis that carries wake-ups between processes, and counts for rate limits. Unset: PostgreSQL carries them, and SWITCHYARD_RATES says who counts. Nothing that must last goes there.',
     secret: true,
     example: 'rediss://:password@redis.example.com:6380/0',
     schema: connectionUrl('redis:', 'rediss:'),
@@ -676,10 +696,21 @@ export const settings = {
     example: '20',
     schema: whole(1, 100_000),
   }),
+  SWITCHYARD_RATES: setting({
+    group: 'GraphQL',
+    description:
+      'Where the points of operations are counted. memory: each process for itself, which is exact with one API process, and with n gives a client n budgets. postgresql: all processes together, at one more statement an operation. redis: all together, cheaper; needs REDIS_URL. What is tried rarely, such as signing in, always counts for all processes: in PostgreSQL, or in Redis with redis.',
+    default: {
+      words: 'redis with REDIS_URL, else memory',
+      of: ({ env }) => (env.has('REDIS_URL') ? 'redis' : 'memory'),
+    },
+    example: 'postgresql',
+    schema: oneOf(['memory', 'postgresql', 'redis']),
+  }),
   SWITCHYARD_RATE_POINTS: setting({
     group: 'GraphQL',
     description:
-      'Points that the operations of one person or API key may cost in a minute. Without REDIS_URL each process counts for itself.',
+      'Points that the operations of one person or API key may cost in a minute. SWITCHYARD_RATES says whether all processes count together.',
     unit: 'points/min',
     // The dearest operation once a second.
     default: '300000',
@@ -958,7 +989,12 @@ export interface Config {
   /** E-mail addresses, lower case. */
   readonly operators: readonly string[];
   /** One of them at most; neither only outside production: generate one with `ensureSecret(stateDir, 'encryption')`. */
-  readonly encryption: { readonly keys: Secret | undefined; readonly keysFile: string | undefined };
+  readonly encryption: {
+    readonly keys: Secret | undefined;
+    readonly keysFile: string | undefined;
+    readonly kmsKeys: readonly KmsKey[] | undefined;
+    readonly kmsEndpoint: string | undefined;
+  };
   readonly mail: {
     readonly smtpUrl: Secret | undefined;
     /** Set when `smtpUrl` is. */
@@ -999,7 +1035,11 @@ export interface Config {
     readonly messagesPerS: number;
   };
   /** Points a minute. */
-  readonly rates: { readonly points: number; readonly anonymousPoints: number };
+  readonly rates: {
+    readonly store: 'memory' | 'postgresql' | 'redis';
+    readonly points: number;
+    readonly anonymousPoints: number;
+  };
   readonly worker: {
     readonly concurrency: number;
     readonly runLeaseS: number;
@@ -1112,20 +1152,28 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   if (values.SWITCHYARD_PERSISTED_ONLY === true && !given.has('SWITCHYARD_PERSISTED_FILE')) {
     problem('SWITCHYARD_PERSISTED_ONLY', 'needs SWITCHYARD_PERSISTED_FILE, or no document could be executed');
   }
+  if (values.SWITCHYARD_RATES === 'redis' && !given.has('REDIS_URL'))
+    problem('REDIS_URL', 'must be set for SWITCHYARD_RATES=redis');
   const keySources = ['SWITCHYARD_ENCRYPTION_KEYS', 'SWITCHYARD_ENCRYPTION_KEYS_FILE'].filter((name) =>
     given.has(name),
   );
   if (keySources.length > 1) {
     problem('SWITCHYARD_ENCRYPTION_KEYS', 'must not be set together with SWITCHYARD_ENCRYPTION_KEYS_FILE');
   }
-  if (mode === 'production' && keySources.length === 0) {
-    problem('SWITCHYARD_ENCRYPTION_KEYS', 'or SWITCHYARD_ENCRYPTION_KEYS_FILE must be set in production');
+  if (mode === 'production' && keySources.length === 0 && !given.has('SWITCHYARD_ENCRYPTION_KMS_KEYS')) {
+    problem(
+      'SWITCHYARD_ENCRYPTION_KEYS',
+      'or SWITCHYARD_ENCRYPTION_KEYS_FILE or SWITCHYARD_ENCRYPTION_KMS_KEYS must be set in production',
+    );
   }
   for (const [name, other] of [
     ['GITHUB_CLIENT_ID', 'GITHUB_CLIENT_SECRET'],
     ['GITHUB_CLIENT_SECRET', 'GITHUB_CLIENT_ID'],
   ] as const) {
     if (given.has(name) && !given.has(other)) problem(other, `must be set with ${name}`);
+  }
+  if (given.has('SWITCHYARD_KMS_ENDPOINT') && !given.has('SWITCHYARD_ENCRYPTION_KMS_KEYS')) {
+    problem('SWITCHYARD_KMS_ENDPOINT', 'needs SWITCHYARD_ENCRYPTION_KMS_KEYS');
   }
   if (given.has('SMTP_URL') && !given.has('MAIL_FROM')) problem('MAIL_FROM', 'must be set with SMTP_URL');
   if (isComplete(values)) for (const [name, text] of portProblems(values)) problem(name, text);
@@ -1178,7 +1226,12 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       jwtIssuers: v.SWITCHYARD_JWT_ISSUERS ?? [],
     },
     operators: v.SWITCHYARD_OPERATORS ?? [],
-    encryption: { keys: v.SWITCHYARD_ENCRYPTION_KEYS, keysFile: v.SWITCHYARD_ENCRYPTION_KEYS_FILE },
+    encryption: {
+      keys: v.SWITCHYARD_ENCRYPTION_KEYS,
+      keysFile: v.SWITCHYARD_ENCRYPTION_KEYS_FILE,
+      kmsKeys: v.SWITCHYARD_ENCRYPTION_KMS_KEYS,
+      kmsEndpoint: v.SWITCHYARD_KMS_ENDPOINT,
+    },
     mail: { smtpUrl: v.SMTP_URL, from: v.MAIL_FROM },
     database: { url: v.DATABASE_URL, directUrl: v.DATABASE_DIRECT_URL, poolMax: v.DATABASE_POOL_MAX },
     wakeUps: { redisUrl: v.REDIS_URL },
@@ -1204,7 +1257,11 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       subscriptionsPerSocket: v.SWITCHYARD_MAX_SUBSCRIPTIONS_PER_SOCKET,
       messagesPerS: v.SWITCHYARD_MAX_MESSAGES_PER_S,
     },
-    rates: { points: v.SWITCHYARD_RATE_POINTS, anonymousPoints: v.SWITCHYARD_RATE_POINTS_ANONYMOUS },
+    rates: {
+      store: v.SWITCHYARD_RATES,
+      points: v.SWITCHYARD_RATE_POINTS,
+      anonymousPoints: v.SWITCHYARD_RATE_POINTS_ANONYMOUS,
+    },
     worker: {
       concurrency: v.SWITCHYARD_WORKER_CONCURRENCY,
       runLeaseS: v.SWITCHYARD_RUN_LEASE_S,

@@ -9,7 +9,8 @@ import {
   Outside,
   type OutsideOptions,
 } from './domains/identity/index.ts';
-import { createBreachList } from './integrations/pwned-passwords/index.ts';
+import { createAwsKms } from './integrations/aws-kms/index.ts';
+import { createBreachList, limits as breachListLimits } from './integrations/pwned-passwords/index.ts';
 import { createSmtpTransport } from './integrations/smtp/index.ts';
 import { redisCounter } from './integrations/redis/rates.ts';
 import { RedisWakeUps } from './integrations/redis/wakeups.ts';
@@ -19,7 +20,8 @@ import { Actors } from './kernel/auth/actors.ts';
 import { createOriginIds } from './kernel/auth/origins.ts';
 import { createSessionTokens } from './kernel/auth/session-tokens.ts';
 import { SessionSettings } from './kernel/auth/sessions.ts';
-import { createDatabase } from './kernel/db/client.ts';
+import { tokenOf } from './kernel/crypto.ts';
+import { createDatabase, type Database } from './kernel/db/client.ts';
 import { acquireEmbeddedPostgres, type EmbeddedPostgres } from './kernel/db/embedded/index.ts';
 import { migrate } from './kernel/db/migrate.ts';
 import { resolveStateDirs } from './kernel/db/state-dirs.ts';
@@ -31,11 +33,13 @@ import { PostgresWakeUps, type WakeUps } from './kernel/live/wakeups.ts';
 import { createLogger, type Logger } from './kernel/log.ts';
 import { outboxRoute } from './kernel/mail/outbox-route.ts';
 import { loggingTransport, noTransport, Transport, type MailTransport } from './kernel/mail/transport.ts';
+import { createOutboundPolicy } from './kernel/outbound.ts';
+import { createOutboundFetch } from './kernel/outbound-fetch.ts';
 import { BudgetSettings } from './kernel/rates/budgets.ts';
 import { Counters, keyHash, memoryCounter, postgresCounter, withFallback } from './kernel/rates/counters.ts';
 import { Executor } from './kernel/runs/executor.ts';
 import { checkKeys } from './kernel/sealing/columns.ts';
-import { configuredKeys, generatedKey } from './kernel/sealing/key-ring.ts';
+import { bothRings, configuredKeys, generatedKey, type KeyRing } from './kernel/sealing/key-ring.ts';
 import { parseKeys, type EncryptionKey } from './kernel/sealing/keys.ts';
 import { createSealing, Sealing } from './kernel/sealing/sealing.ts';
 import { ensureSecret } from './kernel/secrets.ts';
@@ -149,21 +153,13 @@ async function begin(
     baseUrl: serverUrl,
   });
 
-  const sealing = createSealing(configuredKeys(await encryptionKeys(config, dirs.stateDir)));
+  const sealing = createSealing(await keyRing(config, dirs.stateDir));
   const mailTransport = transportOf(config, log);
-  const [budgets, throttles] = [memoryCounter(), postgresCounter(database.pool)];
-  const redis = config.wakeUps.redisUrl && redisCounter({ url: config.wakeUps.redisUrl.reveal(), log });
-  undo.push(() => redis?.close());
+  const counters = countersOf(config, database.pool, log);
+  undo.push(() => counters.close());
   const provided = new Map<Service<unknown>, unknown>([
     [BudgetSettings, config.rates],
-    [
-      Counters,
-      {
-        budgets: redis ? withFallback(redis, budgets, log) : budgets,
-        throttles: redis ? withFallback(redis, throttles, log) : throttles,
-        hash: keyHash(sessionSecret),
-      },
-    ],
+    [Counters, { ...counters, hash: keyHash(sessionSecret) }],
     [Sealing, sealing],
     [Transport, mailTransport],
     [
@@ -173,10 +169,11 @@ async function begin(
         isBreached: config.accounts.breachedPasswordsUrl
           ? createBreachList({
               url: config.accounts.breachedPasswordsUrl,
-              allowLoopback: config.outbound.allowLoopback,
+              fetch: operatorFetch(config, breachListLimits),
             })
           : null,
         signUpsPerHour: config.accounts.signUpsPerHour,
+        receiptOf: (...words) => tokenOf(sessionSecret, 'receipt', ...words),
       } satisfies AccountSettings,
     ],
     [
@@ -337,6 +334,46 @@ async function begin(
     stop,
   };
 }
+
+/** Who counts for the limits. Without Redis, what is rare counts for all processes in PostgreSQL in any case. */
+function countersOf(config: Config, pool: Database['pool'], log: Logger) {
+  const throttles = postgresCounter(pool);
+  const { redisUrl } = config.wakeUps;
+  if (config.rates.store !== 'redis' || !redisUrl) {
+    return {
+      budgets: config.rates.store === 'postgresql' ? throttles : memoryCounter(),
+      throttles,
+      close: () => undefined,
+    };
+  }
+  const redis = redisCounter({ url: redisUrl.reveal(), log });
+  return {
+    budgets: withFallback(redis, memoryCounter(), log),
+    throttles: withFallback(redis, throttles, log),
+    close: () => redis.close(),
+  };
+}
+
+/** Keys in KMS, if there are any, before those of the configuration. @throws {KmsUnavailable} */
+async function keyRing(config: Config, stateDir: string): Promise<KeyRing> {
+  const { keys, keysFile, kmsKeys, kmsEndpoint } = config.encryption;
+  const configured = async () => configuredKeys(await encryptionKeys(config, stateDir));
+  if (!kmsKeys) return configured();
+  const kms = createAwsKms({ keys: kmsKeys, endpoint: kmsEndpoint, fetch: operatorFetch(config, { timeoutMs: 3000 }) });
+  await kms.check();
+  if (!keys && !keysFile) return kms;
+  const older = await configured();
+  const twice = kmsKeys.find(({ kid }) => older.knows(kid));
+  if (twice) throw new Error(`SWITCHYARD_ENCRYPTION_KMS_KEYS: ${twice.kid} is the id of a configured key, too`);
+  return bothRings(kms, older);
+}
+
+/** For what the operator configured, which may stand beside this server. */
+const operatorFetch = (config: Config, bounds: { readonly timeoutMs: number; readonly maxBytes?: number }) =>
+  createOutboundFetch({
+    policy: createOutboundPolicy({ allowLoopback: config.outbound.allowLoopback, allowPrivate: true }),
+    ...bounds,
+  });
 
 /** The keys of the configuration, of the file that it names, or this host's own. */
 async function encryptionKeys(config: Config, stateDir: string): Promise<readonly EncryptionKey[]> {

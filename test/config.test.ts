@@ -56,7 +56,7 @@ describe('loadConfig', () => {
       'STORAGE_SECRET: must be set in production',
       'SWITCHYARD_PROCESS_DRIVER: must be set in production',
       'PUBLIC_URL: must start with https:// in production, unless it is on loopback',
-      'SWITCHYARD_ENCRYPTION_KEYS: or SWITCHYARD_ENCRYPTION_KEYS_FILE must be set in production',
+      'SWITCHYARD_ENCRYPTION_KEYS: or SWITCHYARD_ENCRYPTION_KEYS_FILE or SWITCHYARD_ENCRYPTION_KMS_KEYS must be set in production',
     ]);
     for (const host of ['localhost:4000', '127.0.0.1', '[::1]:1']) {
       expect(problemsOf({ ...production, PUBLIC_URL: `http://${host}` })).toEqual([]);
@@ -69,6 +69,12 @@ describe('loadConfig', () => {
     expect(load(production).encryption.keys?.reveal()).toBe(keys);
     const file = { SWITCHYARD_ENCRYPTION_KEYS_FILE: '/run/secrets/keys' };
     expect(load({ ...rest, ...file }).encryption).toEqual({ keys: undefined, keysFile: '/run/secrets/keys' });
+    const arn = 'arn:aws:kms:eu-central-1:111122223333:key/1234';
+    expect(load({ ...rest, SWITCHYARD_ENCRYPTION_KMS_KEYS: `k1=${arn}` }).encryption.kmsKeys).toEqual([
+      { kid: 'k1', arn, region: 'eu-central-1' },
+    ]);
+    expect(problemsOf({ ...rest, SWITCHYARD_ENCRYPTION_KMS_KEYS: 'k1=alias/x' })).toHaveLength(1);
+    expect(problemsOf({ ...production, SWITCHYARD_KMS_ENDPOINT: 'https://kms.example.com' })).toHaveLength(1);
     expect(problemsOf({ ...production, ...file })).toHaveLength(1);
     for (const wrong of [
       'hunter2hunter2',

@@ -349,13 +349,7 @@ async function policyMatrix(): Promise<string> {
   const { fields, routes } = matrix();
   const bound = boundOf(fields);
   const throttles = allThrottles()
-    .map(({ name, points, durationS, blockS }) => ({
-      name,
-      bounds: bound.get(name),
-      points,
-      durationS,
-      blockS: blockS ?? null,
-    }))
+    .map(({ name, points, durationS }) => ({ name, bounds: bound.get(name), points, durationS }))
     .toSorted((a, b) => (a.name < b.name ? -1 : 1));
   const config = (await resolveConfig(path.join(root, 'docs/policy.json'))) ?? {};
   return format(JSON.stringify({ fields, routes, throttles }), { ...config, parser: 'json' });
@@ -388,17 +382,11 @@ function matrixInWords(): string[] {
     '## Throttles',
     'How often something sensitive may be tried, by all processes together.',
     table(
-      ['throttle', 'of', 'counts', 'tries', 'refused for'],
+      ['throttle', 'of', 'counts', 'tries; refused for the rest of the time'],
       allThrottles()
         .toSorted((a, b) => (a.name < b.name ? -1 : 1))
-        .map(({ name, description, points, durationS, blockS }) =>
-          row(
-            code(name),
-            (bound.get(name) ?? []).map(code).join(', '),
-            description,
-            `${points} in ${durationS} s`,
-            blockS === undefined ? 'the rest of them' : `${blockS} s`,
-          ),
+        .map(({ name, description, points, durationS }) =>
+          row(code(name), (bound.get(name) ?? []).map(code).join(', '), description, `${points} in ${durationS} s`),
         ),
     ),
   ];

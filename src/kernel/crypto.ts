@@ -1,4 +1,4 @@
-import { argon2, createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { argon2, createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
 
@@ -146,6 +146,12 @@ function checksum(text: string): string {
 export function newToken(): { readonly token: string; readonly hash: string } {
   const token = randomBytes(32).toString('base64url');
   return { token, hash: hashToken(token) };
+}
+
+/** A token that the same words always give, and that nobody guesses without the secret: HMAC-SHA-256, 43 characters. */
+export function tokenOf(secret: string, ...words: readonly string[]): string {
+  const derived = createHmac('sha256', secret).update('switchyard token').digest();
+  return createHmac('sha256', derived).update(JSON.stringify(words)).digest('base64url');
 }
 
 /** SHA-256 of a token, hexadecimal; like that of a key, there is nothing to guess. */

@@ -1,11 +1,8 @@
-import { z } from 'zod';
 import type { App } from './app.ts';
 import { instanceWorkspaceId } from './auth/instance.ts';
-import { defineJob } from './jobs/define.ts';
+import { defineRetention } from './jobs/retention.ts';
 import { pruneThrottles } from './rates/counters.ts';
 import { Runs } from './runs/runs.ts';
-
-const nothing = z.object({});
 
 /** Most events that one statement removes: a long retention that is shortened must not hold locks for minutes. */
 const batch = 5000;
@@ -37,14 +34,11 @@ export async function pruneEvents(app: App, keepDays: number): Promise<number> {
 }
 
 /** Removes what nobody needs any more, once an hour. */
-export const cleanUp = defineJob({
+export const cleanUp = defineRetention({
   name: 'kernel.cleanUp',
-  payload: nothing,
-  attempts: 3,
-  retryDelayS: 60,
-  timeoutS: 1800,
   cron: '17 * * * *',
-  async handle(_payload, { app, signal }) {
+  timeoutS: 1800,
+  async remove(app, signal) {
     const before = new Date(Date.now() - app.limits.eventRetentionDays * 24 * 3600 * 1000);
     const events = await pruneEvents(app, app.limits.eventRetentionDays);
     const { count: keys } = await app.db.idempotencyKey.deleteMany({
@@ -70,6 +64,6 @@ export const cleanUp = defineJob({
     const { count: deadLetters } = await app.db.deadLetter.deleteMany({ where: { createdAt: { lt: before } } });
     const throttles = await pruneThrottles(app.database.pool);
     const artifacts = abandoned.length;
-    app.log.info({ events, keys, sessions, origins, runs, deadLetters, throttles, artifacts }, 'cleaned up');
+    return { events, keys, sessions, origins, runs, deadLetters, throttles, artifacts };
   },
 });

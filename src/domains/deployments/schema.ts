@@ -6,16 +6,18 @@ import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import {
+  ErrorInterface,
   cursorOf,
   descriptionOfCursor,
-  ErrorInterface,
   errorType,
   failing,
   guarded,
   guardedPart,
+  idempotencyKey,
   newestFirst,
   visible,
 } from '#kernel/graphql/kit.ts';
+import { isLost, lostAfterS } from '#kernel/runs/host.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { atLeast } from '#kernel/auth/actor.ts';
 import { DriverNotOffered, NoHost, NothingToRestore } from './errors.ts';
@@ -115,9 +117,6 @@ const ReleaseRef = builder.prismaObject('Release', {
   }),
 });
 
-/** A host without a sign of life for this long is lost, seconds. */
-const lostAfterS = 30;
-
 const HostRef = builder.prismaObject('Host', {
   description: 'A machine that runs applications.',
   authScopes: guardedPart('Host').authScopes,
@@ -131,7 +130,7 @@ const HostRef = builder.prismaObject('Host', {
     }),
     isLost: t.boolean({
       description: `True when it showed no sign of life for ${lostAfterS} seconds: its deployments wait until it is back.`,
-      resolve: ({ lastSeenAt }) => Date.now() - lastSeenAt.getTime() > lostAfterS * 1000,
+      resolve: isLost,
     }),
   }),
 });
@@ -349,12 +348,6 @@ const deploymentSuccess = (name: string, description: string) =>
       }),
     }),
   });
-
-const idempotencyKey = {
-  required: false,
-  description:
-    'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
-} as const;
 
 builder.mutationFields((t) => ({
   createApplication: t.fieldWithInput({

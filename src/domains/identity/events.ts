@@ -137,6 +137,6 @@ export const identityUnlinked = defineEvent<{ userId: string }>('identity.unlink
 export const userTakenOver = defineEvent('user.takenOver', {
   subject: 'User',
   description:
-    'Somebody proved that an address is theirs, of an account whose maker never did: its password, sessions and keys ended. In the log of the instance only.',
+    'Somebody proved that an address is theirs, of an account whose maker never did: its password, sessions, keys and other ways in ended. In the log of the instance only.',
   least: 'ADMIN',
 });

@@ -24,14 +24,14 @@ export const Name = z
   .refine((text) => /[^\p{Cf}\p{Z}\p{Mn}\u115F\u1160\u2800\u3164\uFFA0]/u.test(text), 'must have something to see');
 
 /** RFC 1123 label. */
-export const Slug = z
+const Slug = z
   .string()
   .regex(
     /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/,
     'must be 1 to 63 lower-case letters, digits and dashes, no dash at the ends',
   );
 
-export const RoleInput = z.enum(['OWNER', 'ADMIN', 'MEMBER', 'VIEWER']);
+const RoleInput = z.enum(['OWNER', 'ADMIN', 'MEMBER', 'VIEWER']);
 
 export const SignUp = z.object({ email: Email, password: Password, name: Name });
 export const SignIn = z.object({ email: Email, password: z.string().min(1).max(200) });
@@ -40,15 +40,20 @@ export const WorkspaceChange = z
   .object({ id: z.string(), name: Name.nullish(), slug: Slug.nullish() })
   .refine(({ name, slug }) => name != null || slug != null, 'must change something');
 /** The short name again, so that nobody deletes the wrong one. */
-export const WorkspaceEnd = z.object({ id: z.string(), slug: z.string().max(63) });
+export const WorkspaceEnd = z.object({
+  id: z.string(),
+  slug: z.string().max(63),
+  idempotencyKey: z.string().nullish(),
+});
 
 /** A type, because an interface is no JSON. */
 export type WorkspaceDeletionInput = { readonly workspaceId: string };
 
-export type WorkspaceDeletionPhase = 'PENDING' | 'DELETING' | 'DELETED' | 'FAILED' | 'CANCELED';
+/** Where the deletion of a workspace or an account stands. */
+export type DeletionPhase = 'PENDING' | 'DELETING' | 'DELETED' | 'FAILED' | 'CANCELED';
 
 export const deletionPhases: Readonly<
-  Record<WorkspaceDeletionPhase, { readonly status: RunStatus; readonly next: readonly WorkspaceDeletionPhase[] }>
+  Record<DeletionPhase, { readonly status: RunStatus; readonly next: readonly DeletionPhase[] }>
 > = {
   PENDING: { status: 'QUEUED', next: ['DELETING', 'FAILED', 'CANCELED'] },
   DELETING: { status: 'RUNNING', next: ['DELETED', 'FAILED', 'CANCELED'] },
@@ -98,7 +103,7 @@ export const IdentityUnlink = z.object({ id: z.string(), password: CurrentPasswo
 export const PasswordChange = z.object({ currentPassword: z.string().min(1).max(200), newPassword: Password });
 export const ResetRequest = z.object({ email: Email });
 export const PasswordReset = z.object({ token: Token, newPassword: Password });
-export const Deletion = z.object({ password: CurrentPassword });
+export const Deletion = z.object({ password: CurrentPassword, idempotencyKey: z.string().nullish() });
 export const Receipt = Token;
 
 /** BCP 47, given back in its canonical form. @see https://www.rfc-editor.org/info/bcp47 */
@@ -145,13 +150,13 @@ export const ProfileChange = z.object({
 /** Largest document, bytes, as PostgreSQL writes it; the table has the same limit. */
 export const maxStateBytes = 262_144;
 /** Deepest nesting of a document. */
-export const maxStateDepth = 32;
+const maxStateDepth = 32;
 
 /**
  * A JSON object that a jsonb column can hold.
  * @see https://www.postgresql.org/docs/current/datatype-json.html
  */
-export const JsonObject = z.unknown().transform((value, context): Readonly<Record<string, unknown>> => {
+const JsonObject = z.unknown().transform((value, context): Readonly<Record<string, unknown>> => {
   const problem = isObject(value) ? problemOf(value, 1) : 'must be an object';
   if (problem === null && Buffer.byteLength(JSON.stringify(value)) <= maxStateBytes) return value as never;
   context.addIssue(problem ?? `must have at most ${maxStateBytes} bytes`);
@@ -183,19 +188,6 @@ export const StateWrite = z.object({
 });
 export const StatePatch = z.object({ patch: JsonObject });
 
-/** Where the deletion of an account stands. */
-export type AccountDeletionPhase = 'PENDING' | 'DELETING' | 'DELETED' | 'FAILED' | 'CANCELED';
-
-export const accountDeletionPhases: Readonly<
-  Record<AccountDeletionPhase, { readonly status: RunStatus; readonly next: readonly AccountDeletionPhase[] }>
-> = {
-  PENDING: { status: 'QUEUED', next: ['DELETING', 'FAILED', 'CANCELED'] },
-  DELETING: { status: 'RUNNING', next: ['DELETED', 'FAILED', 'CANCELED'] },
-  DELETED: { status: 'SUCCEEDED', next: [] },
-  FAILED: { status: 'FAILED', next: [] },
-  CANCELED: { status: 'CANCELED', next: [] },
-};
-
 /** What a deletion is asked to do. A type, because an interface is no JSON. */
 export type AccountDeletionInput = { readonly userId: string; readonly receiptHash: string };
 
@@ -214,7 +206,7 @@ const publicMailDomains = new Set(
 );
 
 /** A domain name in lower case and ASCII, as URLs have it; null: it is none, or a single label, or an address. */
-export function domainName(text: string): string | null {
+function domainName(text: string): string | null {
   const host = /^[\p{L}\p{N}.-]{1,253}$/u.test(text) ? URL.parse(`http://${text}`)?.hostname : undefined;
   const label = '[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?';
   return host && new RegExp(`^(?:${label}\\.)+(?!\\d+$)${label}$`).test(host) ? host : null;

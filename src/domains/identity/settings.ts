@@ -11,6 +11,8 @@ export interface AccountSettings {
   readonly isBreached: ((password: string) => Promise<boolean>) | null;
   /** Accounts that may be made from one network within an hour. */
   readonly signUpsPerHour: number;
+  /** A token that nobody guesses and the same words always give: the receipt of a request that is repeated. */
+  readonly receiptOf: (...words: readonly string[]) => string;
 }
 
 export const AccountSettings = required<AccountSettings>('account settings');

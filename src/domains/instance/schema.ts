@@ -1,7 +1,7 @@
 import { IdempotencyConflict } from '#kernel/errors.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { builder } from '#kernel/graphql/builder.ts';
-import { cursorOf, descriptionOfCursor, failing, guarded } from '#kernel/graphql/kit.ts';
+import { cursorOf, descriptionOfCursor, failing, guarded, idempotencyKey } from '#kernel/graphql/kit.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { phases, Report, type KeyRotationPhase } from './model.ts';
 import { can } from './policy.ts';
@@ -88,11 +88,7 @@ builder.mutationFields((t) => ({
     description:
       'Puts every secret in the database under the current encryption key, so that older keys can be taken out of the configuration. For operators of the server.',
     input: {
-      idempotencyKey: t.input.string({
-        required: false,
-        description:
-          'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
-      }),
+      idempotencyKey: t.input.string(idempotencyKey),
     },
     resolve: (_, { input }, { app, actor }) => app.use(Instance).rotateEncryptionKeys(actor, input),
   }),

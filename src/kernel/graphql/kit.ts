@@ -131,5 +131,12 @@ export const cursorOf = (workspaceId: string, at: Appended | null): string | nul
 export const descriptionOfCursor =
   'Cursor of the event that this wrote: `after` of `workspaceEvents` or `runEvents`, to follow on from here. Null when nothing was written.';
 
+/** Argument of mutations that start something. */
+export const idempotencyKey = {
+  required: false,
+  description:
+    'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
+} as const;
+
 /** Newest first; the id makes it total. */
 export const newestFirst = [{ createdAt: 'desc' as const }, { id: 'desc' as const }];

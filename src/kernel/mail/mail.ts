@@ -6,6 +6,7 @@ import type { Transaction } from '../db/transact.ts';
 import { newId } from '../ids.ts';
 import { parse } from '../input.ts';
 import { defineJob } from '../jobs/define.ts';
+import { defineRetention } from '../jobs/retention.ts';
 import { defineSealedColumn } from '../sealing/columns.ts';
 import { Sealing } from '../sealing/sealing.ts';
 import { MailNotConfigured, MailRefused, Transport, type OutgoingMail } from './transport.ts';
@@ -48,15 +49,13 @@ export const sendMail = defineJob({
 });
 
 /** Removes what is old from the outbox. */
-export const cleanUpMail = defineJob({
+defineRetention({
   name: 'mail.cleanUp',
-  payload: z.object({}),
-  attempts: 3,
-  retryDelayS: 60,
-  timeoutS: 300,
   cron: '47 * * * *',
-  async handle(_payload, { app }) {
-    await app.use(Mail).cleanUp();
+  async remove(app) {
+    const before = new Date(Date.now() - keepDays * 24 * 3600 * 1000);
+    const { count: mails } = await app.db.mail.deleteMany({ where: { createdAt: { lt: before } } });
+    return { mails };
   },
 });
 
@@ -116,13 +115,6 @@ export const Mail = service('mail', (app) => ({
     });
     const to = filter.to?.toLowerCase();
     return (await opened(app, rows)).filter((mail) => to === undefined || mail.to.toLowerCase() === to);
-  },
-
-  /** Removes mails that are older than seven days. @returns how many */
-  async cleanUp(): Promise<number> {
-    const before = new Date(Date.now() - keepDays * 24 * 3600 * 1000);
-    const { count } = await app.db.mail.deleteMany({ where: { createdAt: { lt: before } } });
-    return count;
   },
 }));
 

@@ -26,7 +26,7 @@ export interface Rate {
 }
 
 /**
- * Query cost by client and window, like GitHub's and Shopify's APIs. Held in Redis where that is configured; else each
+ * Query cost by client and window, like GitHub's and Shopify's APIs. Counted where SWITCHYARD_RATES says; in memory each
  * process counts for itself, so that with n processes a client has up to n budgets.
  * @see https://docs.github.com/en/graphql/overview/rate-limits-and-node-limits-for-the-graphql-api
  * @see https://shopify.dev/docs/api/usage/rate-limits

@@ -21,14 +21,12 @@ export interface Counter {
   add(key: string, points: number, windowS: number): Promise<Count>;
   /** Null: no window is open. */
   get(key: string): Promise<Count | null>;
-  /** Begins a new window that has these points already. */
-  set(key: string, points: number, windowS: number): Promise<void>;
   remove(key: string): Promise<void>;
 }
 
 /**
- * The counters of this process. `budgets` counts every operation and has to be fast: Redis, or this process's memory.
- * `throttles` counts what is rare and must hold for all processes together: Redis, or PostgreSQL.
+ * The counters of this process. `budgets` counts every operation: in this process's memory, in Redis, or, slower, in
+ * PostgreSQL. `throttles` counts what is rare and must hold for all processes together: in Redis, or in PostgreSQL.
  */
 export interface CountersOf {
   readonly budgets: Counter;
@@ -53,7 +51,11 @@ export function keyHash(secret: string): (key: string) => string {
 /** Of this process alone; forgotten when a window ends. */
 export const memoryCounter = (): Counter => counterOf(new RateLimiterMemory({ points: 1, duration: 1, keyPrefix: '' }));
 
-/** In the table `throttle`: one statement a call. */
+/**
+ * In the table `throttle`, which is not in the write-ahead log: what was counted is forgotten when PostgreSQL crashes. One
+ * upsert a call, so that processes count together without a lock of their own; the library's, since it fits: the table
+ * is ours, by migration, and so is the clearing of old rows.
+ */
 export function postgresCounter(pool: pg.Pool): Counter {
   return counterOf(
     new RateLimiterPostgres({
@@ -88,7 +90,6 @@ export function counterOf(limiter: RateLimiterAbstract): Counter {
       const res = await limiter.get(key);
       return res && res.msBeforeNext > 0 ? count(res) : null;
     },
-    set: async (key, points, windowS) => void (await limiter.set(key, points, windowS)),
     remove: async (key) => void (await limiter.delete(key)),
   };
 }
@@ -113,7 +114,6 @@ export function withFallback(first: Counter, second: Counter, log: Logger): Coun
   return {
     add: (key, points, windowS) => either((counter) => counter.add(key, points, windowS)),
     get: (key) => either((counter) => counter.get(key)),
-    set: (key, points, windowS) => either((counter) => counter.set(key, points, windowS)),
     remove: (key) => either((counter) => counter.remove(key)),
   };
 }

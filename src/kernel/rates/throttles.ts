@@ -14,8 +14,6 @@ export interface Throttle {
   readonly durationS: number;
   /** The verbs that it bounds, `<domain>.<verb>`. A route that it bounds names it in its `limits`. */
   readonly verbs?: readonly string[];
-  /** Refused for so long once there were too many; without it, until the window ends. */
-  readonly blockS?: number;
 }
 
 const throttles = new Map<string, Throttle>();
@@ -51,11 +49,8 @@ export const Throttles = service('throttles', (app) => {
      */
     async consume(rule: Throttle, key: string, points = 1): Promise<Tries> {
       const { points: used, resetAt } = await counter.add(keyOf(rule, key), points, rule.durationS);
-      if (used <= rule.points) return { remaining: rule.points - used, resetAt };
-      // Only the try that goes past the limit begins the block: later ones do not prolong it.
-      if (rule.blockS === undefined || used - points > rule.points) throw new RateLimited(resetAt, 'Too many tries.');
-      await counter.set(keyOf(rule, key), used, rule.blockS);
-      throw new RateLimited(new Date(Date.now() + rule.blockS * 1000), 'Too many tries.');
+      if (used > rule.points) throw new RateLimited(resetAt, 'Too many tries.');
+      return { remaining: rule.points - used, resetAt };
     },
 
     /** What is left, without taking any. */

@@ -1,11 +1,10 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { defineWorkspaceCleanup } from '../workspace-cleanup.ts';
+import { isLost } from './host.ts';
 import { openRun, Runs } from './runs.ts';
 
 /** A worker that lives may take so long to end its run, milliseconds. */
 const patienceMs = 300_000;
-/** A host without a sign of life for this long is lost, milliseconds. */
-const lostAfterMs = 30_000;
 const pollMs = 1000;
 
 /** Ends every open run of a workspace, and waits until their workers have: nothing starts anything after it. */
@@ -24,9 +23,7 @@ defineWorkspaceCleanup('runs', async (app, workspaceId, { signal, log, fence }) 
       where: { id: { in: open.flatMap(({ hostId }) => hostId ?? []) } },
       select: { id: true, lastSeenAt: true },
     });
-    const alive = new Set(
-      hosts.filter(({ lastSeenAt }) => Date.now() - lastSeenAt.getTime() < lostAfterMs).map(({ id }) => id),
-    );
+    const alive = new Set(hosts.filter((host) => !isLost(host)).map(({ id }) => id));
     for (const { id, hostId } of open) {
       const asked = since.get(id);
       if (asked === undefined) {

@@ -21,3 +21,9 @@ export async function hostIdOf(stateDir: string): Promise<string> {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
+
+/** A host without a sign of life for this long is lost, seconds. */
+export const lostAfterS = 30;
+
+export const isLost = ({ lastSeenAt }: { readonly lastSeenAt: Date }): boolean =>
+  Date.now() - lastSeenAt.getTime() > lostAfterS * 1000;

@@ -6,7 +6,16 @@ import type { LoggedEvent } from '../events/define.ts';
 import { builder } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
 import { globalId, rowId } from '../graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, failing, guarded, guardedPart, newestFirst, visible } from '../graphql/kit.ts';
+import {
+  cursorOf,
+  descriptionOfCursor,
+  failing,
+  guarded,
+  guardedPart,
+  idempotencyKey,
+  newestFirst,
+  visible,
+} from '../graphql/kit.ts';
 import { mayRead } from '../graphql/guard.ts';
 import { IdempotencyConflict, IllegalTransition, ValidationError, Conflict } from '../errors.ts';
 import { decodeCursor, encodeCursor } from '../live/cursor.ts';
@@ -378,11 +387,7 @@ builder.mutationFields((t) => ({
     description: 'Does a run that failed or was canceled again, as a new run.',
     input: {
       id: t.input.id({ description: 'Global id of the run.' }),
-      idempotencyKey: t.input.string({
-        required: false,
-        description:
-          'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
-      }),
+      idempotencyKey: t.input.string(idempotencyKey),
     },
     resolve: (_, { input }, { app, actor }) => app.use(Runs).retry(actor, rowId('Run', input.id), input.idempotencyKey),
   }),

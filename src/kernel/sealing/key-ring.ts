@@ -52,6 +52,24 @@ export function decrypt(key: Buffer, { iv, data }: Encrypted, authenticated: str
   return Buffer.concat([stream.update(data.subarray(0, data.length - tagBytes)), stream.final()]);
 }
 
+const authenticated = (kid: string, context: string): string => `switchyard key ${kid} ${context}`;
+
+/** A data key under another key, which the id names: initialization vector, ciphertext and tag. */
+export function wrapWith(key: Buffer, kid: string, dataKey: Buffer, context: string): Buffer {
+  const { iv, data } = encrypt(key, dataKey, authenticated(kid, context));
+  return Buffer.concat([iv, data]);
+}
+
+/** @throws {SealBroken} when it is not what `wrapWith` gave for these */
+export function unwrapWith(key: Buffer, kid: string, wrapped: Buffer, context: string): Buffer {
+  const parts = { iv: wrapped.subarray(0, ivBytes), data: wrapped.subarray(ivBytes) };
+  try {
+    return decrypt(key, parts, authenticated(kid, context));
+  } catch {
+    throw new SealBroken(context); // what exactly did not fit tells nobody anything
+  }
+}
+
 /** A key ring of the keys that the configuration gives; the first one is current. */
 export function configuredKeys(keys: readonly EncryptionKey[]): KeyRing {
   const byId = new Map(keys.map(({ kid, key }) => [kid, key]));
@@ -62,25 +80,20 @@ export function configuredKeys(keys: readonly EncryptionKey[]): KeyRing {
   };
   const current = keys[0]?.kid;
   if (current === undefined) throw new TypeError('A key ring needs a key');
-  const authenticated = (kid: string, context: string) => `switchyard key ${kid} ${context}`;
   return {
     current,
     knows: (kid) => byId.has(kid),
-    async wrap(dataKey, context) {
-      const { iv, data } = encrypt(keyOf(current), dataKey, authenticated(current, context));
-      return Buffer.concat([iv, data]);
-    },
-    async unwrap(kid, wrapped, context) {
-      const key = keyOf(kid);
-      const parts = { iv: wrapped.subarray(0, ivBytes), data: wrapped.subarray(ivBytes) };
-      try {
-        return decrypt(key, parts, authenticated(kid, context));
-      } catch {
-        throw new SealBroken(context); // what exactly did not fit tells nobody anything
-      }
-    },
+    wrap: async (dataKey, context) => wrapWith(keyOf(current), current, dataKey, context),
+    unwrap: async (kid, wrapped, context) => unwrapWith(keyOf(kid), kid, wrapped, context),
   };
 }
+
+/** One ring of two: the first one's current key seals, both open. For the way from one source of keys to another. */
+export const bothRings = (first: KeyRing, second: KeyRing): KeyRing => ({
+  ...first,
+  knows: (kid) => first.knows(kid) || second.knows(kid),
+  unwrap: (kid, wrapped, context) => (first.knows(kid) ? first : second).unwrap(kid, wrapped, context),
+});
 
 /**
  * The key of a host that was given none: its id is derived from it, so that hosts with different ones notice it.

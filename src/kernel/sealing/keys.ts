@@ -36,3 +36,31 @@ export function parseKeys(text: string): readonly EncryptionKey[] | string {
   }
   return keys.length > 0 ? keys : 'must be kid:base64, comma-separated, the current key first';
 }
+
+/** A key-encryption key that stays in AWS KMS. */
+export interface KmsKey {
+  /** Stands in every value that the key seals. */
+  readonly kid: string;
+  /** Of the key itself, not of an alias, which could lead elsewhere one day. */
+  readonly arn: string;
+  readonly region: string;
+}
+
+/**
+ * Reads `kid=arn,kid=arn`, the current one first.
+ * @returns the keys, or what is wrong
+ * @see https://docs.aws.amazon.com/kms/latest/developerguide/concepts.html#key-id-key-ARN
+ */
+export function parseKmsKeys(text: string): readonly KmsKey[] | string {
+  const keys: KmsKey[] = [];
+  for (const part of text.split(',').map((one) => one.trim())) {
+    const at = part.indexOf('=');
+    const [kid, arn] = [part.slice(0, Math.max(at, 0)), part.slice(at + 1)];
+    const region = /^arn:aws[\w-]*:kms:([a-z0-9-]+):\d{12}:key\/[A-Za-z0-9-]+$/.exec(arn)?.[1];
+    if (!isKid(kid) || region === undefined)
+      return 'must be id=ARN, comma-separated, the current key first; an ARN of a key, not of an alias';
+    if (keys.some((one) => one.kid === kid)) return `has the id ${kid} twice`;
+    keys.push({ kid, arn, region });
+  }
+  return keys;
+}

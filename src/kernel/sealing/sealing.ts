@@ -66,12 +66,6 @@ function decode(sealed: string, context: string): Parts {
   return { kid, wrapped, iv, data };
 }
 
-/** Key id in a sealed text, for those who count them; null when it is none. */
-export function keyOf(sealed: string): string | null {
-  const [name, kid = ''] = sealed.split('.', 2);
-  return name === version && isKid(kid) ? kid : null;
-}
-
 export function createSealing(ring: KeyRing): SealingService {
   const unwrap = async ({ kid, wrapped }: Parts, context: string): Promise<Buffer> => {
     const dataKey = await ring.unwrap(kid, wrapped, context);

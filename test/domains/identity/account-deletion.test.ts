@@ -273,3 +273,25 @@ describe('a receipt', () => {
     expect(await data(server.url, asked, { id }, await someone(app()))).toEqual({ node: null });
   });
 });
+
+test('two requests at once with one key: one deletion, one receipt', async () => {
+  const ada = await account(server);
+  const input = { password, idempotencyKey: 'leave' };
+  // Both are under way before either is done: afterwards nobody is signed in.
+  const held = await pool().connect();
+  await held.query('begin');
+  await held.query('select 1 from app_user where id = $1 for update', [rowId('User', ada.id)]);
+  const asked = [0, 1].map(() => mutate(server, 'deleteMyAccount', input, ada, 'receipt eventCursor'));
+  await until('both wait', async () => {
+    const { rows } = await pool().query(`select 1 from pg_stat_activity where wait_event_type = 'Lock'`);
+    return rows.length >= 2;
+  });
+  await held.query('rollback');
+  held.release();
+  const [one, other] = await Promise.all(asked);
+  expect([one?.__typename, other?.__typename]).toEqual(['DeleteMyAccountSuccess', 'DeleteMyAccountSuccess']);
+  expect(other?.['receipt']).toBe(one?.['receipt']);
+  expect([one?.['eventCursor'], other?.['eventCursor']].filter((cursor) => cursor === null)).toHaveLength(1);
+  expect(await receiptOf(one?.['receipt'] as string)).not.toBeNull();
+  expect(await app().db.run.count({ where: { input: { path: ['userId'], equals: rowId('User', ada.id) } } })).toBe(1);
+});

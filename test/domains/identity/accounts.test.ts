@@ -411,6 +411,16 @@ describe('resetting a password', () => {
     await mutate(server, 'resetPassword', { token, newPassword: other });
     expect(await isSignedIn(key)).toBe(false);
     expect(await app().db.externalIdentity.count({ where: { userId: rowId('User', squatter.id) } })).toBe(0);
+    const told = await app().db.event.findMany({
+      where: { subjectId: rowId('User', squatter.id) },
+      orderBy: { seq: 'asc' },
+      select: { type: true },
+    });
+    expect(told.map(({ type }) => type).slice(-3)).toEqual([
+      'user.takenOver',
+      'user.emailVerified',
+      'user.passwordChanged',
+    ]);
   });
 
   test('is limited by account and by network, whether or not there is an account', async () => {

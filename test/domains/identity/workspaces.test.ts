@@ -266,6 +266,25 @@ describe('deleting', () => {
     expect((await over(receipt)).phase).toBe('DELETED');
   });
 
+  test('a repeat with the same key gets the same receipt, though nobody has rights there any more', async () => {
+    const { id } = await workspace(server.url, ada);
+    const bob = await member(server.url, ada, id, 'OWNER');
+    const input = { id, slug: await slugOf(id), idempotencyKey: 'end' };
+    const ask = (auth: Auth, changed: object = {}) =>
+      mutate('deleteWorkspace', { ...input, ...changed }, auth, 'receipt eventCursor');
+    const [first, racing] = await Promise.all([ask(ada), ask(ada)]);
+    expect([first.__typename, racing.__typename]).toEqual(['DeleteWorkspaceSuccess', 'DeleteWorkspaceSuccess']);
+    expect(racing['receipt']).toBe(first['receipt']);
+    // One of them began it.
+    expect([first['eventCursor'], racing['eventCursor']].filter((cursor) => cursor === null)).toHaveLength(1);
+    expect((await over(first['receipt'] as string)).phase).toBe('DELETED');
+    expect(await ask(ada)).toMatchObject({ receipt: first['receipt'], eventCursor: null });
+    expect((await ask(ada, { slug: 'other' })).__typename).toBe('IdempotencyConflict');
+    // The key is hers: to others the workspace is not there.
+    expect((await ask(bob)).__typename).toBe('NotFound');
+    expect((await ask(ada, { idempotencyKey: 'x'.repeat(201) })).__typename).toBe('ValidationError');
+  });
+
   test.each(['', 'x', 'ä', 'x'.repeat(500), '%'])('the receipt %j is none', async (receipt) => {
     expect(await outcome(receipt)).toBeNull();
   });

@@ -3,7 +3,7 @@ import { anonymous, type Actor } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import type { App } from '#kernel/app.ts';
 import { isTerminal } from '#kernel/runs/model.ts';
-import { keyOf, Sealing } from '#kernel/sealing/sealing.ts';
+import { Sealing } from '#kernel/sealing/sealing.ts';
 import { Instance } from '../../../src/domains/instance/index.ts';
 import { until } from '../../support/embedded.ts';
 
@@ -56,5 +56,5 @@ export async function rotated(app: App, id: string) {
 export async function kids(app: App): Promise<string[]> {
   const rows = await app.db.mail.findMany({ select: { recipient: true, content: true } });
   const texts = rows.flatMap(({ recipient, content }) => (content === null ? [recipient] : [recipient, content]));
-  return [...new Set(texts.map((text) => keyOf(text) ?? 'none'))].toSorted();
+  return [...new Set(texts.map((text) => /^v1\.([\w-]+)\./.exec(text)?.[1] ?? 'none'))].toSorted();
 }

@@ -12,22 +12,16 @@ import { allThrottles, defineThrottle, Throttles } from '#kernel/rates/throttles
 import { boundBy, throttlesOf } from '../../../tools/docs-throttles.ts';
 import { keptLog } from '../../support/http.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
+import { conformance } from './conformance.ts';
 
 const three = defineThrottle({ name: 'test.three', description: 'For tests', points: 3, durationS: 60 });
 const short = defineThrottle({ name: 'test.short', description: 'For tests', points: 1, durationS: 1 });
-const blocking = defineThrottle({
-  name: 'test.blocking',
-  description: 'For tests',
-  points: 2,
-  durationS: 1,
-  blockS: 600,
-});
 
 let one: TestServer;
 let two: TestServer;
 
 beforeAll(async () => {
-  const shared = { SWITCHYARD_ROLES: 'api', SESSION_SECRET: 'x'.repeat(43) };
+  const shared = { SWITCHYARD_ROLES: 'api', SESSION_SECRET: 'x'.repeat(43), SWITCHYARD_RATES: 'postgresql' };
   one = await startTestServer(shared);
   two = await startTestServer(shared, {}, one.database);
 });
@@ -76,24 +70,6 @@ describe('a throttle', () => {
     await refused(of(one).consume(short, key));
     const again = await vi.waitFor(() => of(one).consume(short, key), { timeout: 5000, interval: 100 });
     expect(again.remaining).toBe(0);
-  });
-
-  test('with a block refuses for the block, which further tries do not prolong', async () => {
-    const key = randomUUID();
-    const begun = Date.now();
-    await of(one).consume(blocking, key, 2);
-    const first = await refused(of(one).consume(blocking, key));
-    // The window would have ended after a second.
-    expect(first.resetAt.getTime()).toBeGreaterThanOrEqual(begun + 600_000);
-    const ends = async () =>
-      (
-        await one.running.app.database.pool.query<{ expire: string }>(
-          `select expire from throttle order by expire desc`,
-        )
-      ).rows[0]?.expire;
-    const end = await ends();
-    await refused(of(two).consume(blocking, key));
-    expect(await ends()).toBe(end);
   });
 
   test('can be looked at without a try, and forgives', async () => {
@@ -150,28 +126,33 @@ describe('counters', () => {
   const broken: Counter = {
     add: () => Promise.reject(new Error('away')),
     get: () => Promise.reject(new Error('away')),
-    set: () => Promise.reject(new Error('away')),
     remove: () => Promise.reject(new Error('away')),
   };
 
-  test.each([
-    ['memory', () => memoryCounter()],
-    ['PostgreSQL', () => postgresCounter(one.running.app.database.pool)],
-    ['the second of two', () => withFallback(broken, memoryCounter(), keptLog().log)],
-  ])('in %s', async (_, make) => {
-    const counter = make();
-    const key = randomUUID();
-    const begun = Date.now();
-    expect(await counter.get(key)).toBeNull();
-    expect((await counter.add(key, 5, 60)).points).toBe(5);
-    const { points, resetAt } = await counter.add(key, -2, 60);
-    expect(points).toBe(3);
-    expect(resetAt.getTime()).toBeGreaterThanOrEqual(begun + 60_000);
-    expect((await counter.get(key))?.points).toBe(3);
-    await counter.set(key, 7, 600);
-    expect((await counter.get(key))?.resetAt.getTime()).toBeGreaterThanOrEqual(begun + 600_000);
-    await counter.remove(key);
-    expect(await counter.get(key)).toBeNull();
+  const shared = (counter: Counter) => [counter, counter] as const;
+  const stores: readonly (readonly [string, () => readonly [Counter, Counter]])[] = [
+    ['memory', () => shared(memoryCounter())],
+    [
+      'PostgreSQL',
+      () => [postgresCounter(one.running.app.database.pool), postgresCounter(two.running.app.database.pool)],
+    ],
+    ['the second of two', () => shared(withFallback(broken, memoryCounter(), keptLog().log))],
+  ];
+  describe.each(stores)('in %s', (_, make) => {
+    test.each(conformance)('%s', async (_what, holds) => expect(holds(...make())).resolves.toBeUndefined());
+  });
+
+  test('of operations hold for all processes in PostgreSQL, outside its log', async () => {
+    const spend = (server: TestServer, cost: number) => server.running.app.use(Budgets).spend('USER ada', false, cost);
+    const { remaining } = await spend(one, 10);
+    expect((await spend(two, 5)).remaining).toBe(remaining - 5);
+    expect((await spend(two, remaining)).allowed).toBe(false);
+    // What was refused was given back, for both.
+    expect((await spend(one, 0)).remaining).toBe(remaining - 5);
+    const { rows } = await one.running.app.database.pool.query<{ kind: string }>(
+      `select relpersistence as kind from pg_class where oid = 'throttle'::regclass`,
+    );
+    expect(rows).toEqual([{ kind: 'u' }]);
   });
 
   test('give back to a window that has ended what the next one lost, and no more', async () => {

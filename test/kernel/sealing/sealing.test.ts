@@ -4,7 +4,7 @@ import { defineSealedColumn, sealedColumns } from '#kernel/sealing/columns.ts';
 import { SealBroken, UnknownKey } from '#kernel/sealing/errors.ts';
 import { configuredKeys, decrypt, encrypt, generatedKey } from '#kernel/sealing/key-ring.ts';
 import { parseKeys, type EncryptionKey } from '#kernel/sealing/keys.ts';
-import { createSealing, keyOf } from '#kernel/sealing/sealing.ts';
+import { createSealing } from '#kernel/sealing/sealing.ts';
 
 const key = (kid: string): EncryptionKey => ({ kid, key: randomBytes(32) });
 const [k1, k2] = [key('k1'), key('k2')];
@@ -101,7 +101,7 @@ describe('a sealed value', () => {
     const old = await sealing.seal(secret, context);
     const both = createSealing(configuredKeys([k2, k1]));
     const made = await both.rewrap(old, context);
-    expect([keyOf(old), keyOf(made), keyOf('plain')]).toEqual(['k1', 'k2', null]);
+    expect([old, made].map((sealed) => sealed.split('.')[1])).toEqual(['k1', 'k2']);
     expect(made.split('.').slice(3)).toEqual(old.split('.').slice(3));
     expect(await createSealing(configuredKeys([k2])).openText(made, context)).toBe(secret);
     await expect(sealing.open(made, context)).rejects.toBeInstanceOf(UnknownKey);

@@ -2,13 +2,12 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import type { App } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
+import { isLost } from '#kernel/runs/host.ts';
 import { Runs } from '#kernel/runs/runs.ts';
 import { defineWorkspaceCleanup } from '#kernel/workspace-cleanup.ts';
 import { lockApplication, notifyHost } from './applications.ts';
 import { someInstance } from './drivers.ts';
 
-/** A host without a sign of life for this long is lost, milliseconds. */
-const lostAfterMs = 30_000;
 /** A host that lives may take so long, milliseconds: instances drain and end, files go. */
 const patienceMs = 900_000;
 const pollMs = 1000;
@@ -47,8 +46,6 @@ defineWorkspaceCleanup('applications', async (app, workspaceId, { signal, fence 
     await pause(pollMs, undefined, { signal });
   }
 });
-
-const isLost = ({ lastSeenAt }: { lastSeenAt: Date }): boolean => Date.now() - lastSeenAt.getTime() > lostAfterMs;
 
 /** Nothing of it serves or starts any more; its host's agent does the rest. */
 async function askForRemoval(app: App, id: string): Promise<void> {

@@ -5,6 +5,7 @@ import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { Conflict, NotFound } from '#kernel/errors.ts';
 import { isId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
+import { lostAfterS } from '#kernel/runs/host.ts';
 import { Runs } from '#kernel/runs/runs.ts';
 import { validateRef } from '../../../integrations/git/index.ts';
 import { NoFreeUser, userCount } from '../../../integrations/process/index.ts';
@@ -63,7 +64,7 @@ export const Deployments = service('deployments', (app) => {
   const place = async (tx: Transaction, { id, driver: wanted }: Application): Promise<string> => {
     const hosts = await tx.db.$queryRaw<{ id: string; drivers: string[] }[]>`
       select h.id, h.drivers from host h left join application a on a.host_id = h.id
-      where h.last_seen_at > now() - interval '30 seconds' group by h.id order by count(a.id), h.id`;
+      where h.last_seen_at > now() - make_interval(secs => ${lostAfterS}::int) group by h.id order by count(a.id), h.id`;
     if (hosts.length === 0) throw new NoHost();
     const choices = wanted ? [wanted] : (['DOCKER', 'PROCESS'] as const);
     const found = choices.flatMap((driver) =>

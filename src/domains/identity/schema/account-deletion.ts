@@ -1,14 +1,14 @@
 import type { Run } from '#prisma';
 import { WorkspaceRef } from '#kernel/auth/schema.ts';
-import { RateLimited } from '#kernel/errors.ts';
+import { IdempotencyConflict, RateLimited } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
-import { ErrorInterface, errorType, failing, guarded, visible } from '#kernel/graphql/kit.ts';
+import { ErrorInterface, errorType, failing, guarded, idempotencyKey, visible } from '#kernel/graphql/kit.ts';
 import { RunRef, RunStatusEnum } from '#kernel/runs/schema.ts';
 import { LastOwnerOf, ReauthenticationRequired } from '../errors.ts';
-import { accountDeletionPhases, AccountDeletionReport, type AccountDeletionPhase } from '../model.ts';
+import { AccountDeletionReport, type DeletionPhase } from '../model.ts';
 import { can } from '../policy.ts';
 import { AccountDeletions } from '../service/index.ts';
-import { proof } from './shared.ts';
+import { DeletionPhaseEnum, deletionSuccess, proof } from './shared.ts';
 
 errorType(LastOwnerOf, {
   name: 'LastOwnerOf',
@@ -26,24 +26,6 @@ errorType(LastOwnerOf, {
         }),
     }),
   }),
-});
-
-const phaseDescriptions: Record<AccountDeletionPhase, string> = {
-  PENDING: 'The account is closed; its deletion waits for a worker.',
-  DELETING: 'What hangs on the account is being removed.',
-  DELETED: 'Nothing of the account is left. Final.',
-  FAILED: 'It could not be completed; an operator can do it again. Final.',
-  CANCELED: 'An operator stopped it; the account stays closed. Final.',
-};
-
-const AccountDeletionPhaseEnum = builder.enumType('AccountDeletionPhase', {
-  description: 'Where the deletion of an account stands.',
-  values: Object.fromEntries(
-    Object.keys(accountDeletionPhases).map((phase) => [
-      phase,
-      { description: phaseDescriptions[phase as AccountDeletionPhase] },
-    ]),
-  ) as Record<AccountDeletionPhase, { description: string }>,
 });
 
 const CountRef = builder
@@ -68,9 +50,9 @@ builder.prismaNode('Run', {
   ...guarded('Run'),
   fields: (t) => ({
     phase: t.field({
-      type: AccountDeletionPhaseEnum,
+      type: DeletionPhaseEnum,
       description: 'Where it stands, finer than `status`.',
-      resolve: ({ phase }) => phase as AccountDeletionPhase,
+      resolve: ({ phase }) => phase as DeletionPhase,
     }),
     report: t.field({
       type: [CountRef],
@@ -124,17 +106,20 @@ builder.queryField('accountDeletion', (t) =>
 builder.mutationField('deleteMyAccount', (t) =>
   t.fieldWithInput({
     access: can.deleteMyAccount,
-    type: builder.objectRef<{ readonly receipt: string }>('DeleteMyAccountSuccess').implement({
-      description: 'The account is closed: every session, key and stream has ended. The rest is removed by a run.',
-      fields: (f) => ({
-        receipt: f.exposeString('receipt', {
-          description: 'For `accountDeletion`, which says what was done. It is shown this once.',
-        }),
-      }),
-    }),
-    errors: failing(LastOwnerOf, ReauthenticationRequired, RateLimited),
+    type: deletionSuccess(
+      'DeleteMyAccountSuccess',
+      'The account is closed: every session, key and stream has ended. The rest is removed by a run.',
+      'accountDeletion',
+    ),
+    errors: failing(LastOwnerOf, ReauthenticationRequired, RateLimited, IdempotencyConflict),
     description: 'Deletes your account and what hangs on it, for ever.',
-    input: { password: t.input.string(proof) },
+    input: {
+      password: t.input.string(proof),
+      idempotencyKey: t.input.string({
+        ...idempotencyKey,
+        description: `${idempotencyKey.description} Only repeats that are on their way by then: afterwards nobody is signed in.`,
+      }),
+    },
     resolve: async (_, { input }, { app, actor, setSession }) => {
       const deleted = await app.use(AccountDeletions).deleteMyAccount(actor, input);
       setSession?.(null);

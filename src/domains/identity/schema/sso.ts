@@ -59,7 +59,7 @@ errorType(LastWayIn, {
   interfaces: [ErrorInterface],
 });
 
-export const SsoConnectionRef = builder.prismaNode('SsoConnection', {
+const SsoConnectionRef = builder.prismaNode('SsoConnection', {
   id: { field: 'id' },
   description: "An OpenID Connect provider that vouches for a workspace's people. Seen by administrators.",
   ...guarded('SsoConnection'),
@@ -98,7 +98,7 @@ export const SsoConnectionRef = builder.prismaNode('SsoConnection', {
   }),
 });
 
-export const SsoDomainRef = builder.prismaNode('SsoDomain', {
+const SsoDomainRef = builder.prismaNode('SsoDomain', {
   id: { field: 'id' },
   description:
     'An e-mail domain that a workspace says is its own. Only people with such an address come in by its providers. Seen by administrators.',
@@ -120,7 +120,7 @@ export const SsoDomainRef = builder.prismaNode('SsoDomain', {
   }),
 });
 
-export const ExternalIdentityRef = builder.prismaNode('ExternalIdentity', {
+builder.prismaNode('ExternalIdentity', {
   id: { field: 'id' },
   description: 'Who you are at another system that vouches for you. Seen by yourself only.',
   ...guarded('ExternalIdentity'),

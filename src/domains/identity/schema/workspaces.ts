@@ -1,14 +1,14 @@
 import type { Prisma } from '#prisma';
 import { WorkspaceRef } from '#kernel/auth/schema.ts';
-import { Conflict } from '#kernel/errors.ts';
+import { Conflict, IdempotencyConflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { descriptionOfCursor, failing, guarded } from '#kernel/graphql/kit.ts';
+import { descriptionOfCursor, failing, guarded, idempotencyKey } from '#kernel/graphql/kit.ts';
 import { RunRef, RunStatusEnum } from '#kernel/runs/schema.ts';
-import { deletionPhases, DeletionReport, type WorkspaceDeletionInput, type WorkspaceDeletionPhase } from '../model.ts';
+import { DeletionReport, type DeletionPhase, type WorkspaceDeletionInput } from '../model.ts';
 import { can } from '../policy.ts';
 import { Workspaces } from '../service/index.ts';
-import { eventCursor, type Written } from './shared.ts';
+import { DeletionPhaseEnum, deletionSuccess, eventCursor, type Written } from './shared.ts';
 
 const workspaceSuccess = (name: string, description: string) =>
   builder.objectRef<Written>(name).implement({
@@ -22,24 +22,6 @@ const workspaceSuccess = (name: string, description: string) =>
       eventCursor: t.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
     }),
   });
-
-const phaseDescriptions: Record<WorkspaceDeletionPhase, string> = {
-  PENDING: 'The workspace is closed; its deletion waits for a worker.',
-  DELETING: 'What it has is being removed.',
-  DELETED: 'It is gone, with its log; `report` tells of what could not be removed. Final.',
-  FAILED: 'It is closed, and something kept it from being removed; an operator can retry it. Final.',
-  CANCELED: 'It is closed; an operator stopped its removal, and can retry it. Final.',
-};
-
-const WorkspaceDeletionPhaseEnum = builder.enumType('WorkspaceDeletionPhase', {
-  description: 'Where the deletion of a workspace stands.',
-  values: Object.fromEntries(
-    Object.keys(deletionPhases).map((phase) => [
-      phase,
-      { description: phaseDescriptions[phase as WorkspaceDeletionPhase] },
-    ]),
-  ) as Record<WorkspaceDeletionPhase, { description: string }>,
-});
 
 interface Part {
   readonly name: string;
@@ -70,9 +52,9 @@ builder.prismaNode('Run', {
   ...guarded('Run'),
   fields: (t) => ({
     phase: t.field({
-      type: WorkspaceDeletionPhaseEnum,
+      type: DeletionPhaseEnum,
       description: 'Where it stands, finer than `status`.',
-      resolve: ({ phase }) => phase as WorkspaceDeletionPhase,
+      resolve: ({ phase }) => phase as DeletionPhase,
     }),
     workspaceRowId: t.string({
       description: 'UUID of the workspace.',
@@ -94,9 +76,9 @@ const WorkspaceDeletionOutcome = builder
     fields: (t) => ({
       status: t.field({ type: RunStatusEnum, description: 'Where it stands.', resolve: ({ run }) => run.status }),
       phase: t.field({
-        type: WorkspaceDeletionPhaseEnum,
+        type: DeletionPhaseEnum,
         description: 'Where it stands, finer.',
-        resolve: ({ run }) => run.phase as WorkspaceDeletionPhase,
+        resolve: ({ run }) => run.phase as DeletionPhase,
       }),
       statusReason: t.string({
         nullable: true,
@@ -162,20 +144,18 @@ builder.mutationFields((t) => ({
   }),
   deleteWorkspace: t.fieldWithInput({
     access: can.deleteWorkspace,
-    type: builder.objectRef<{ readonly receipt: string }>('DeleteWorkspaceSuccess').implement({
-      description: 'Nobody reaches the workspace any more, and a run removes what it has.',
-      fields: (f) => ({
-        receipt: f.exposeString('receipt', {
-          description: 'For the query `workspaceDeletion`: how the removal goes. It is shown this once.',
-        }),
-      }),
-    }),
-    errors: failing(),
+    type: deletionSuccess(
+      'DeleteWorkspaceSuccess',
+      'Nobody reaches the workspace any more, and a run removes what it has.',
+      'workspaceDeletion',
+    ),
+    errors: failing(IdempotencyConflict),
     description:
       'Deletes a workspace with all that it has: applications, their files and addresses, runs, uploads, members, keys, its log. It cannot be undone.',
     input: {
       id: t.input.id(workspaceId),
       slug: t.input.string({ description: 'Its short name again, to confirm.' }),
+      idempotencyKey: t.input.string(idempotencyKey),
     },
     resolve: (_, { input }, { app, actor }) =>
       app.use(Workspaces).deleteWorkspace(actor, { ...input, id: rowId('Workspace', input.id) }),

@@ -3,24 +3,20 @@ import type { Actor } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { authorize } from '#kernel/auth/policy.ts';
 import { Sessions } from '#kernel/auth/sessions.ts';
-import { hashToken, newToken } from '#kernel/crypto.ts';
+import { hashToken } from '#kernel/crypto.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { parse } from '#kernel/input.ts';
 import { defineRunKind } from '#kernel/runs/kinds.ts';
 import { Runs } from '#kernel/runs/runs.ts';
 import { LastOwnerOf } from '../errors.ts';
-import { apiKeyRevoked, invitationRevoked, memberRemoved, userClosed } from '../events.ts';
+import { invitationRevoked, memberRemoved, userClosed } from '../events.ts';
 import { accountDeletedMail } from '../mails.ts';
-import {
-  Deletion,
-  accountDeletionPhases,
-  AccountDeletionReport,
-  Receipt,
-  type AccountDeletionInput,
-} from '../model.ts';
+import { Deletion, deletionPhases, AccountDeletionReport, Receipt, type AccountDeletionInput } from '../model.ts';
 import { can } from '../policy.ts';
 import { notify } from './addresses.ts';
 import { holdProof, reauthenticate } from './reauthentication.ts';
+import { receiptFor, type Requested } from './receipts.ts';
+import { revokeKeys } from './shared.ts';
 
 /** One part of a deletion: does it, and says how many of what it met. In one transaction with the step's completion. */
 type Part = (tx: Transaction, userId: string) => Promise<AccountDeletionReport>;
@@ -40,16 +36,6 @@ const endMemberships: Part = async (tx, userId) => {
     tx.append({ type: memberRemoved, workspaceId, subjectId: id, data: { userId } });
   return { memberships: memberships.length, invitations: invitations.length };
 };
-
-/** Revokes every key that a person made. */
-async function revokeKeys(tx: Transaction, userId: string): Promise<void> {
-  const keys = await tx.db.apiKey.updateManyAndReturn({
-    where: { createdById: userId, revokedAt: null },
-    data: { revokedAt: new Date() },
-    select: { id: true, workspaceId: true },
-  });
-  for (const { id, workspaceId } of keys) tx.append({ type: apiKeyRevoked, workspaceId, subjectId: id });
-}
 
 const removeCredentials: Part = async (tx, userId) => {
   const { count: apiKeys } = await tx.db.apiKey.deleteMany({ where: { createdById: userId } });
@@ -86,10 +72,10 @@ const parts: Readonly<Record<string, Part>> = {
 };
 
 /** Deletes what hangs on an account, and the account. The log of events is never rewritten: its ids lead nowhere then. */
-export const accountDeletionKind = defineRunKind<AccountDeletionInput>({
+const accountDeletionKind = defineRunKind<AccountDeletionInput>({
   name: 'AccountDeletion',
   versions: [1],
-  phases: accountDeletionPhases,
+  phases: deletionPhases,
   initial: 'PENDING',
   ends: { canceled: () => 'CANCELED', failed: () => 'FAILED' },
   steps: () => [...Object.keys(parts), 'account'],
@@ -135,33 +121,38 @@ export const AccountDeletions = service('account deletions', (app) => ({
   /**
    * Closes the actor's account at once, with all its sessions, keys and streams, and queues a run that deletes it.
    * @returns the receipt, by which anybody who has it can see what was done; it is kept as a hash only
-   * @throws {ValidationError} {Unauthenticated} {Forbidden} {ReauthenticationRequired} {RateLimited}
+   * @throws {ValidationError} {Unauthenticated} {Forbidden} {ReauthenticationRequired} {RateLimited} {IdempotencyConflict}
    * @throws {LastOwnerOf} naming the workspaces that would be left without an owner
    */
-  async deleteMyAccount(actor: Actor, raw: unknown): Promise<{ readonly receipt: string }> {
-    const { password } = parse(Deletion, raw);
+  async deleteMyAccount(actor: Actor, raw: unknown): Promise<Requested> {
+    const { password, idempotencyKey: key } = parse(Deletion, raw);
     authorize(actor, can.deleteMyAccount, null);
     const proved = await reauthenticate(app, actor, password);
     const { id: userId } = proved;
-    const { token: receipt, hash: receiptHash } = newToken();
-    await app.transact(actor, async (tx) => {
-      await holdProof(tx, actor, proved);
-      await keepOwners(tx, userId);
-      await tx.db.user.update({ where: { id: userId }, data: { closedAt: new Date() } });
-      await app.use(Sessions).endAll(tx, userId);
-      await revokeKeys(tx, userId);
-      for (const { workspaceId } of await tx.db.membership.findMany({ where: { userId } }))
-        tx.append({ type: userClosed, workspaceId, subjectId: userId, data: { userId } });
-      tx.append({ type: userClosed, workspaceId: instanceWorkspaceId, subjectId: userId, data: { userId } });
-      await app.use(Runs).create(tx, {
-        kind: accountDeletionKind,
-        workspaceId: instanceWorkspaceId,
-        input: { userId, receiptHash },
-        lockKey: `account:${userId}`,
-        trigger: 'API',
-      });
-    });
-    return { receipt };
+    const mutation = 'deleteMyAccount';
+    const { token: receipt, hash: receiptHash } = receiptFor(app, actor, { mutation, subject: userId, key });
+    // Not of the password, of which not even a hash is to be kept.
+    const request = { workspaceId: instanceWorkspaceId, mutation, key, input: {} };
+    const { event } = await app.transact(actor, (tx) =>
+      app.use(Runs).once(tx, request, async () => {
+        await holdProof(tx, actor, proved);
+        await keepOwners(tx, userId);
+        await tx.db.user.update({ where: { id: userId }, data: { closedAt: new Date() } });
+        await app.use(Sessions).endAll(tx, userId);
+        await revokeKeys(tx, { createdById: userId });
+        for (const { workspaceId } of await tx.db.membership.findMany({ where: { userId } }))
+          tx.append({ type: userClosed, workspaceId, subjectId: userId, data: { userId } });
+        tx.append({ type: userClosed, workspaceId: instanceWorkspaceId, subjectId: userId, data: { userId } });
+        return app.use(Runs).create(tx, {
+          kind: accountDeletionKind,
+          workspaceId: instanceWorkspaceId,
+          input: { userId, receiptHash },
+          lockKey: `account:${userId}`,
+          trigger: 'API',
+        });
+      }),
+    );
+    return { receipt, event };
   },
 
   /** The run that a receipt is for, or the last retry of it; null for anything else. */

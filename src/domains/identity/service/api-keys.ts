@@ -7,10 +7,10 @@ import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { Conflict, Forbidden, NotFound, ValidationError } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
-import { apiKeyCreated, apiKeyRevoked, apiKeyRotated, apiKeyUpdated } from '../events.ts';
+import { apiKeyCreated, apiKeyRotated, apiKeyUpdated } from '../events.ts';
 import { KeyChange, KeyRotation, NewKey } from '../model.ts';
 import { can } from '../policy.ts';
-import { lockWorkspace, mayGive, mayGiveNow, type Written } from './shared.ts';
+import { lockWorkspace, mayGive, mayGiveNow, revokeKeys, type Written } from './shared.ts';
 
 /** A key that was made, and its text, which is told this once. */
 export interface MadeKey extends Written {
@@ -148,20 +148,17 @@ async function lineOf(tx: Transaction, id: string): Promise<string[]> {
   return line.map((key) => key.id);
 }
 
-/** @returns the event of the key itself; null when it was revoked before */
-async function revoke(tx: Transaction, { id, workspaceId }: ApiKey): Promise<Appended | null> {
-  const revoked = await tx.db.$queryRaw<{ id: string }[]>`
+/**
+ * Revokes a key, whose workspace is locked, with those that were made with it.
+ * @returns the event of the key itself; null when it was revoked before
+ */
+async function revoke(tx: Transaction, { id }: ApiKey): Promise<Appended | null> {
+  const family = await tx.db.$queryRaw<{ id: string }[]>`
     with recursive family as (
       select ${id}::uuid as id union select k.id from api_key k join family f on k.parent_id = f.id
     )
-    update api_key k set revoked_at = clock_timestamp(), updated_at = clock_timestamp()
-    from family f where k.id = f.id and k.revoked_at is null returning k.id`;
-  let own: Appended | null = null;
-  for (const key of revoked) {
-    const event = tx.append({ type: apiKeyRevoked, workspaceId, subjectId: key.id });
-    if (key.id === id) own = event;
-  }
-  return own;
+    select id from family`;
+  return (await revokeKeys(tx, { id: { in: family.map((key) => key.id) } })).get(id) ?? null;
 }
 
 /** @throws {ValidationError} for what is no verb that a key can use */
@@ -173,7 +170,7 @@ function knowScopes(scopes: readonly string[]): void {
 }
 
 /** Names of the verbs that a key can be for: those that a role has. */
-export const scopeNames = (): string[] =>
+const scopeNames = (): string[] =>
   allPolicies()
     .flatMap(({ verbs }) => Object.values(verbs))
     .filter(({ least }) => least !== 'public' && least !== 'user')

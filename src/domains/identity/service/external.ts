@@ -1,9 +1,8 @@
 import type { User } from '#prisma';
-import { service, type App } from '#kernel/app.ts';
+import { service } from '#kernel/app.ts';
 import { anonymous, type Actor, type Origin } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { authorize } from '#kernel/auth/policy.ts';
-import { Sessions } from '#kernel/auth/sessions.ts';
 import { Denials } from '#kernel/audit/denials.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { NotFound, Unauthenticated } from '#kernel/errors.ts';
@@ -12,14 +11,7 @@ import { parse } from '#kernel/input.ts';
 import { defineSealedColumn } from '#kernel/sealing/columns.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { ArrivalRefused, LastWayIn, type ArrivalRefusal } from '../errors.ts';
-import {
-  apiKeyRevoked,
-  identityLinked,
-  identityUnlinked,
-  userEmailVerified,
-  userSignedUp,
-  userTakenOver,
-} from '../events.ts';
+import { identityLinked, identityUnlinked, userSignedUp } from '../events.ts';
 import { identityLinkedMail, identityUnlinkedMail } from '../mails.ts';
 import { Email, IdentityUnlink, Name } from '../model.ts';
 import { can } from '../policy.ts';
@@ -27,6 +19,7 @@ import { notify } from './addresses.ts';
 import { Outside } from './outside.ts';
 import { holdProof, reauthenticate } from './reauthentication.ts';
 import { isTaken } from './shared.ts';
+import { takeOver } from './take-over.ts';
 
 const tokenColumn = defineSealedColumn({ table: 'external_identity', column: 'token' });
 
@@ -137,7 +130,7 @@ export const External = service('external', (app) => {
       });
       tx.append({ type: userSignedUp, workspaceId: instanceWorkspaceId, subjectId: expected });
     } else if (!user.emailVerifiedAt) {
-      await takeOver(app, tx, user, name.success ? name.data : user.name);
+      await takeOver(app, tx, user, { passwordHash: null, ...(name.success ? { name: name.data } : {}) });
     }
     await keep(tx, expected, vouched, null);
     if (user?.emailVerifiedAt) await notify(app, tx, user.email, identityLinkedMail(await mailed(tx, user, provider)));
@@ -261,28 +254,3 @@ export const External = service('external', (app) => {
 });
 
 const unknownSubject = (message = 'The token names nobody who is known here.') => new Unauthenticated(message);
-
-/**
- * Gives an account to whoever proved that its address is theirs. Its maker never did, and may be a stranger who waited
- * for this: nothing that they set up lets anybody in afterwards.
- * @see https://arxiv.org/abs/2205.10174 Pre-hijacked accounts
- */
-async function takeOver(app: App, tx: Transaction, user: User, name: string): Promise<void> {
-  const { id: userId } = user;
-  await tx.db.user.update({
-    where: { id: userId },
-    data: { name, passwordHash: null, emailVerifiedAt: new Date() },
-  });
-  await tx.db.externalIdentity.deleteMany({ where: { userId } });
-  await tx.db.mailToken.deleteMany({ where: { userId } });
-  const keys = await tx.db.apiKey.updateManyAndReturn({
-    where: { createdById: userId, revokedAt: null },
-    data: { revokedAt: new Date() },
-    select: { id: true, workspaceId: true },
-  });
-  for (const { id, workspaceId } of keys) tx.append({ type: apiKeyRevoked, workspaceId, subjectId: id });
-  await app.use(Sessions).endAll(tx, userId);
-  const event = { workspaceId: instanceWorkspaceId, subjectId: userId };
-  tx.append({ type: userTakenOver, ...event });
-  tx.append({ type: userEmailVerified, ...event });
-}

@@ -7,6 +7,7 @@ export { Invitations, type InvitationPreview } from './invitations.ts';
 export { Members } from './members.ts';
 export { connectOutside, Outside, type ConfiguredIssuer, type OutsideOptions } from './outside.ts';
 export { PasswordChanges } from './password-changes.ts';
+export type { Requested } from './receipts.ts';
 export { Profiles } from './profile.ts';
 export { OutsideSignIns } from './sign-in.ts';
 export { challengeRecord, Sso, ssoCallbackPath, ssoPath, type SignInMethods } from './sso.ts';

@@ -1,4 +1,3 @@
-import { z } from 'zod';
 import type { Invitation, Role } from '#prisma';
 import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
@@ -8,7 +7,7 @@ import type { Transaction } from '#kernel/db/transact.ts';
 import { NotFound, Unauthenticated } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
-import { defineJob } from '#kernel/jobs/define.ts';
+import { defineRetention } from '#kernel/jobs/retention.ts';
 import { Mail } from '#kernel/mail/mail.ts';
 import { defineThrottle, Throttles } from '#kernel/rates/throttles.ts';
 import { AlreadyMember, InvitationExpired, InvitationForSomebodyElse, InvitationInvalid } from '../errors.ts';
@@ -48,15 +47,13 @@ const toAddress = defineThrottle({
 });
 
 /** Removes invitations that expired long ago. */
-export const cleanUpInvitations = defineJob({
+defineRetention({
   name: 'identity.cleanUpInvitations',
-  payload: z.object({}),
-  attempts: 3,
-  retryDelayS: 60,
-  timeoutS: 300,
   cron: '27 3 * * *',
-  async handle(_payload, { app }) {
-    await app.db.invitation.deleteMany({ where: { expiresAt: { lt: new Date(Date.now() - keepDays * dayMs) } } });
+  async remove(app) {
+    const before = new Date(Date.now() - keepDays * dayMs);
+    const { count: invitations } = await app.db.invitation.deleteMany({ where: { expiresAt: { lt: before } } });
+    return { invitations };
   },
 });
 

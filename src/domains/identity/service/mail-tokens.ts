@@ -1,10 +1,9 @@
-import { z } from 'zod';
 import type { User } from '#prisma';
 import type { App } from '#kernel/app.ts';
 import { hashToken, newToken } from '#kernel/crypto.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { newId } from '#kernel/ids.ts';
-import { defineJob } from '#kernel/jobs/define.ts';
+import { defineRetention } from '#kernel/jobs/retention.ts';
 import { TokenRefused } from '../errors.ts';
 
 export type Purpose = 'VERIFY' | 'CHANGE' | 'RESET';
@@ -68,14 +67,11 @@ export async function takeToken(tx: Transaction, token: string, purposes: readon
 }
 
 /** Removes secrets that are not good any more. */
-export const cleanUpTokens = defineJob({
+defineRetention({
   name: 'identity.cleanUp',
-  payload: z.object({}),
-  attempts: 3,
-  retryDelayS: 60,
-  timeoutS: 300,
   cron: '27 * * * *',
-  async handle(_payload, { app }) {
-    await app.db.mailToken.deleteMany({ where: { expiresAt: { lt: new Date() } } });
+  async remove(app) {
+    const { count: tokens } = await app.db.mailToken.deleteMany({ where: { expiresAt: { lt: new Date() } } });
+    return { tokens };
   },
 });

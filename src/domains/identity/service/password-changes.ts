@@ -11,7 +11,7 @@ import { defineJob } from '#kernel/jobs/define.ts';
 import { Mail } from '#kernel/mail/mail.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { NoPassword, ReauthenticationRequired, TokenRefused } from '../errors.ts';
-import { apiKeyRevoked, userEmailVerified, userPasswordChanged } from '../events.ts';
+import { userPasswordChanged } from '../events.ts';
 import { passwordChangedMail, passwordResetMail } from '../mails.ts';
 import { PasswordChange, PasswordReset, ResetRequest } from '../model.ts';
 import { Passwords } from '../passwords.ts';
@@ -20,6 +20,7 @@ import { AccountSettings } from '../settings.ts';
 import { byMail, notify, requireMail } from './addresses.ts';
 import { findToken, issueToken, takeToken } from './mail-tokens.ts';
 import { reauthenticate } from './reauthentication.ts';
+import { takeOver } from './take-over.ts';
 import { liftSignInLimits, throttleReset, throttleToken } from './throttling.ts';
 
 const sealContext = (id: string): string => `job identity.sendPasswordReset:${id}`;
@@ -112,24 +113,13 @@ export const PasswordChanges = service('password changes', (app) => ({
       const { userId, email } = await takeToken(tx, token, ['RESET']);
       const now = await tx.db.user.findUniqueOrThrow({ where: { id: userId } });
       if (now.email !== email) throw new TokenRefused();
-      await tx.db.user.update({
-        where: { id: userId },
-        data: { passwordHash, emailVerifiedAt: now.emailVerifiedAt ?? new Date() },
-      });
-      await app.use(Sessions).endAll(tx, userId);
-      // A change of address that somebody else asked for is none any more.
-      await tx.db.mailToken.deleteMany({ where: { userId } });
+      if (now.emailVerifiedAt) {
+        await tx.db.user.update({ where: { id: userId }, data: { passwordHash } });
+        await app.use(Sessions).endAll(tx, userId);
+        // A change of address that somebody else asked for is none any more.
+        await tx.db.mailToken.deleteMany({ where: { userId } });
+      } else await takeOver(app, tx, now, { passwordHash });
       const event = { workspaceId: instanceWorkspaceId, subjectId: userId };
-      if (!now.emailVerifiedAt) {
-        const keys = await tx.db.apiKey.updateManyAndReturn({
-          where: { createdById: userId, revokedAt: null },
-          data: { revokedAt: new Date() },
-          select: { id: true, workspaceId: true },
-        });
-        for (const key of keys) tx.append({ type: apiKeyRevoked, workspaceId: key.workspaceId, subjectId: key.id });
-        await tx.db.externalIdentity.deleteMany({ where: { userId } });
-        tx.append({ type: userEmailVerified, ...event });
-      }
       tx.append({ type: userPasswordChanged, ...event, data: { by: 'RESET' } });
       await notify(app, tx, email, passwordChangedMail(now));
     });

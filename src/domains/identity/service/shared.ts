@@ -108,14 +108,27 @@ export async function endMembership(tx: Transaction, membership: Membership): Pr
   await tx.db.membership.delete({ where: { id } });
   await endInvitationsOf(tx, membership, undefined);
   // Revoked, not only out of use: their keys must not come back to life when the person does.
-  const keys = await tx.db.apiKey.updateManyAndReturn({
-    where: { workspaceId, createdById: userId, revokedAt: null },
-    data: { revokedAt: new Date() },
-    select: { id: true },
-  });
-  for (const key of keys) tx.append({ type: apiKeyRevoked, workspaceId, subjectId: key.id });
+  await revokeKeys(tx, { workspaceId, createdById: userId });
   const event = tx.append({ type: memberRemoved, workspaceId, subjectId: id, data: { userId } });
   return { id, workspaceId, event };
+}
+
+/**
+ * Ends keys, and tells it in their workspaces, which closes their streams. The only way to revoke one, but for rotation.
+ * @returns the event of each that had not been revoked before, by its id
+ */
+export async function revokeKeys(
+  tx: Transaction,
+  which: Prisma.ApiKeyWhereInput,
+): Promise<ReadonlyMap<string, Appended>> {
+  const revoked = await tx.db.apiKey.updateManyAndReturn({
+    where: { ...which, revokedAt: null },
+    data: { revokedAt: new Date() },
+    select: { id: true, workspaceId: true },
+  });
+  return new Map(
+    revoked.map(({ id, workspaceId }) => [id, tx.append({ type: apiKeyRevoked, workspaceId, subjectId: id })]),
+  );
 }
 
 /** Ends the invitations of a member to what they, with this role, may not give. */

@@ -8,7 +8,7 @@ import { timingSafeEqualText } from '#kernel/crypto.ts';
 import { Forbidden, RateLimited } from '#kernel/errors.ts';
 import { newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
-import { defineJob } from '#kernel/jobs/define.ts';
+import { defineRetention } from '#kernel/jobs/retention.ts';
 import { OutboundRefused } from '#kernel/outbound.ts';
 import { OutboundFailed } from '#kernel/outbound-fetch.ts';
 import { networkOf } from '#kernel/rates/address.ts';
@@ -371,14 +371,11 @@ function asRefusal(error: unknown): ArrivalRefused | null {
 }
 
 /** Forgets sign-ins that nobody can come back from any more. */
-export const cleanUpSignIns = defineJob({
+defineRetention({
   name: 'identity.cleanUpSignIns',
-  payload: z.object({}),
-  attempts: 3,
-  retryDelayS: 60,
-  timeoutS: 300,
   cron: '37 * * * *',
-  async handle(_payload, { app }) {
-    await app.db.usedSignIn.deleteMany({ where: { expiresAt: { lt: new Date() } } });
+  async remove(app) {
+    const { count: signIns } = await app.db.usedSignIn.deleteMany({ where: { expiresAt: { lt: new Date() } } });
+    return { signIns };
   },
 });

@@ -2,8 +2,7 @@ import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { authorize } from '#kernel/auth/policy.ts';
-import { hashToken, newToken } from '#kernel/crypto.ts';
-import type { Appended } from '#kernel/db/transact.ts';
+import { hashToken } from '#kernel/crypto.ts';
 import { Conflict, NotFound, ValidationError } from '#kernel/errors.ts';
 import { newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
@@ -11,6 +10,7 @@ import { Runs } from '#kernel/runs/runs.ts';
 import { workspaceCreated, workspaceDeleted, workspaceUpdated } from '../events.ts';
 import { NewWorkspace, Token, WorkspaceChange, WorkspaceEnd } from '../model.ts';
 import { can } from '../policy.ts';
+import { receiptFor, type Requested } from './receipts.ts';
 import { addMember, isTaken, lockWorkspace, mayGiveNow, requireOpen, type Written } from './shared.ts';
 import { workspaceDeletionKind } from './workspace-deletion.ts';
 
@@ -61,32 +61,41 @@ export const Workspaces = service('workspaces', (app) => ({
   /**
    * Closes a workspace at once, for everybody and every key, and queues the run that removes what it has.
    * @returns the receipt, told this once: whoever has it may read the outcome
-   * @throws {ValidationError} when the short name is not the workspace's, {NotFound} {Forbidden}
+   * @throws {ValidationError} when the short name is not the workspace's, {NotFound} {Forbidden} {IdempotencyConflict}
    */
-  async deleteWorkspace(actor: Actor, raw: unknown): Promise<{ readonly receipt: string; readonly event: Appended }> {
-    const { id, slug } = parse(WorkspaceEnd, raw);
-    authorize(actor, can.deleteWorkspace, id);
-    const { token: receipt, hash: receiptHash } = newToken();
-    return app.transact(actor, async (tx) => {
-      // Who asks after somebody else did is a stranger by now.
-      if (!(await lockWorkspace(tx, id))) throw new NotFound('Workspace', id);
-      await mayGiveNow(tx, actor, can.deleteWorkspace, id);
-      const workspace = await tx.db.workspace.findUniqueOrThrow({ where: { id }, select: { slug: true } });
-      if (workspace.slug !== slug) {
-        throw new ValidationError([{ path: 'slug', message: 'is not the short name of this workspace' }]);
-      }
-      await tx.db.workspace.update({ where: { id }, data: { deletedAt: new Date() } });
-      const event = tx.append({ type: workspaceDeleted, workspaceId: id, subjectId: id });
-      const run = await app.use(Runs).create(tx, {
-        kind: workspaceDeletionKind,
-        workspaceId: instanceWorkspaceId,
-        input: { workspaceId: id },
-        lockKey: `workspace-deletion:${id}`,
-        trigger: 'API',
-      });
-      await tx.db.workspaceDeletion.create({ data: { id: newId(), workspaceId: id, runId: run.id, receiptHash } });
-      return { receipt, event };
-    });
+  async deleteWorkspace(actor: Actor, raw: unknown): Promise<Requested> {
+    const { id, slug, idempotencyKey } = parse(WorkspaceEnd, raw);
+    const mutation = 'deleteWorkspace';
+    // Keys are of a person; whoever is none is refused below.
+    const key = actor.userId === null ? null : idempotencyKey;
+    const { token: receipt, hash: receiptHash } = receiptFor(app, actor, { mutation, subject: id, key });
+    // In the instance, where the run is: it outlives the workspace.
+    const request = { workspaceId: instanceWorkspaceId, mutation, key, input: { id, slug } };
+    const { event } = await app.transact(actor, (tx) =>
+      // Rights are looked at after the repeat: nobody has any in a workspace that is closed.
+      app.use(Runs).once(tx, request, async () => {
+        authorize(actor, can.deleteWorkspace, id);
+        // Who asks after somebody else did is a stranger by now.
+        if (!(await lockWorkspace(tx, id))) throw new NotFound('Workspace', id);
+        await mayGiveNow(tx, actor, can.deleteWorkspace, id);
+        const workspace = await tx.db.workspace.findUniqueOrThrow({ where: { id }, select: { slug: true } });
+        if (workspace.slug !== slug) {
+          throw new ValidationError([{ path: 'slug', message: 'is not the short name of this workspace' }]);
+        }
+        await tx.db.workspace.update({ where: { id }, data: { deletedAt: new Date() } });
+        tx.append({ type: workspaceDeleted, workspaceId: id, subjectId: id });
+        const run = await app.use(Runs).create(tx, {
+          kind: workspaceDeletionKind,
+          workspaceId: instanceWorkspaceId,
+          input: { workspaceId: id },
+          lockKey: `workspace-deletion:${id}`,
+          trigger: 'API',
+        });
+        await tx.db.workspaceDeletion.create({ data: { id: newId(), workspaceId: id, runId: run.id, receiptHash } });
+        return run;
+      }),
+    );
+    return { receipt, event };
   },
 
   /** The run and report of a deletion, for whoever has its receipt; null for a receipt that is none. */
