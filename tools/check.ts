@@ -125,6 +125,31 @@ async function links(): Promise<Outcome> {
   return all(problems);
 }
 
+/** Every promise of docs/security.md has tests, and they are there. */
+async function proofs(): Promise<Outcome> {
+  const text = await readFile(path.join(root, 'docs/security.md'), 'utf8');
+  const part = (title: string): string => new RegExp(`^## ${title}$([\\s\\S]*?)^## `, 'm').exec(text)?.[1] ?? '';
+  const promises = [...part('Promises').matchAll(/^- \*\*(.+?)\.?\*\*/gm)].map(([, name = '']) => name);
+  const rows = new Map([...part('Proofs').matchAll(/^\| (.+?) +\| (.*\]\(.*) +\|$/gm)].map(([, name = '', cell = '']) => [name, cell])); // prettier-ignore
+  const problems = promises.filter((name) => !rows.has(name)).map((name) => `docs/security.md: ${name} has no proof`);
+  for (const [name, cell] of rows) {
+    if (!promises.includes(name)) problems.push(`docs/security.md: ${name} is no promise`);
+    for (const tests of cell.split('<br>')) {
+      const file = /\]\(\.\.\/(test\/[^)]+)\)/.exec(tests)?.[1] ?? '';
+      const names = [...tests.matchAll(/`([^`]+)`/g)].map(([, one = '']) => one);
+      const source = await readFile(path.join(root, file), 'utf8').catch(() => '');
+      if (names.length === 0) problems.push(`docs/security.md: ${name}: which tests of ${file}?`);
+      for (const one of names) {
+        const isThere = [`'${one}'`, `"${one}"`, `'${one.replaceAll("'", "\\'")}'`].some((quoted) =>
+          source.includes(quoted),
+        );
+        if (!isThere) problems.push(`docs/security.md: ${file} has no test \`${one}\``);
+      }
+    }
+  }
+  return all(problems);
+}
+
 const isFolder = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === 'EISDIR';
 
 /** Known holes in what production uses. A registry that does not tell of holes is no failure. */
@@ -147,6 +172,7 @@ const checks: Readonly<Record<string, Check>> = {
   configuration: () => tool('docs-config.ts', '--check'),
   references: () => tool('docs.ts', '--check'),
   links,
+  proofs,
   examples,
   migrations: () => tool('db.ts', 'drift'),
   audit,

@@ -1,9 +1,9 @@
-import { randomBytes } from 'node:crypto';
+import { argon2Sync, randomBytes } from 'node:crypto';
 import type { Role } from '#prisma';
 import type { App } from '#kernel/app.ts';
-import { system } from '#kernel/auth/actor.ts';
-import { Sessions } from '#kernel/auth/sessions.ts';
-import { hashPassword, newApiKey, newToken, sha256Hex } from '#kernel/crypto.ts';
+import { system, type SignInMethod } from '#kernel/auth/actor.ts';
+import { Sessions, SessionSettings } from '#kernel/auth/sessions.ts';
+import { newApiKey, newToken, sha256Hex } from '#kernel/crypto.ts';
 import { newId } from '#kernel/ids.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { runKind } from '#kernel/runs/kinds.ts';
@@ -27,49 +27,115 @@ export interface Someone extends Auth {
 
 /** Everybody's password. */
 export const password = 'a password that is theirs';
-let passwordHash: Promise<string> | null = null;
+/** Its hash, at next to no cost: the walk proves it some hundred times. What hashes cost is tested where they are made. */
+const passwordHash = (() => {
+  const nonce = randomBytes(16);
+  const hash = argon2Sync('argon2id', {
+    message: password,
+    nonce,
+    parallelism: 1,
+    tagLength: 32,
+    memory: 8,
+    passes: 1,
+  });
+  const text = (bytes: Buffer): string => bytes.toString('base64').replaceAll('=', '');
+  return `$argon2id$v=19$m=8,t=1,p=1$${text(nonce)}$${text(hash)}`;
+})();
+
+/** How somebody is signed in: by their password, unless something else is said. */
+export interface SignedInBy {
+  readonly name?: string;
+  readonly method?: SignInMethod;
+  readonly ssoConnectionId?: string;
+  readonly endedAt?: Date;
+  readonly expiresAt?: Date;
+}
+
+/** New signed-in people, in two statements for all of them. Nothing in the log tells of it. */
+export async function people(app: App, made: readonly SignedInBy[]): Promise<Someone[]> {
+  const { tokens, ttlS } = app.use(SessionSettings);
+  const end = new Date(Math.floor(Date.now() / 1000 + ttlS) * 1000);
+  const all = await Promise.all(
+    made.map(async ({ name = 'Somebody', method = 'PASSWORD', ssoConnectionId, endedAt, expiresAt = end }) => {
+      const [id, sessionId] = [newId(), newId()];
+      // A token that has ended says so itself, too; the row is what is asked here.
+      const token = await tokens.issue({ userId: id, sessionId, expiresAt: end });
+      const session = { id: sessionId, userId: id, method, expiresAt, ssoConnectionId, endedAt };
+      return { user: { id, name, email: `${id}@example.com`, passwordHash }, session, token };
+    }),
+  );
+  await app.db.user.createMany({ data: all.map(({ user }) => user) });
+  await app.db.session.createMany({
+    data: all.map(({ session: { ssoConnectionId = null, endedAt = null, ...session } }) => ({
+      ...session,
+      ssoConnectionId,
+      endedAt,
+    })),
+  });
+  return all.map(({ user, token }) => ({ id: user.id, token }));
+}
 
 /** A new signed-in person. */
 export async function someone(app: App, name = 'Somebody'): Promise<Someone> {
-  const id = newId();
-  const hash = await (passwordHash ??= hashPassword(password));
-  await app.db.user.create({ data: { id, name, email: `${id}@example.com`, passwordHash: hash } });
-  const { token } = await app.transact(system, (tx) =>
-    app.use(Sessions).open(tx, { userId: id, method: 'PASSWORD', origin: null }),
-  );
-  return { id, token };
+  return only(await people(app, [{ name }]));
+}
+
+const only = <T>([one]: readonly T[]): T => {
+  if (one === undefined) throw new Error('nothing was made');
+  return one;
+};
+
+/** New signed-in people, each with a role in a workspace, in three statements for all of them. */
+export async function membersOf(
+  app: App,
+  made: readonly (SignedInBy & { readonly of: Pick<Tenant, 'id'>; readonly role: Role })[],
+): Promise<Someone[]> {
+  const all = await people(app, made);
+  await app.db.membership.createMany({
+    data: made.map(({ of, role }, i) => ({ id: newId(), workspaceId: of.id, userId: all[i]?.id ?? '', role })),
+  });
+  return all;
 }
 
 /** A new person with a role in a workspace. */
-export async function memberOf(app: App, tenant: Pick<Tenant, 'id'>, role: Role, name?: string): Promise<Someone> {
-  const person = await someone(app, name);
-  await app.db.membership.create({ data: { id: newId(), workspaceId: tenant.id, userId: person.id, role } });
-  return person;
+export async function memberOf(app: App, of: Pick<Tenant, 'id'>, role: Role, name?: string): Promise<Someone> {
+  return only(await membersOf(app, [{ of, role, ...(name === undefined ? {} : { name }) }]));
+}
+
+interface KeyLike {
+  readonly of: Pick<Tenant, 'id' | 'marker'>;
+  readonly createdById: string;
+  readonly role: Role;
+  readonly scopes?: string[];
+  readonly expiresAt?: Date;
+  readonly revokedAt?: Date;
+}
+
+/** New keys of workspaces, in one statement. */
+export async function keysOf(app: App, made: readonly KeyLike[]): Promise<(Auth & { id: string })[]> {
+  const all = made.map((one) => ({ ...one, id: newId(), key: newApiKey() }));
+  await app.db.apiKey.createMany({
+    data: all.map(({ of, key, scopes = ['*'], ...row }) => ({
+      ...row,
+      scopes,
+      workspaceId: of.id,
+      name: of.marker,
+      prefix: key.prefix,
+      keyHash: key.hash,
+    })),
+  });
+  return all.map(({ id, key }) => ({ id, apiKey: key.key }));
 }
 
 /** A new key of a workspace, made by this person. */
 export async function keyOf(
   app: App,
-  tenant: Pick<Tenant, 'id' | 'marker'>,
+  of: Pick<Tenant, 'id' | 'marker'>,
   createdById: string,
   role: Role,
   more: { scopes?: string[]; expiresAt?: Date; revokedAt?: Date } = {},
 ): Promise<Auth & { id: string }> {
-  const made = newApiKey();
-  const id = newId();
-  await app.db.apiKey.create({
-    data: {
-      id,
-      workspaceId: tenant.id,
-      createdById,
-      name: tenant.marker,
-      prefix: made.prefix,
-      keyHash: made.hash,
-      role,
-      ...more,
-    },
-  });
-  return { id, apiKey: made.key };
+  return only(await keysOf(app, [{ of, createdById, role, ...more }]));
 }
 
 /** A new invitation of a workspace, and its token, which no row has. */
@@ -88,20 +154,33 @@ export async function invitationOf(
   return { id, token, email };
 }
 
-/** A new workspace with an owner and a host, and nothing else. */
-export async function tenant(app: App, name: string): Promise<Tenant> {
-  const id = newId();
-  const marker = `${name}-${randomBytes(6).toString('hex')}`;
-  const slug = marker.toLowerCase();
-  await app.db.workspace.create({ data: { id, slug, name: marker } });
-  await app.db.eventHead.create({ data: { workspaceId: id } });
-  const hostId = newId();
-  const soon = new Date(Date.now() + 3_600_000);
-  await app.db.host.create({
-    data: { id: hostId, name: marker, lastSeenAt: soon, agentId: newId(), agentUntil: soon },
+/** New workspaces with an owner and a host each, and nothing else, in a few statements for all of them. */
+export async function tenants(app: App, names: readonly string[]): Promise<Tenant[]> {
+  const all = names.map((name) => {
+    const marker = `${name}-${randomBytes(6).toString('hex')}`;
+    return { id: newId(), marker, slug: marker.toLowerCase(), hostId: newId() };
   });
-  return { id, slug, marker, hostId, owner: await memberOf(app, { id }, 'OWNER', marker) };
+  const soon = new Date(Date.now() + 3_600_000);
+  await app.db.workspace.createMany({ data: all.map(({ id, slug, marker }) => ({ id, slug, name: marker })) });
+  await app.db.eventHead.createMany({ data: all.map(({ id }) => ({ workspaceId: id })) });
+  await app.db.host.createMany({
+    data: all.map(({ hostId, marker }) => ({
+      id: hostId,
+      name: marker,
+      lastSeenAt: soon,
+      agentId: newId(),
+      agentUntil: soon,
+    })),
+  });
+  const owners = await membersOf(
+    app,
+    all.map((of) => ({ of, role: 'OWNER', name: of.marker })),
+  );
+  return all.map((one, i) => ({ ...one, owner: only(owners.slice(i)) }));
 }
+
+/** A new workspace with an owner and a host, and nothing else. */
+export const tenant = async (app: App, name: string): Promise<Tenant> => only(await tenants(app, [name]));
 
 /** What the DNS must say of every domain that is made here. */
 export const domainChallenge = 'switchyard=challenge';
@@ -319,6 +398,8 @@ export async function deployment(
       },
     },
   });
+  // The run alone.
+  if (lines === 0) return id;
   await app.db.logLine.createMany({
     data: Array.from({ length: lines }, (_, i) => ({
       runId: id,

@@ -11,9 +11,15 @@ export const lowerRole = (a: Role, b: Role): Role => (atLeast(a, b) ? b : a);
 /**
  * Kind of credential. SESSION: a person who signed in here. TOKEN: a person whom a trusted issuer's JWT names. API_KEY:
  * a program, for the person who made the key. MACHINE: a device or factory, which is no person and reaches what its
- * token says. SYSTEM: the server itself.
+ * token says, and administers nothing. SYSTEM: the server itself.
  */
 export type ActorKind = 'ANONYMOUS' | 'SESSION' | 'TOKEN' | 'API_KEY' | 'MACHINE' | 'SYSTEM';
+
+/** How a person signs in here. */
+export type SignInMethod = 'PASSWORD' | 'GITHUB' | 'SSO';
+
+/** Every way to become an actor: sessions by how they began, the others by what they bring. Tests walk all of them. */
+export type Way = Exclude<ActorKind, 'SESSION'> | `SESSION_${SignInMethod}`;
 
 /** Where a request came from. Personal data: kept apart from the log, which refers to it. */
 export interface Origin {

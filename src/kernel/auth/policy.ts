@@ -144,7 +144,8 @@ export function decidedByRow(rule: RowRule, actor: Actor, row: Record<string, un
  * Lets the actor use a verb in a workspace, or throws.
  * @throws {Unauthenticated} when nobody is signed in
  * @throws {NotFound} for a workspace that the actor is no member of: strangers do not learn that it exists
- * @throws {Forbidden} for a member whose role is too low, or whose key is not for this verb
+ * @throws {Forbidden} for a member whose role is too low, or whose key is not for this verb, and for a machine that
+ *   would administer
  */
 export function authorize(
   actor: Actor,
@@ -162,7 +163,9 @@ export function authorize(
   if (role === undefined) throw new NotFound(target?.kind ?? 'Workspace', target?.id ?? String(workspaceId), verb.name);
   if (workspaceId === instanceWorkspaceId && !verb.inInstance)
     throw new Forbidden(verb.name, workspaceId, target ?? null);
-  if (!atLeast(role, verb.least) || actor.scopes?.has(verb.name) === false)
+  // Whatever role its token says: who administers is a person, or a key that one made.
+  const isAdministered = actor.kind === 'MACHINE' && atLeast(verb.least, 'ADMIN');
+  if (isAdministered || !atLeast(role, verb.least) || actor.scopes?.has(verb.name) === false)
     throw new Forbidden(verb.name, workspaceId, target ?? null);
 }
 

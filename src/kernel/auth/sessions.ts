@@ -5,7 +5,7 @@ import { Forbidden, Unauthenticated } from '../errors.ts';
 import { defineEvent } from '../events/define.ts';
 import { newId } from '../ids.ts';
 import { signedIn } from '../audit/events.ts';
-import type { Actor, Origin } from './actor.ts';
+import type { Actor, Origin, SignInMethod } from './actor.ts';
 import { instanceWorkspaceId } from './instance.ts';
 import type { SessionTokens } from './session-tokens.ts';
 
@@ -19,8 +19,6 @@ export interface SessionSettings {
 
 /** How this server makes sessions. */
 export const SessionSettings = required<SessionSettings>('session settings');
-
-export type SignInMethod = 'PASSWORD' | 'GITHUB' | 'SSO';
 
 /** A session and its token, which is told once. */
 export interface SignedIn {

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import {
   getNamedType,
   getNullableType,
@@ -10,13 +11,15 @@ import {
   type GraphQLInputField,
   type GraphQLInputObjectType,
 } from 'graphql';
+import type { Client } from 'graphql-ws';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Role } from '#prisma';
-import { roles, atLeast } from '#kernel/auth/actor.ts';
-import { Actors } from '#kernel/auth/actors.ts';
+import { anonymous, roles, atLeast, type Actor, type Way } from '#kernel/auth/actor.ts';
+import { Actors, type Credentials } from '#kernel/auth/actors.ts';
+import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { createSessionTokens } from '#kernel/auth/session-tokens.ts';
 import { Denials } from '#kernel/audit/denials.ts';
-import { allPolicies, type Verb } from '#kernel/auth/policy.ts';
+import { allPolicies } from '#kernel/auth/policy.ts';
 import { ensureSecret } from '#kernel/secrets.ts';
 import { Unauthenticated } from '#kernel/errors.ts';
 import { accessOf, isPublic } from '#kernel/graphql/access.ts';
@@ -29,16 +32,23 @@ import { data, send, socket, type Answer, type Auth } from '../../support/client
 import { Selection } from '../../support/selection.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import {
+  application,
+  deployment,
   domainChallenge,
   invitationOf,
   keyOf,
+  keysOf,
   memberOf,
+  membersOf,
   nodeOf,
   password,
+  people,
   retiredRelease,
   rowOf,
   someone,
   tenant,
+  tenants,
+  type SignedInBy,
   type Someone,
   type Tenant,
 } from '../../support/world.ts';
@@ -130,10 +140,12 @@ const prepared: Readonly<Record<string, (of: Tenant, who: string | null) => Prom
   'AcceptInvitationInput.token': async (_, who) => {
     const { email } = who ? await app.db.user.findUniqueOrThrow({ where: { id: who } }) : { email: undefined };
     // Of a workspace that they are no member of.
-    return (await invitationOf(app, await tenant(app, 'inviting'), 'VIEWER', email)).token;
+    return (await invitationOf(app, await (inviting ??= tenant(app, 'inviting')), 'VIEWER', email)).token;
   },
   'DeclineInvitationInput.token': async (of) => (await invitationOf(app, of)).token,
 };
+
+let inviting: Promise<Tenant> | null = null;
 
 let calls = 0;
 /** An address that no other call comes from. */
@@ -157,7 +169,19 @@ const ofSessions = new Set(['beginIdentityLink', 'refreshSession']);
 /** A token of another issuer, as the server of these tests takes it. */
 const externalToken = (userId: string): string => `external.${userId}`;
 
-const operatorEmail = 'operator@example.com';
+/** A machine with these rights. There is no way in for machines yet: the test's server takes their word for it. */
+const machineToken = (rights: { roles: Record<string, Role>; scopes: string[] }): string =>
+  `machine.${Buffer.from(JSON.stringify({ id: newId(), ...rights })).toString('base64url')}`;
+
+/** As many operators as tests may need: an address is one person's. */
+const operatorEmails = Array.from({ length: 128 }, (_, i) => `operator-${i}@example.com`);
+let operators = 0;
+/** Makes somebody an operator. */
+async function asOperator(id: string, verified = true): Promise<void> {
+  const email = operatorEmails[operators++];
+  if (!email) throw new Error('more operators than addresses');
+  await app.db.user.update({ where: { id }, data: { email, emailVerifiedAt: verified ? new Date() : null } });
+}
 
 let server: TestServer;
 let app: App;
@@ -189,7 +213,7 @@ beforeAll(async () => {
       SWITCHYARD_MAX_DEPTH: '100',
       SWITCHYARD_MAX_ALIASES: '10000',
       SWITCHYARD_MAX_TOKENS: '20000',
-      SWITCHYARD_OPERATORS: operatorEmail,
+      SWITCHYARD_OPERATORS: operatorEmails.join(','),
       // Each call comes from elsewhere: what is limited by address is not what is asked here.
       TRUST_PROXY: '1',
     },
@@ -201,7 +225,8 @@ beforeAll(async () => {
   nodesOfA = await oneOfEach(a);
   releaseOfA = await retiredRelease(app, a);
   await keyOf(app, a, a.owner.id, 'ADMIN');
-  secrets = await allIds();
+  // The server's own workspace is no secret to its operators.
+  secrets = (await allIds()).filter((id) => id !== instanceWorkspaceId);
 
   b = await tenant(app, 'own');
   nodesOfB = await oneOfEach(b);
@@ -211,6 +236,8 @@ beforeAll(async () => {
   await app.db.membership.create({ data: { id: newId(), workspaceId: b.id, userId: both.id, role: 'ADMIN' } });
   const former = await memberOf(app, b, 'MEMBER');
   secrets.push((await keyOf(app, a, former.id, 'ADMIN')).id, (await keyOf(app, a, both.id, 'ADMIN')).id);
+  const operator = await someone(app);
+  await asOperator(operator.id);
   outsiders = {
     anonymous: {},
     'a stranger': await someone(app),
@@ -218,20 +245,45 @@ beforeAll(async () => {
     'a key of B': await keyOf(app, b, b.owner.id, 'OWNER'),
     'a key of B by a member of both': await keyOf(app, b, both.id, 'ADMIN'),
     'a former member': former,
+    'an operator': operator,
+    'a machine of B': { token: machineToken({ roles: { [b.id]: 'OWNER' }, scopes: ['*'] }) },
   };
   onlooker = await memberOf(app, a, 'VIEWER');
   newcomer = await app.db.user.findUniqueOrThrow({ where: { id: (await someone(app)).id } });
 });
 afterAll(() => server.stop());
 
-/** The server's actors, and an issuer that it trusts: of tokens that name a person. */
+/** The server's actors, with an issuer that it trusts, of tokens that name a person, and with machines. */
 async function actorsWithIssuer(): Promise<Actors> {
   const secret = await ensureSecret(server.stateDir, 'session');
-  return new Actors({
+  class WithMachines extends Actors {
+    override async authenticate(given: Credentials, ...rest: [Actor['origin']?]): Promise<Actor> {
+      const [, token] = /^Bearer machine\.(.+)$/.exec(given.authorization ?? '') ?? [];
+      if (token === undefined) return super.authenticate(given, ...rest);
+      const {
+        id,
+        roles: reached,
+        scopes,
+      } = JSON.parse(Buffer.from(token, 'base64url').toString()) as {
+        id: string;
+        roles: Record<string, Role>;
+        scopes: string[];
+      };
+      return {
+        ...anonymous,
+        kind: 'MACHINE',
+        credentialId: id,
+        roles: new Map(Object.entries(reached)),
+        scopes: scopes.includes('*') ? null : new Set(scopes),
+        origin: rest[0] ?? null,
+      };
+    }
+  }
+  return new WithMachines({
     pool: app.database.pool,
     tokens: createSessionTokens({ secret, ttlS: 3600, issuer: 'switchyard' }),
     log: app.log,
-    operators: new Set([operatorEmail]),
+    operators: new Set(operatorEmails),
     external: {
       claims: (token) => token.startsWith('external.'),
       async verify(token) {
@@ -410,7 +462,7 @@ describe('the walk sees everything', () => {
 describe('reading', () => {
   test('no outsider finds a node of A', async () => {
     const problems: unknown[] = [];
-    for (const [who, auth] of Object.entries(outsiders)) {
+    const look = async ([who, auth]: [string, Auth]): Promise<void> => {
       for (const type of nodeTypes) {
         const one = await send<{ node: unknown }>(server.url, nodeQuery(type), { id: nodesOfA[type] }, auth);
         const hidden = who === 'anonymous' ? refusedAtTheDoor(one) : !one.errors && one.data?.node === null;
@@ -425,13 +477,14 @@ describe('reading', () => {
         const hidden = who === 'anonymous' ? refusedAtTheDoor(many) : !many.errors && found?.length === 0;
         if (!hidden) problems.push({ who, found, errors: many.errors });
       }
-    }
+    };
+    await Promise.all(Object.entries(outsiders).map(look));
     expect(problems).toEqual([]);
   });
 
   test('no root field, and nothing of their own, leads outsiders to A; no count counts it', async () => {
     const problems: unknown[] = [];
-    for (const [who, auth] of Object.entries(outsiders)) {
+    const look = async ([who, auth]: [string, Auth]): Promise<void> => {
       const answers: [string, Answer<unknown>][] = [];
       for (const name of Object.keys(query.getFields())) {
         const text = `${headOf[name] ?? 'query'} { ${selection.field(query, name)} }`;
@@ -451,7 +504,8 @@ describe('reading', () => {
         for (const { type, totalCount, length } of connections(answer.data))
           if (totalCount !== length) problems.push({ who, what, type, totalCount, length });
       }
-    }
+    };
+    await Promise.all(Object.entries(outsiders).map(look));
     expect(problems).toEqual([]);
   });
 
@@ -497,10 +551,9 @@ describe('subscriptions', () => {
   });
 
   /** Codes of the first answer; null for an answer without errors, or an end without any. */
-  async function first(auth: Auth, field: (typeof fields)[number], id: string): Promise<string | null> {
+  async function first(client: Client, field: (typeof fields)[number], id: string): Promise<string | null> {
     const args = idArgs(field).map(({ name }) => name);
     const text = `subscription (${args.map((name) => `$${name}: ID!`).join(', ')}) { ${field.name}(${args.map((name) => `${name}: $${name}`).join(', ')}) { __typename } }`;
-    const client = socket(server.url, auth);
     try {
       const results = client.iterate({ query: text, variables: Object.fromEntries(args.map((name) => [name, id])) });
       for await (const result of results) {
@@ -511,6 +564,13 @@ describe('subscriptions', () => {
       // graphql-ws rejects with the errors that the server answered.
       const [refused] = error as { extensions?: { code?: unknown } }[];
       return String(refused?.extensions?.code);
+    }
+  }
+  /** Does something with a connection of its own. */
+  async function connected<T>(auth: Auth, fn: (client: Client) => Promise<T>): Promise<T> {
+    const client = socket(server.url, auth, { lazyCloseTimeout: 10_000 });
+    try {
+      return await fn(client);
     } finally {
       await client.dispose();
     }
@@ -518,13 +578,16 @@ describe('subscriptions', () => {
 
   test.each(fields.map((field) => [field.name, field] as const))('%s refuses every outsider', async (_, field) => {
     const problems: unknown[] = [];
-    for (const [who, auth] of Object.entries(outsiders)) {
-      for (const [type, id] of Object.entries(nodesOfA)) {
-        const code = await first(auth, field, id);
-        const expected = who === 'anonymous' ? ['UNAUTHENTICATED'] : ['NOT_FOUND'];
-        if (code === null || !expected.includes(code)) problems.push({ who, type, code });
-      }
-    }
+    await Promise.all(
+      Object.entries(outsiders).map(([who, auth]) =>
+        connected(auth, async (client) => {
+          for (const [type, id] of Object.entries(nodesOfA)) {
+            const code = await first(client, field, id);
+            if (code !== (who === 'anonymous' ? 'UNAUTHENTICATED' : 'NOT_FOUND')) problems.push({ who, type, code });
+          }
+        }),
+      ),
+    );
     expect(problems).toEqual([]);
   });
 
@@ -539,7 +602,8 @@ describe('subscriptions', () => {
       Object.values(nodesOfA).map(async (id) => {
         const own = ['Workspace', 'Deployment'].map((type) => nodesOfA[type]).includes(id);
         // The audit log is for administrators.
-        return own ? first(field.name === 'auditLog' ? a.owner : onlooker, field, id) : 'other';
+        const member = field.name === 'auditLog' ? a.owner : onlooker;
+        return own ? connected(member, (client) => first(client, field, id)) : 'other';
       }),
     ).finally(() => over.abort());
     await happening;
@@ -627,28 +691,35 @@ describe('mutations', () => {
     return input !== null && idFields(input).length > 0;
   });
 
-  test.each(withIds.map((field) => [field.name, field] as const))(
-    '%s refuses ids of A, and changes nothing',
-    async (_, field) => {
+  describe('with ids of another workspace', () => {
+    const asksAll = new Set(['the owner of B', 'a key of B', 'a machine of B']);
+    let before: Record<string, string>;
+    beforeAll(async () => {
+      await app.use(Denials).flush();
+      before = await everything();
+    });
+
+    test.each(withIds.map((field) => [field.name, field] as const))('%s refuses ids of A', async (_, field) => {
       const input = inputOf(field) as GraphQLInputObjectType;
-      const before = await everything();
       const problems: unknown[] = [];
       const refuse = async (who: string, auth: Auth, foreign: GraphQLInputField) => {
         const expected = who === 'anonymous' ? ['Unauthenticated'] : ['NotFound'];
         // Programs are refused what is for people, whatever they ask it of.
-        if (auth.apiKey && leastOf(field.name) === 'user') expected.splice(0, 1, 'Forbidden');
+        const isProgram = auth.apiKey !== undefined || who === 'a machine of B';
+        if (isProgram && leastOf(field.name) === 'user') expected.splice(0, 1, 'Forbidden');
         // What is for people is refused to programs whatever it is about.
-        if (auth.apiKey && accessLeast(field) === 'user') expected.splice(0, 1, 'Forbidden');
+        if (isProgram && accessLeast(field) === 'user') expected.splice(0, 1, 'Forbidden');
         // One's own workspace still asks for one's role.
         if (who === 'a former member') expected.push('Forbidden');
         // One id of A among one's own, of the right type and of every other.
         const right = inA(typeOfId(input, foreign));
-        const others = [...Object.values(nodesOfA), releaseOfA.id];
+        // Whoever asks, an id of another type is refused before anything is looked at: one of each kind of actor does.
+        const others = asksAll.has(who) ? [...Object.values(nodesOfA), releaseOfA.id] : [];
         const inputs = (ids: (string | undefined)[]) =>
           ids.map((id) => inputFor(input, (type, at) => (at === foreign ? id : inB(type))));
         const answers = [
           ...(await mutateEach(field, inputs([right]), auth)),
-          ...(await mutateEach(field, inputs(others), auth)),
+          ...(others.length > 0 ? await mutateEach(field, inputs(others), auth) : []),
         ];
         answers.forEach((answer, i) => {
           const id = [right, ...others][i];
@@ -661,17 +732,21 @@ describe('mutations', () => {
         ),
       );
       expect(problems).toEqual([]);
+    });
+
+    // The log only grows, so nothing can have happened and been undone.
+    test('nothing of that changed anything', async () => {
+      await app.use(Denials).flush();
       expect(await everything()).toEqual(before);
-    },
-  );
+    });
+  });
 
   describe('roles', () => {
-    const verbs = allPolicies().flatMap((policy) =>
-      Object.entries(policy.verbs).map(([name, verb]) => [name, verb.least] as const),
-    );
+    const verbs = allPolicies().flatMap(({ verbs: of }) => Object.keys(of));
 
     test('every mutation is a verb of the policy, and every verb a mutation', () => {
-      expect(verbs.map(([name]) => name).toSorted()).toEqual(fields.map(({ name }) => name).toSorted());
+      expect(verbs.toSorted()).toEqual(fields.map(({ name }) => name).toSorted());
+      expect(matrix.map(({ name }) => name).toSorted()).toEqual(verbs.toSorted());
     });
 
     /** An input of things that are only there for this one call. */
@@ -679,14 +754,17 @@ describe('mutations', () => {
       input: GraphQLInputObjectType | null,
       of: Tenant,
       who: string | null = null,
-    ): Promise<object | null> {
-      if (!input) return null;
+    ): Promise<Record<string, unknown>> {
+      if (!input) return {};
       const made: Record<string, string> = {};
       for (const field of idFields(input)) {
         const type = typeOfId(input, field);
         if (type === 'Release' || made[field.name]) continue;
         const owner = personal.has(type) && who ? { ...of.owner, id: who } : of.owner;
-        made[field.name] = await nodeOf(app, { ...of, owner }, type);
+        made[field.name] =
+          type === 'Deployment'
+            ? globalId(type, await deployment(app, of, await application(app, of), undefined, 0))
+            : await nodeOf(app, { ...of, owner }, type);
       }
       if (idFields(input).some((field) => typeOfId(input, field) === 'Release')) {
         const release = await retiredRelease(app, of);
@@ -702,166 +780,512 @@ describe('mutations', () => {
       return whole;
     }
 
-    const called = (name: string) => {
+    /** A verb as the generated matrix tells of it. @see docs/policy.json, which `npm run check` compares with the code */
+    interface Cell {
+      readonly name: string;
+      readonly verb: string;
+      readonly authentication: 'none' | 'person' | 'credential';
+      readonly least: Role | null;
+    }
+    const matrix = (
+      JSON.parse(readFileSync('docs/policy.json', 'utf8')) as {
+        fields: (Pick<Cell, 'name' | 'verb' | 'authentication'> & { leastRole: string | null })[];
+      }
+    ).fields
+      .filter(({ name }) => name.startsWith('Mutation.'))
+      .map(({ name, leastRole, ...cell }): Cell => ({
+        ...cell,
+        name: name.slice('Mutation.'.length),
+        least: (leastRole?.toUpperCase() ?? null) as Role | null,
+      }));
+    /** Verbs of the server's own workspace, which has no members: operators have its roles. */
+    const ofInstance = ({ verb }: Cell): boolean => verb.startsWith('instance.');
+
+    /** Somebody who asks, and what they are. */
+    interface Asker {
+      readonly auth: Auth;
+      readonly userId: string | null;
+      readonly of: Tenant;
+      /** The role that the credential gives in the workspace; null: it does not reach it. */
+      readonly reached: Role | null;
+      /** A person, and not a program. */
+      readonly person: boolean;
+      /** Of the server. */
+      readonly operator?: boolean;
+      readonly machine?: true;
+      /** Names of the verbs that the credential is for; null: all. */
+      readonly scopes: readonly string[] | null;
+    }
+    /** A workspace to ask in, and its provider, which nobody has to use. */
+    interface Place {
+      readonly of: Tenant;
+      readonly ssoConnectionId: string;
+      readonly role: Role;
+      readonly scopes: readonly string[];
+    }
+
+    const byPeople =
+      (how: (place: Place) => SignedInBy, enforced: 'through it' | 'around it' | null = null) =>
+      async (places: readonly Place[]): Promise<Asker[]> => {
+        if (enforced) await enforce(places);
+        const all = await membersOf(
+          app,
+          places.map((place) => ({ of: place.of, role: place.role, ...how(place) })),
+        );
+        return places.map(({ of, role }, i) => {
+          // Owners get in without their provider: it may be what has to be mended.
+          const reached = enforced === 'around it' && role !== 'OWNER' ? null : role;
+          return {
+            of,
+            reached,
+            person: true,
+            scopes: null,
+            userId: idOf(all[i]),
+            auth: { token: all[i]?.token ?? '' },
+          };
+        });
+      };
+    const idOf = (one: { id: string } | undefined): string => one?.id ?? '';
+    const enforce = (places: readonly Place[]) =>
+      app.db.workspace.updateMany({
+        where: { id: { in: places.map(({ of }) => of.id) } },
+        data: { ssoEnforced: true },
+      });
+    const byTokens = async (askers: Promise<Asker[]>): Promise<Asker[]> =>
+      (await askers).map((asker) => ({ ...asker, auth: { token: externalToken(asker.userId ?? '') } }));
+    /** Keys with a role of their own, whatever their maker's: each of a maker of its own, an owner. */
+    const byKeys =
+      (scopesOf: (place: Place) => readonly string[]) =>
+      async (places: readonly Place[]): Promise<Asker[]> => {
+        const makers = await membersOf(
+          app,
+          places.map(({ of }) => ({ of, role: 'OWNER' })),
+        );
+        const made = places.map((place, i) => ({
+          of: place.of,
+          createdById: idOf(makers[i]),
+          role: place.role,
+          scopes: [...scopesOf(place)],
+        }));
+        const keys = await keysOf(app, made);
+        return made.map(({ of, role, createdById, scopes }, i) => ({
+          of,
+          reached: role,
+          person: false,
+          scopes: scopes.includes('*') ? null : scopes,
+          userId: createdById,
+          auth: { apiKey: keys[i]?.apiKey ?? '' },
+        }));
+      };
+    const byMachines =
+      (scopesOf: (place: Place) => readonly string[]) =>
+      async (places: readonly Place[]): Promise<Asker[]> =>
+        places.map((place) => {
+          const { of, role } = place;
+          const token = machineToken({ roles: { [of.id]: role }, scopes: [...scopesOf(place)] });
+          return {
+            of,
+            reached: role,
+            person: false,
+            machine: true,
+            scopes: scopesOf(place),
+            userId: null,
+            auth: { token },
+          };
+        });
+    /** Operators who are no members: the workspace is as far from them as from everybody. */
+    const strangers =
+      (verified: boolean) =>
+      async (places: readonly Place[]): Promise<Asker[]> => {
+        const all = await people(
+          app,
+          places.map(() => ({})),
+        );
+        await Promise.all(all.map(({ id }) => asOperator(id, verified)));
+        return places.map(({ of }, i) => ({
+          of,
+          reached: null,
+          person: true,
+          operator: verified,
+          scopes: null,
+          userId: idOf(all[i]),
+          auth: { token: all[i]?.token ?? '' },
+        }));
+      };
+    const allBut = ({ scopes }: Place): string[] =>
+      matrix.map(({ verb }) => verb).filter((verb) => !scopes.includes(verb));
+
+    type Make = (places: readonly Place[]) => Promise<Asker[]>;
+    /** Kinds of good credentials by how one gets them: a new way in, or kind of actor, does not compile without. */
+    const kinds = {
+      // Asked below, for each verb alone.
+      ANONYMOUS: {},
+      SESSION_PASSWORD: {
+        session: byPeople(() => ({})),
+        'session around the provider': byPeople(() => ({}), 'around it'),
+        operator: strangers(true),
+        'operator whose address is not verified': strangers(false),
+      },
+      SESSION_GITHUB: { 'session by GitHub': byPeople(() => ({ method: 'GITHUB' })) },
+      SESSION_SSO: {
+        'session through the provider': byPeople(
+          ({ ssoConnectionId }) => ({ method: 'SSO', ssoConnectionId }),
+          'through it',
+        ),
+        'session through the provider of another workspace': byPeople(
+          () => ({ method: 'SSO', ssoConnectionId: providerOfB }),
+          'around it',
+        ),
+      },
+      TOKEN: {
+        'external token': (places) => byTokens(byPeople(() => ({}))(places)),
+        'external token around the provider': (places) => byTokens(byPeople(() => ({}), 'around it')(places)),
+        "operator's external token": async (places) => byTokens(strangers(true)(places)),
+      },
+      API_KEY: {
+        "key of its maker's role": async (places) => {
+          const makers = await byPeople(() => ({}))(places);
+          const made = makers.map(({ of, userId }) => ({ of, createdById: userId ?? '', role: 'OWNER' as const }));
+          const keys = await keysOf(app, made);
+          return makers.map((maker, i) => ({ ...maker, person: false, auth: { apiKey: keys[i]?.apiKey ?? '' } }));
+        },
+        'key of its own role': byKeys(() => ['*']),
+        'key for these verbs': byKeys(({ scopes }) => scopes),
+        'key for all other verbs': byKeys(allBut),
+        'key that reads': byKeys(() => []),
+        // An operator's key is of one workspace, as everybody's.
+        'key of an operator': async (places) => {
+          const askers = await byKeys(() => ['*'])(places);
+          await Promise.all(askers.map(({ userId }) => asOperator(userId ?? '')));
+          return askers;
+        },
+      },
+      MACHINE: {
+        'machine for these verbs': byMachines(({ scopes }) => scopes),
+        'machine for all other verbs': byMachines(allBut),
+        'machine for nothing': byMachines(() => []),
+      },
+      // The server itself: it brings no credential, and none makes anybody it.
+      SYSTEM: {},
+    } as const satisfies Record<Way, Readonly<Record<string, Make>>>;
+    let providerOfB: string;
+    beforeAll(async () => {
+      providerOfB = await (rowOf['SsoConnection'] as (typeof rowOf)[string])(app, b);
+    });
+
+    /** What the matrix says of a verb, as the name of the answer. */
+    function outcome(cell: Cell, { reached, person, machine, operator = false, scopes }: Asker): string {
+      if (cell.authentication === 'none') return 'allowed';
+      if (cell.authentication === 'person') return person ? 'allowed' : 'Forbidden';
+      if (scopes?.includes(cell.verb) === false) return 'Forbidden';
+      if (ofInstance(cell)) return operator ? 'allowed' : 'NotFound';
+      if (reached === null) return 'NotFound';
+      // A machine administers nothing.
+      if (machine && cell.least !== null && atLeast(cell.least, 'ADMIN')) return 'Forbidden';
+      return cell.least !== null && atLeast(reached, cell.least) ? 'allowed' : 'Forbidden';
+    }
+
+    const keepsProvider = new Set(['disableSsoConnection', 'removeSsoDomain']);
+    /** Operators, who have no role in the workspace, or have the highest. */
+    const ofServer = /operator/;
+    const rolesOf = (kind: string): readonly Role[] => (ofServer.test(kind) ? ['OWNER'] : roles);
+
+    const notRefused = /^(?!Unauthenticated|Forbidden|NotFound|errors|undefined)/;
+    /** What is answered where the verb is allowed. */
+    const allowedAnswer = ({ name, authentication }: Cell, kind: string): RegExp => {
+      if (authentication === 'none') return notRefused;
+      if (kind.includes('external token') && ofSessions.has(name)) return /^Forbidden$/;
+      // Whose workspace has to have a provider keeps the last one.
+      if (kind.includes('the provider') && keepsProvider.has(name)) return /(Success|^SsoNotReady)$/;
+      // An operator has nothing to leave.
+      if (ofServer.test(kind) && name === 'leaveWorkspace') return /^NotFound$/;
+      return unlike[name] ?? /Success$/;
+    };
+
+    const fieldOf = (name: string) => {
       const field = fields.find((one) => one.name === name);
       if (!field) throw new Error(`no mutation ${name}`);
-      return { field, input: inputOf(field) };
+      return field;
     };
-    const verbsFor = (wanted: (least: string) => boolean) => verbs.filter(([, least]) => wanted(least));
+    /** These verbs, one after the other in one request: what each is answered. */
+    async function ask(
+      cells: readonly Cell[],
+      inputs: ReadonlyMap<string, object>,
+      auth: Auth,
+    ): Promise<Map<string, string>> {
+      const asked = cells.map(({ name }) => ({ name, field: fieldOf(name), type: inputOf(fieldOf(name))?.name }));
+      const head = asked.flatMap(({ name, type }) => (type ? `$${name}: ${type}!` : []));
+      const body = asked.map(
+        ({ name, type }) => `${name}${type ? `(input: $${name})` : ''} { __typename ... on Error { message } }`,
+      );
+      const answer = await send<Record<string, { __typename: string } | null>>(
+        server.url,
+        `mutation ${head.length > 0 ? `(${head.join(' ')})` : ''} { ${body.join(' ')} }`,
+        Object.fromEntries(asked.flatMap(({ name, type }) => (type ? [[name, inputs.get(name)]] : []))),
+        auth,
+        { 'x-forwarded-for': elsewhere() },
+      );
+      const door = refusedAtTheDoor(answer);
+      return new Map(
+        cells.map(({ name }) => {
+          const failed = answer.errors?.find(({ path }) => !path || path[0] === name);
+          if (door) return [name, 'Unauthenticated'];
+          return [name, failed ? `errors: ${failed.message}` : String(answer.data?.[name]?.__typename)];
+        }),
+      );
+    }
+    const inputsFor = async (cells: readonly Cell[], of: Tenant, who: string | null) =>
+      new Map(
+        await Promise.all(cells.map(async ({ name }) => [name, await fresh(inputOf(fieldOf(name)), of, who)] as const)),
+      );
 
-    test.each(verbsFor((least) => least === 'public'))('%s is for everybody', async (name) => {
-      const { field, input } = called(name);
-      expect(await mutate(field, await fresh(input, b), {})).not.toMatch(/Unauthenticated|Forbidden|NotFound|errors/);
+    /** Workspaces with a provider each; whoever asks in them makes what they ask for. */
+    async function homes(count: number): Promise<Pick<Place, 'of' | 'ssoConnectionId'>[]> {
+      const made = await tenants(app, Array<string>(count).fill('home'));
+      const providers = made.map((of) => ({
+        id: newId(),
+        workspaceId: of.id,
+        name: of.marker,
+        issuer: `https://${of.marker}.example`,
+        clientId: of.marker,
+        clientSecret: null,
+      }));
+      await app.db.ssoConnection.createMany({ data: providers });
+      return made.map((of, i) => ({ of, ssoConnectionId: idOf(providers[i]) }));
+    }
+
+    /** Where no role is asked for, the lowest and the highest do; where nothing is asked for, any. */
+    const asksOf = (kind: string, role: Role, { authentication, least }: Cell): boolean => {
+      const [lowest] = rolesOf(kind);
+      return least !== null || role === lowest || (role === 'OWNER' && authentication === 'person');
+    };
+
+    /** Where everybody asks for what harms nobody else: one workspace, and one that wants its provider. */
+    const homeOf = (enforced: boolean): Promise<Pick<Place, 'of' | 'ssoConnectionId'>> =>
+      (sharedHomes[Number(enforced)] ??= homes(1).then(([home]) => home as Pick<Place, 'of' | 'ssoConnectionId'>));
+    const sharedHomes: Promise<Pick<Place, 'of' | 'ssoConnectionId'>>[] = [];
+    /** What is asked for by those who are refused, by workspace and verb: it stays as it is. */
+    const given = new Map<string, Promise<object>>();
+
+    /** Verbs after which who asks is not who they were, or the workspace not what it was: asked alone, each in its own. */
+    const ending = new Set([
+      'changePassword',
+      'deleteMyAccount',
+      'deleteWorkspace',
+      'leaveWorkspace',
+      'saveUserState',
+      'setSsoEnforced',
+      'signOut',
+      'signOutEverywhere',
+      'signUp',
+      'transferOwnership',
+    ]);
+
+    const all = Object.entries<Readonly<Record<string, Make>>>(kinds).flatMap(([way, of]) =>
+      Object.entries(of).map(([kind, make]) => ({ way, kind, make })),
+    );
+    test.each(all)('$way: $kind may what the policy says, in every role', async ({ kind, make }) => {
+      const problems: unknown[] = [];
+      const seen: string[] = [];
+      const compare = (role: Role, cell: Cell, answer: string | undefined, expected: RegExp | string) => {
+        seen.push(`${role} ${cell.name}`);
+        const good = typeof expected === 'string' ? answer === expected : expected.test(answer ?? '');
+        if (!good) problems.push({ role, verb: cell.verb, answer, expected: String(expected) });
+      };
+      // Each asks for one verb alone where the credential is for that verb, and where nobody can ask afterwards. A
+      // credential for all but some verbs asks for those: for one half of them, and another one for the other half.
+      const alone = kind.includes('these');
+      const halves = kind.includes('other verbs') ? [0, 1] : null;
+      const wanted = rolesOf(kind).flatMap((role) => {
+        const own = matrix.filter((cell) => asksOf(kind, role, cell) && (alone || ending.has(cell.name)));
+        const rest = matrix.filter((cell) => asksOf(kind, role, cell) && !own.includes(cell));
+        return [
+          ...own.map((cell) => ({ role, scopes: [cell.verb], cells: [cell] })),
+          ...(halves
+            ? halves.map((half) => {
+                const cells = rest.filter((_, i) => i % 2 === half);
+                return { role, scopes: cells.map(({ verb }) => verb), cells };
+              })
+            : [{ role, scopes: [], cells: rest }]),
+        ].filter(({ cells }) => cells.length > 0);
+      });
+      const isEnding = wanted.map(({ cells }) => cells.some(({ name }) => ending.has(name)));
+      const shared = await homeOf(kind.includes('the provider'));
+      const more = await homes(isEnding.filter(Boolean).length);
+      const askers = await make(wanted.map((one, i) => ({ ...one, ...((isEnding[i] ? more.pop() : null) ?? shared) })));
+      const rows = wanted.map(({ role, cells }, i) => ({ role, cells, asker: askers[i] as Asker }));
+      const parts = (isRefused: boolean) =>
+        rows
+          .map((row) => ({
+            ...row,
+            cells: row.cells.filter((cell) => (outcome(cell, row.asker) !== 'allowed') === isRefused),
+          }))
+          .filter(({ cells }) => cells.length > 0);
+
+      // What is refused changes nothing: one input of a workspace does for everybody, and one look at all tables for all
+      // of it. The log only grows, so nothing can have happened and been undone.
+      const refused = parts(true);
+      const givenTo = ({ of }: Asker, { name }: Cell): Promise<object> => {
+        const made = given.get(`${of.id} ${name}`) ?? fresh(inputOf(fieldOf(name)), of, of.owner.id);
+        given.set(`${of.id} ${name}`, made);
+        return made;
+      };
+      const asked = await Promise.all(
+        refused.map(async (row) => ({
+          ...row,
+          inputs: new Map(
+            await Promise.all(row.cells.map(async (cell) => [cell.name, await givenTo(row.asker, cell)] as const)),
+          ),
+        })),
+      );
+      await app.use(Denials).flush();
+      const before = await everything();
+      await Promise.all(
+        asked.map(async ({ role, asker, cells, inputs }) => {
+          const answers = await ask(cells, inputs, asker.auth);
+          for (const cell of cells) compare(role, cell, answers.get(cell.name), outcome(cell, asker));
+        }),
+      );
+      await app.use(Denials).flush();
+      expect(await everything()).toEqual(before);
+
+      await Promise.all(
+        parts(false).map(async ({ role, asker, cells }) => {
+          const answers = await ask(cells, await inputsFor(cells, asker.of, asker.userId), asker.auth);
+          for (const cell of cells) compare(role, cell, answers.get(cell.name), allowedAnswer(cell, kind));
+        }),
+      );
+      expect(problems).toEqual([]);
+      // Nothing of the walk was left out.
+      expect(seen.toSorted()).toEqual(
+        rolesOf(kind)
+          .flatMap((role) => matrix.filter((cell) => asksOf(kind, role, cell)).map(({ name }) => `${role} ${name}`))
+          .toSorted(),
+      );
     });
 
-    /** Verbs of the server's own workspace, which has no members: operators have its roles. */
-    const ofInstance = Object.keys(allPolicies().find(({ domain }) => domain === 'instance')?.verbs ?? {});
-
-    test.each(ofInstance)('%s is for operators whose address is verified', async (name) => {
-      const { field, input } = called(name);
-      expect(await mutate(field, await fresh(input, a), {})).toBe('Unauthenticated');
-      const operator = await memberOf(app, a, 'OWNER');
-      await app.db.user.update({ where: { id: operator.id }, data: { email: operatorEmail } });
-      const key = await keyOf(app, a, operator.id, 'OWNER');
-      for (const auth of [a.owner, await memberOf(app, a, 'ADMIN'), operator, key])
-        expect(await mutate(field, await fresh(input, a), auth)).toBe('NotFound');
-      await app.db.user.update({ where: { id: operator.id }, data: { emailVerifiedAt: new Date() } });
-      expect(await mutate(field, await fresh(input, a), operator)).toMatch(/Success$/);
-      expect(await mutate(field, await fresh(input, a), key)).toBe('NotFound');
-    });
-
-    /** Credentials that are refused wherever they are brought, of an owner of A. */
+    /** Credentials that are refused wherever they are brought, of an owner of A or an operator. */
     async function ended(): Promise<Record<string, Auth>> {
       const past = new Date(Date.now() - 1000);
-      const over = async (how: object): Promise<Auth> => {
-        const who = await memberOf(app, a, 'OWNER');
-        await app.db.session.updateMany({ where: { userId: who.id }, data: how });
-        return who;
-      };
-      const closed = await memberOf(app, a, 'OWNER');
-      await app.db.user.update({ where: { id: closed.id }, data: { closedAt: past } });
-      const former = await memberOf(app, a, 'OWNER');
-      const left = await keyOf(app, a, former.id, 'OWNER');
-      await app.db.membership.deleteMany({ where: { userId: former.id } });
-      const owner = await memberOf(app, a, 'OWNER');
-      const good = await keyOf(app, a, a.owner.id, 'OWNER');
-      return {
-        'a session that was ended': await over({ endedAt: past }),
-        'a session that expired': await over({ expiresAt: past }),
+      const ssoConnectionId = providerOfA;
+      const owner = { of: a, role: 'OWNER' as const };
+      const [password, expired, byGitHub, bySso, lateSso, operator, closed, former, good] = await membersOf(app, [
+        { ...owner, endedAt: past },
+        { ...owner, expiresAt: past },
+        { ...owner, method: 'GITHUB', endedAt: past },
+        { ...owner, method: 'SSO', ssoConnectionId, endedAt: past },
+        { ...owner, method: 'SSO', ssoConnectionId, expiresAt: past },
+        { ...owner, endedAt: past },
+        owner,
+        owner,
+        owner,
+      ]);
+      await asOperator(idOf(operator));
+      await app.db.user.update({ where: { id: idOf(closed) }, data: { closedAt: past } });
+      const by = { of: a, createdById: a.owner.id, role: 'OWNER' as const };
+      const [expiredKey, revokedKey, left, changed] = await keysOf(app, [
+        { ...by, expiresAt: past },
+        { ...by, revokedAt: past },
+        { ...by, createdById: idOf(former) },
+        by,
+      ]);
+      await app.db.membership.deleteMany({ where: { userId: idOf(former) } });
+      const made: Record<string, Auth | undefined> = {
+        'a session that was ended': password,
+        'a session that expired': expired,
+        'a session by GitHub that was ended': byGitHub,
+        'a session by a provider that was ended': bySso,
+        'a session by a provider that expired': lateSso,
+        "an operator's session that was ended": operator,
         'a session of a closed account': closed,
         'a token that its issuer would not have': { token: `external.no.${a.owner.id}` },
         'a token of nobody': { token: externalToken(newId()) },
-        'a session whose signature is wrong': { token: `${owner.token.slice(0, -4)}AAAA` },
-        'a key that expired': await keyOf(app, a, a.owner.id, 'OWNER', { expiresAt: past }),
-        'a key that was revoked': await keyOf(app, a, a.owner.id, 'OWNER', { revokedAt: past }),
+        'a token of a closed account': { token: externalToken(idOf(closed)) },
+        'a session whose signature is wrong': { token: `${good?.token.slice(0, -4)}AAAA` },
+        'a key that expired': expiredKey,
+        'a key that was revoked': revokedKey,
         'a key whose maker has left': left,
-        'a key with another letter': { apiKey: `${good.apiKey?.slice(0, -7)}_${good.apiKey?.slice(-6)}` },
+        'a key with another letter': { apiKey: `${changed?.apiKey?.slice(0, -7)}_${changed?.apiKey?.slice(-6)}` },
         'no key': { apiKey: 'sy_nothing' },
       };
-    }
-
-    /** Every verb that a key could be for, but this one. */
-    const allBut = (verb: Verb): string[] =>
-      allPolicies()
-        .flatMap((policy) => Object.values<Verb>(policy.verbs))
-        .map(({ name }) => name)
-        .filter((name) => name !== verb.name);
-
-    interface Asker {
-      readonly auth: Auth;
-      readonly userId: string;
-      /** A person, and not a program for them. */
-      readonly person: boolean;
-      /** Whether the credential is for the verb at all. */
-      readonly scoped: boolean;
-    }
-
-    /** A key with a role of its own, whatever its maker's. */
-    const keyWith = async (of: Tenant, role: Role, scopes: string[], scoped: boolean): Promise<Asker> => ({
-      auth: await keyOf(app, of, of.owner.id, role, { scopes }),
-      userId: of.owner.id,
-      person: false,
-      scoped,
-    });
-
-    /** Every kind of credential that is good, with a role in a workspace. */
-    const kinds: Readonly<Record<string, (of: Tenant, role: Role, verb: Verb) => Promise<Asker>>> = {
-      async session(of, role) {
-        const { id: userId, token } = await memberOf(app, of, role);
-        return { auth: { token }, userId, person: true, scoped: true };
-      },
-      async 'external token'(of, role) {
-        const { id: userId } = await memberOf(app, of, role);
-        return { auth: { token: externalToken(userId) }, userId, person: true, scoped: true };
-      },
-      async "key of its maker's role"(of, role) {
-        const { id: userId } = await memberOf(app, of, role);
-        return { auth: await keyOf(app, of, userId, 'OWNER'), userId, person: false, scoped: true };
-      },
-      'key of its own role': (of, role) => keyWith(of, role, ['*'], true),
-      'key for this verb': (of, role, { name }) => keyWith(of, role, [name], true),
-      'key for all other verbs': (of, role, verb) => keyWith(of, role, allBut(verb), false),
-      'key that reads': (of, role) => keyWith(of, role, [], false),
-    };
-
-    const roleNames: ReadonlySet<string> = new Set(roles);
-    const notRefused = /^(?!Unauthenticated|Forbidden|NotFound|errors)/;
-    let bad: Promise<Record<string, Auth>> | null = null;
-
-    /** What the policy says. */
-    const allowed = ({ least }: Verb, role: Role, { person, scoped }: Asker): boolean =>
-      least === 'public' || (least === 'user' ? person : scoped && atLeast(role, least));
-
-    const matrix = allPolicies()
-      .filter(({ domain }) => domain !== 'instance')
-      .flatMap(({ verbs: of }) => Object.entries<Verb>(of).map(([name, verb]) => ({ name, verb, least: verb.least })));
-
-    test.each(matrix)('$name is for $least, whatever the credential', async ({ name, verb }) => {
-      const { field, input } = called(name);
-      const problems: unknown[] = [];
-      const compare = (who: string, answer: string, expected: RegExp) => {
-        if (!expected.test(answer)) problems.push({ who, answer, expected: String(expected) });
-      };
-      // Where no role is asked for, the lowest and the highest do.
-      const among = roles.filter((role) => roleNames.has(verb.least) || role === 'VIEWER' || role === 'OWNER');
-      const all = await Promise.all(
-        among.flatMap((role) =>
-          Object.entries(kinds).map(async ([kind, make]) => {
-            const asker = await make(a, role, verb);
-            return { who: `${role}: ${kind}`, kind, role, make, asker, may: allowed(verb, role, asker) };
-          }),
-        ),
+      return Object.fromEntries(
+        Object.entries(made).map(([who, auth]) => {
+          if (!auth) throw new Error(`${who} was not made`);
+          return [who, auth];
+        }),
       );
-      const over = await (bad ??= ended());
-      // What is refused changes nothing: one input does for all of it.
-      const given = await fresh(input, a, a.owner.id);
+    }
+
+    test('whoever is nobody, or is not any more, gets what is for everybody, or nothing', async () => {
+      const problems: unknown[] = [];
+      const of = a;
+      const inputs = await inputsFor(matrix, of, of.owner.id);
+      providerOfA = await (rowOf['SsoConnection'] as (typeof rowOf)[string])(app, a);
+      const over = await ended();
       await app.use(Denials).flush();
       const before = await everything();
+      const refuse = async (who: string, cells: readonly Cell[], auth: Auth): Promise<void> => {
+        for (const [verb, answer] of await ask(cells, inputs, auth))
+          if (answer !== 'Unauthenticated') problems.push({ who, verb, answer });
+      };
+      // Each alone for whoever brings nothing; a credential that is not good is refused for whatever it is brought.
+      const forSome = matrix.filter(({ authentication }) => authentication !== 'none');
       await Promise.all([
-        ...Object.entries(over).map(async ([who, auth]) =>
-          compare(who, await mutate(field, given, auth), /^Unauthenticated$/),
+        ...forSome.map((cell) => refuse('nobody', [cell], {})),
+        ...Object.entries(over).flatMap(([who, auth]) =>
+          ['none', 'person', 'credential'].map((kind) =>
+            refuse(
+              who,
+              matrix.filter(({ authentication }) => authentication === kind),
+              auth,
+            ),
+          ),
         ),
-        ...(verb.least === 'public'
-          ? []
-          : [mutate(field, given, {}).then((answer) => compare('nobody', answer, /^Unauthenticated$/))]),
-        ...all
-          .filter(({ may }) => !may)
-          .map(async ({ who, asker }) => compare(who, await mutate(field, given, asker.auth), /^Forbidden$/)),
       ]);
       await app.use(Denials).flush();
+      expect(problems).toEqual([]);
       expect(await everything()).toEqual(before);
-      // What is allowed may end the workspace, the credential or the person: each has its own.
-      await Promise.all(
-        all
-          .filter(({ may }) => may)
-          .map(async ({ who, kind, role, make }) => {
-            const own = await tenant(app, 'fresh');
-            const asker = await make(own, role, verb);
-            const answer = await mutate(field, await fresh(input, own, asker.userId), asker.auth);
-            const expected = kind === 'external token' && ofSessions.has(name) ? /^Forbidden$/ : unlike[name];
-            compare(who, answer, expected ?? (verb.least === 'public' ? notRefused : /Success$/));
-          }),
-      );
+      for (const cell of matrix.filter(({ authentication }) => authentication === 'none'))
+        expect((await ask([cell], inputs, {})).get(cell.name)).toMatch(notRefused);
+    });
+    let providerOfA: string;
+
+    test('a machine whose time is over has no rights any more', async () => {
+      const machine: Actor = {
+        ...anonymous,
+        kind: 'MACHINE',
+        credentialId: newId(),
+        roles: new Map([[a.id, 'OWNER']]),
+      };
+      const at = (ms: number) => app.actors.refresh({ ...machine, expiresAt: new Date(Date.now() + ms) });
+      expect(await at(-1)).toBeNull();
+      expect(await at(60_000)).toMatchObject({ kind: 'MACHINE', userId: null });
+    });
+
+    test('what is of the server itself, operators stop and repeat, and nobody else', async () => {
+      const operator = await someone(app);
+      await asOperator(operator.id);
+      const instance = { ...a, id: instanceWorkspaceId };
+      const problems: unknown[] = [];
+      for (const name of ['cancelRun', 'retryRun', 'replayDeadLetter']) {
+        const field = fieldOf(name);
+        for (const [who, auth, expected] of [
+          ['the owner of A', a.owner, /^NotFound$/],
+          ['a key of A', await keyOf(app, a, a.owner.id, 'OWNER'), /^NotFound$/],
+          ['a machine of A', { token: machineToken({ roles: { [a.id]: 'OWNER' }, scopes: ['*'] }) }, /^NotFound$/],
+          ['an operator', operator, unlike[name] ?? /Success$/],
+        ] as const) {
+          const id = globalId(
+            name === 'replayDeadLetter' ? 'DeadLetter' : 'KeyRotation',
+            await (rowOf[name === 'replayDeadLetter' ? 'DeadLetter' : 'KeyRotation'] as (typeof rowOf)[string])(
+              app,
+              instance,
+            ),
+          );
+          const answer = await mutate(field, { id }, auth);
+          if (!expected.test(answer)) problems.push({ name, who, answer });
+        }
+      }
       expect(problems).toEqual([]);
     });
 

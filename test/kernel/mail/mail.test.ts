@@ -8,6 +8,7 @@ import { jobTypes } from '#kernel/jobs/define.ts';
 import { Mail } from '#kernel/mail/mail.ts';
 import { MailNotConfigured } from '#kernel/mail/transport.ts';
 import { answer, bodyOf, headersOf, receiver, type Receiver } from '../../integrations/smtp/receiver.ts';
+import { dump, foundIn } from '../../support/dump.ts';
 import { until } from '../../support/embedded.ts';
 import { keptLog } from '../../support/http.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
@@ -22,36 +23,6 @@ const mail = (token = randomBytes(12).toString('hex')) => ({
 const queue = (app: App, one: { to: string; subject: string; text: string }): Promise<string> =>
   app.transact(system, (tx) => app.use(Mail).send(tx, one));
 const row = (app: App, id: string) => app.db.mail.findUniqueOrThrow({ where: { id } });
-
-/** Everything that a dump of the database would show: each row of each table, job engine included, as text. */
-async function dump(app: App): Promise<string> {
-  const { rows: tables } = await app.database.pool.query<{ name: string }>(
-    `select format('%I.%I', table_schema, table_name) as name from information_schema.tables
-     where table_type = 'BASE TABLE' and table_schema not in ('pg_catalog', 'information_schema') order by 1`,
-  );
-  const texts: string[] = [];
-  for (const { name } of tables) {
-    const { rows } = await app.database.pool.query<{ text: string }>(`select to_jsonb(t)::text as text from ${name} t`);
-    texts.push(...rows.map(({ text }) => `${name} ${text}`));
-  }
-  expect(tables.map(({ name }) => name)).toEqual(expect.arrayContaining(['public.mail', 'pgboss.job']));
-  return texts.join('\n');
-}
-
-/** A text as it may hide in a dump. */
-const formsOf = (text: string): string[] => [
-  text,
-  Buffer.from(text).toString('hex'),
-  ...[0, 1, 2].map((offset) =>
-    Buffer.from('x'.repeat(offset) + text)
-      .toString('base64')
-      .slice(4, -4),
-  ),
-];
-
-/** Which of the texts are to be found there, in any form. */
-const foundIn = (where: string, ...texts: string[]): string[] =>
-  texts.flatMap(formsOf).filter((form) => where.includes(form));
 
 /**
  * Makes the waiting tries of the job due now, which would take hours, and wakes the worker as pg-boss itself does when a
@@ -123,16 +94,16 @@ describe('with a mail server', () => {
     behaviour = { onRcptTo: (address, _s, done) => done(answer(450, `Come back later, <${address.address}>`)) };
     const one = mail();
     const id = await queue(app, one);
-    expect(foundIn(await dump(app), one.token, one.to, one.subject)).toEqual([]);
+    expect(foundIn(await dump(server.database.url), one.token, one.to, one.subject)).toEqual([]);
     await until(
       'it failed',
       async () => lines.some(({ msg, job }) => msg === 'job failed' && job === 'mail.send'),
       livenessMs,
     );
-    expect(foundIn(await dump(app), one.token, one.to, one.subject)).toEqual([]);
+    expect(foundIn(await dump(server.database.url), one.token, one.to, one.subject)).toEqual([]);
     behaviour = {};
     await until('it is sent', async () => (await hurry(app), (await row(app, id)).sentAt !== null), livenessMs);
-    expect(foundIn(await dump(app), one.token, one.to, one.subject)).toEqual([]);
+    expect(foundIn(await dump(server.database.url), one.token, one.to, one.subject)).toEqual([]);
     expect(foundIn(JSON.stringify(lines), one.token, one.to, one.subject)).toEqual([]);
   });
 
@@ -232,7 +203,7 @@ describe('with a mail server', () => {
     expect(letter).toMatchObject({ workspaceId: instanceWorkspaceId, payload: { id }, attempts: 10 });
     expect(letter?.error).toContain('ECONNREFUSED');
     expect(await row(app, id)).toMatchObject({ sentAt: null, refusedAt: null });
-    expect(foundIn(await dump(app), one.token, one.to, one.subject)).toEqual([]);
+    expect(foundIn(await dump(server.database.url), one.token, one.to, one.subject)).toEqual([]);
     post = await receiver({}, post.port);
     const operator = { ...system, userId: newId(), roles: new Map([[instanceWorkspaceId, 'OWNER' as const]]) };
     await app.jobs.replay(app, { ...operator, kind: 'SESSION' }, letter?.id ?? '');
@@ -259,7 +230,7 @@ describe('without a mail server', () => {
         [first, second].map(({ to, subject }) => `${to} ${subject}`).toSorted(),
       );
       expect(foundIn(JSON.stringify(lines), first.token, second.token)).toEqual([]);
-      expect(foundIn(await dump(app), first.token, first.to, second.token)).toEqual([]);
+      expect(foundIn(await dump(server.database.url), first.token, first.to, second.token)).toEqual([]);
       // The look would find it: the log has what it may have.
       expect(foundIn(JSON.stringify(lines), first.to, first.subject)).toEqual([first.to, first.subject]);
       const kept = await app.use(Mail).outbox();

@@ -2,7 +2,7 @@ import { Resolver } from 'node:dns/promises';
 import { required } from '#kernel/app.ts';
 import type { Logger } from '#kernel/log.ts';
 import { createOutboundPolicy, type HostLookup } from '#kernel/outbound.ts';
-import { createOutboundFetch } from '#kernel/outbound-fetch.ts';
+import { createOutboundFetch, type OutboundFetchOptions } from '#kernel/outbound-fetch.ts';
 import { createGitHub, type GitHub } from '../../../integrations/github/index.ts';
 import { createJwtIssuers, type JwtIssuers, type TrustedIssuer } from '../../../integrations/jwt/index.ts';
 import { createOidc, type Oidc } from '../../../integrations/oidc/index.ts';
@@ -39,8 +39,9 @@ export interface OutsideOptions {
   } | null;
   readonly issuers: readonly ConfiguredIssuer[];
   readonly baseUrl: () => string;
-  /** For tests. */
+  /** For tests: what names resolve to, and what opens connections to the addresses that were let pass. */
   readonly lookup?: HostLookup | undefined;
+  readonly connector?: OutboundFetchOptions['connector'] | undefined;
   readonly resolveTxt?: Outside['resolveTxt'] | undefined;
   readonly jwksCooldownMs?: number | undefined;
   readonly discoveryCacheMs?: number | undefined;
@@ -53,12 +54,14 @@ export const outsideLimit = (): AbortSignal => AbortSignal.timeout(15_000);
 
 /** Reaches other systems over the network. */
 export function connectOutside(options: OutsideOptions): Outside {
-  const { allowLoopback, lookup } = options;
+  const { allowLoopback, lookup, connector } = options;
   const resolving = lookup ? { lookup } : {};
-  const fetch = createOutboundFetch({ policy: createOutboundPolicy({ allowLoopback, ...resolving }) });
+  const connecting = connector ? { connector } : {};
+  const fetch = createOutboundFetch({ policy: createOutboundPolicy({ allowLoopback, ...resolving }), ...connecting });
   // What the operator configured may stand beside this server.
   const operatorFetch = createOutboundFetch({
     policy: createOutboundPolicy({ allowLoopback, allowPrivate: true, ...resolving }),
+    ...connecting,
   });
   return {
     oidc: createOidc({

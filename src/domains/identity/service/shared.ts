@@ -33,8 +33,8 @@ export async function mayGiveNow(
   workspaceId: string,
   ...given: readonly Role[]
 ): Promise<void> {
-  const userId = actor.userId ?? '';
-  const now = await tx.db.membership.findUnique({ where: { workspaceId_userId: { workspaceId, userId } } });
+  const { userId } = actor;
+  const now = userId && (await tx.db.membership.findUnique({ where: { workspaceId_userId: { workspaceId, userId } } }));
   const asked = actor.roles.get(workspaceId);
   if (!now || !asked) throw new Forbidden(verb.name, workspaceId);
   const role = lowerRole(asked, now.role);
