@@ -1,7 +1,8 @@
 import { enableCompileCache } from 'node:module';
-import { ConfigError, loadConfig } from './config.ts';
 
+// Before anything is loaded that takes time to compile.
 enableCompileCache();
+const { ConfigError, loadConfig } = await import('./config.ts');
 
 /** Runs the server until a signal, or until its database is lost. */
 async function main(): Promise<void> {

@@ -10,9 +10,6 @@ import {
   type OutsideOptions,
 } from './domains/identity/index.ts';
 import { createBreachList } from './integrations/pwned-passwords/index.ts';
-import { createSmtpTransport } from './integrations/smtp/index.ts';
-import { redisCounter } from './integrations/redis/rates.ts';
-import { RedisWakeUps } from './integrations/redis/wakeups.ts';
 import { services, type App, type Service } from './kernel/app.ts';
 import { Denials } from './kernel/audit/denials.ts';
 import { Actors } from './kernel/auth/actors.ts';
@@ -118,9 +115,9 @@ async function begin(
   const database = createDatabase({ url, directUrl, poolMax: config.database.poolMax, applicationName: 'switchyard' });
   undo.push(() => database.close());
   await database.check();
-  const wakeUps: WakeUps = config.wakeUps.redisUrl
-    ? new RedisWakeUps({ url: config.wakeUps.redisUrl.reveal(), log })
-    : new PostgresWakeUps({ pool: database.pool, directUrl, log });
+  const redis = config.wakeUps.redisUrl && (await connectRedis(config.wakeUps.redisUrl.reveal(), log));
+  undo.push(() => redis?.counter.close());
+  const wakeUps: WakeUps = redis?.wakeUps ?? new PostgresWakeUps({ pool: database.pool, directUrl, log });
   const metrics = createMetrics();
   metrics.observeDatabasePool(() => ({
     total: database.pool.totalCount,
@@ -150,17 +147,15 @@ async function begin(
   });
 
   const sealing = createSealing(configuredKeys(await encryptionKeys(config, dirs.stateDir)));
-  const mailTransport = transportOf(config, log);
+  const mailTransport = await transportOf(config, log);
   const [budgets, throttles] = [memoryCounter(), postgresCounter(database.pool)];
-  const redis = config.wakeUps.redisUrl && redisCounter({ url: config.wakeUps.redisUrl.reveal(), log });
-  undo.push(() => redis?.close());
   const provided = new Map<Service<unknown>, unknown>([
     [BudgetSettings, config.rates],
     [
       Counters,
       {
-        budgets: redis ? withFallback(redis, budgets, log) : budgets,
-        throttles: redis ? withFallback(redis, throttles, log) : throttles,
+        budgets: redis ? withFallback(redis.counter, budgets, log) : budgets,
+        throttles: redis ? withFallback(redis.counter, throttles, log) : throttles,
         hash: keyHash(sessionSecret),
       },
     ],
@@ -347,9 +342,21 @@ async function encryptionKeys(config: Config, stateDir: string): Promise<readonl
   return parsed;
 }
 
-function transportOf(config: Config, log: Logger): MailTransport {
+/** Clients of what is not configured are not loaded: they take time at the start, and memory. */
+async function connectRedis(url: string, log: Logger) {
+  const [{ RedisWakeUps }, { redisCounter }] = await Promise.all([
+    import('./integrations/redis/wakeups.ts'),
+    import('./integrations/redis/rates.ts'),
+  ]);
+  return { wakeUps: new RedisWakeUps({ url, log }), counter: redisCounter({ url, log }) };
+}
+
+async function transportOf(config: Config, log: Logger): Promise<MailTransport> {
   const { smtpUrl, from } = config.mail;
-  if (smtpUrl && from) return createSmtpTransport({ url: smtpUrl.reveal(), from });
+  if (smtpUrl && from) {
+    const { createSmtpTransport } = await import('./integrations/smtp/index.ts');
+    return createSmtpTransport({ url: smtpUrl.reveal(), from });
+  }
   if (!config.production) return loggingTransport(log);
   log.error('NO MAIL: SMTP_URL is not set, so invitations, verifications and password resets are refused');
   return noTransport;
