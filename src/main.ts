@@ -1,7 +1,6 @@
-import { enableCompileCache } from 'node:module';
+import { keepCompiled } from './kernel/compile-cache.ts';
 
-// Before anything is loaded that takes time to compile.
-enableCompileCache();
+keepCompiled();
 const { ConfigError, loadConfig } = await import('./config.ts');
 
 /** Runs the server until a signal, or until its database is lost. */

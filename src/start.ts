@@ -172,6 +172,7 @@ async function begin(
             })
           : null,
         signUpsPerHour: config.accounts.signUpsPerHour,
+        passwordMemoryKib: config.accounts.passwordMemoryKib,
       } satisfies AccountSettings,
     ],
     [

@@ -11,6 +11,8 @@ export interface AccountSettings {
   readonly isBreached: ((password: string) => Promise<boolean>) | null;
   /** Accounts that may be made from one network within an hour. */
   readonly signUpsPerHour: number;
+  /** Memory that the hash of a password takes, KiB. */
+  readonly passwordMemoryKib: number;
 }
 
 export const AccountSettings = required<AccountSettings>('account settings');
