@@ -1,17 +1,28 @@
 import { defineConfig } from 'vitest/config';
-import { ofDocker, resolve } from './vitest.base.ts';
+import { alone, ofDocker, resolve } from './vitest.base.ts';
+
+const others = ['test/proof/**', ...ofDocker];
+const timeouts = { testTimeout: 60_000, hookTimeout: 60_000 };
 
 // The ordinary tests: five minutes at most, npm and git only. The kill, load and corpus tests are in test/proof.
 export default defineConfig({
-  resolve,
   test: {
-    include: ['test/**/*.test.ts'],
-    exclude: ['test/proof/**', ...ofDocker],
     globalSetup: ['test/support/global-setup.ts'],
     reporters: ['default', './test/support/skip-reporter.ts'],
     maxWorkers: 2,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
     coverage: { provider: 'v8', include: ['src/**'], exclude: ['src/generated/**'] },
+    projects: [
+      { resolve, test: { name: 'alone', include: alone, exclude: others, ...timeouts } },
+      {
+        resolve,
+        test: {
+          name: 'shared',
+          include: ['test/**/*.test.ts'],
+          exclude: [...alone, ...others],
+          isolate: false,
+          ...timeouts,
+        },
+      },
+    ],
   },
 });

@@ -3,6 +3,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { inspect } from 'node:util';
 import { z } from 'zod';
+import { passwordMemoryKib } from './kernel/crypto.ts';
 import { parseKeys, parseKmsKeys, type KmsKey } from './kernel/sealing/keys.ts';
 
 /**
@@ -485,6 +486,15 @@ export const settings = {
     example: '200',
     schema: whole(1, 1_000_000),
   }),
+  SWITCHYARD_PASSWORD_MEMORY_KIB: setting({
+    group: 'Sessions',
+    description:
+      'Memory that the hash of a password takes, which is what makes guessing dear. Production refuses less than the default. A password is hashed anew at the next sign-in.',
+    unit: 'KiB',
+    default: String(passwordMemoryKib),
+    example: '47104',
+    schema: whole(8, 1_048_576),
+  }),
   SWITCHYARD_BREACHED_PASSWORDS_URL: optional({
     group: 'Sessions',
     description:
@@ -894,6 +904,14 @@ export const settings = {
     example: '4000',
     schema: whole(10, 1_000_000),
   }),
+  SWITCHYARD_DOCKER_PATIENCE_S: setting({
+    group: 'Deployments',
+    description: 'How long a deployment waits for an engine that is away, for instance while it is restarted.',
+    unit: 's',
+    default: '60',
+    example: '300',
+    schema: whole(1, 3600),
+  }),
   SWITCHYARD_BUILD_VARIABLES: optional({
     group: 'Deployments',
     description:
@@ -971,6 +989,7 @@ export interface Config {
     readonly appUrl: string | undefined;
     /** Per network. */
     readonly signUpsPerHour: number;
+    readonly passwordMemoryKib: number;
     /** Undefined: passwords are not compared with those of breaches. */
     readonly breachedPasswordsUrl: string | undefined;
   };
@@ -1060,6 +1079,7 @@ export interface Config {
       readonly appMilliCpus: number;
       readonly buildMemoryMb: number;
       readonly buildMilliCpus: number;
+      readonly patienceS: number;
     };
     readonly addressPorts: PortRange;
     readonly instancePorts: PortRange;
@@ -1146,6 +1166,10 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   if (mode === 'production' && plain) {
     problem('PUBLIC_URL', 'must start with https:// in production, unless it is on loopback');
   }
+  const hashKib = values.SWITCHYARD_PASSWORD_MEMORY_KIB;
+  if (mode === 'production' && typeof hashKib === 'number' && hashKib < passwordMemoryKib) {
+    problem('SWITCHYARD_PASSWORD_MEMORY_KIB', `must be at least ${passwordMemoryKib} in production`);
+  }
   if (given.has('DATABASE_DIRECT_URL') && !given.has('DATABASE_URL')) {
     problem('DATABASE_DIRECT_URL', 'needs DATABASE_URL');
   }
@@ -1211,6 +1235,7 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
     accounts: {
       appUrl: v.APP_URL,
       signUpsPerHour: v.SWITCHYARD_SIGN_UPS_PER_HOUR,
+      passwordMemoryKib: v.SWITCHYARD_PASSWORD_MEMORY_KIB,
       breachedPasswordsUrl: v.SWITCHYARD_BREACHED_PASSWORDS_URL,
     },
     signIn: {
@@ -1281,6 +1306,7 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
         appMilliCpus: v.SWITCHYARD_APP_MILLI_CPUS,
         buildMemoryMb: v.SWITCHYARD_DOCKER_BUILD_MEMORY_MB,
         buildMilliCpus: v.SWITCHYARD_DOCKER_BUILD_MILLI_CPUS,
+        patienceS: v.SWITCHYARD_DOCKER_PATIENCE_S,
       },
       addressPorts: v.SWITCHYARD_ADDRESS_PORTS,
       instancePorts: v.SWITCHYARD_INSTANCE_PORTS,

@@ -1,7 +1,7 @@
-import { enableCompileCache } from 'node:module';
-import { ConfigError, loadConfig } from './config.ts';
+import { keepCompiled } from './kernel/compile-cache.ts';
 
-enableCompileCache();
+keepCompiled();
+const { ConfigError, loadConfig } = await import('./config.ts');
 
 /** Runs the server until a signal, or until its database is lost. */
 async function main(): Promise<void> {

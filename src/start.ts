@@ -9,11 +9,7 @@ import {
   Outside,
   type OutsideOptions,
 } from './domains/identity/index.ts';
-import { createAwsKms } from './integrations/aws-kms/index.ts';
 import { createBreachList, limits as breachListLimits } from './integrations/pwned-passwords/index.ts';
-import { createSmtpTransport } from './integrations/smtp/index.ts';
-import { redisCounter } from './integrations/redis/rates.ts';
-import { RedisWakeUps } from './integrations/redis/wakeups.ts';
 import { services, type App, type Service } from './kernel/app.ts';
 import { Denials } from './kernel/audit/denials.ts';
 import { Actors } from './kernel/auth/actors.ts';
@@ -122,9 +118,7 @@ async function begin(
   const database = createDatabase({ url, directUrl, poolMax: config.database.poolMax, applicationName: 'switchyard' });
   undo.push(() => database.close());
   await database.check();
-  const wakeUps: WakeUps = config.wakeUps.redisUrl
-    ? new RedisWakeUps({ url: config.wakeUps.redisUrl.reveal(), log })
-    : new PostgresWakeUps({ pool: database.pool, directUrl, log });
+  const wakeUps = await wakeUpsOf(config, database.pool, directUrl, log);
   const metrics = createMetrics();
   metrics.observeDatabasePool(() => ({
     total: database.pool.totalCount,
@@ -154,8 +148,8 @@ async function begin(
   });
 
   const sealing = createSealing(await keyRing(config, dirs.stateDir));
-  const mailTransport = transportOf(config, log);
-  const counters = countersOf(config, database.pool, log);
+  const mailTransport = await transportOf(config, log);
+  const counters = await countersOf(config, database.pool, log);
   undo.push(() => counters.close());
   const provided = new Map<Service<unknown>, unknown>([
     [BudgetSettings, config.rates],
@@ -174,6 +168,7 @@ async function begin(
           : null,
         signUpsPerHour: config.accounts.signUpsPerHour,
         receiptOf: (...words) => tokenOf(sessionSecret, 'receipt', ...words),
+        passwordMemoryKib: config.accounts.passwordMemoryKib,
       } satisfies AccountSettings,
     ],
     [
@@ -336,7 +331,7 @@ async function begin(
 }
 
 /** Who counts for the limits. Without Redis, what is rare counts for all processes in PostgreSQL in any case. */
-function countersOf(config: Config, pool: Database['pool'], log: Logger) {
+async function countersOf(config: Config, pool: Database['pool'], log: Logger) {
   const throttles = postgresCounter(pool);
   const { redisUrl } = config.wakeUps;
   if (config.rates.store !== 'redis' || !redisUrl) {
@@ -346,6 +341,7 @@ function countersOf(config: Config, pool: Database['pool'], log: Logger) {
       close: () => undefined,
     };
   }
+  const { redisCounter } = await import('./integrations/redis/rates.ts');
   const redis = redisCounter({ url: redisUrl.reveal(), log });
   return {
     budgets: withFallback(redis, memoryCounter(), log),
@@ -359,6 +355,7 @@ async function keyRing(config: Config, stateDir: string): Promise<KeyRing> {
   const { keys, keysFile, kmsKeys, kmsEndpoint } = config.encryption;
   const configured = async () => configuredKeys(await encryptionKeys(config, stateDir));
   if (!kmsKeys) return configured();
+  const { createAwsKms } = await import('./integrations/aws-kms/index.ts');
   const kms = createAwsKms({ keys: kmsKeys, endpoint: kmsEndpoint, fetch: operatorFetch(config, { timeoutMs: 3000 }) });
   await kms.check();
   if (!keys && !keysFile) return kms;
@@ -384,9 +381,19 @@ async function encryptionKeys(config: Config, stateDir: string): Promise<readonl
   return parsed;
 }
 
-function transportOf(config: Config, log: Logger): MailTransport {
+async function wakeUpsOf(config: Config, pool: Database['pool'], directUrl: string, log: Logger): Promise<WakeUps> {
+  const { redisUrl } = config.wakeUps;
+  if (!redisUrl) return new PostgresWakeUps({ pool, directUrl, log });
+  const { RedisWakeUps } = await import('./integrations/redis/wakeups.ts');
+  return new RedisWakeUps({ url: redisUrl.reveal(), log });
+}
+
+async function transportOf(config: Config, log: Logger): Promise<MailTransport> {
   const { smtpUrl, from } = config.mail;
-  if (smtpUrl && from) return createSmtpTransport({ url: smtpUrl.reveal(), from });
+  if (smtpUrl && from) {
+    const { createSmtpTransport } = await import('./integrations/smtp/index.ts');
+    return createSmtpTransport({ url: smtpUrl.reveal(), from });
+  }
   if (!config.production) return loggingTransport(log);
   log.error('NO MAIL: SMTP_URL is not set, so invitations, verifications and password resets are refused');
   return noTransport;

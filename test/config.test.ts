@@ -235,6 +235,14 @@ describe('loadConfig', () => {
     expect(load({ DATABASE_URL: url, DATABASE_DIRECT_URL: `${url}2` }).database.directUrl?.reveal()).toBe(`${url}2`);
   });
 
+  it('makes hashes of passwords cheaper for tests, never in production', () => {
+    const weak = { SWITCHYARD_PASSWORD_MEMORY_KIB: '64' };
+    expect(load(weak).accounts.passwordMemoryKib).toBe(64);
+    expect(problemsOf({ ...production, ...weak })).toEqual([
+      'SWITCHYARD_PASSWORD_MEMORY_KIB: must be at least 19456 in production',
+    ]);
+  });
+
   it('never prints a secret, and cannot be changed', () => {
     const secrets = {
       DATABASE_URL: 'postgres://u:hunter2@db/x',

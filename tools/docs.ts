@@ -82,6 +82,8 @@ const requestErrors: readonly (readonly [code: string, status: string, meaning: 
   ],
   ['TOO_MANY_VALUES', '400', 'The variables have too many values.'],
   ['VARIABLES_TOO_DEEP', '400', 'The variables are nested too deep.'],
+  ['VARIABLES_TOO_LARGE', '400', 'The variables of a subscription have too many characters.'],
+  ['BUSY', '503', 'Too many large requests arrive at once. Try again after `Retry-After`.'],
   [
     'TOO_MANY_SUBSCRIPTIONS',
     '–',

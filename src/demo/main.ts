@@ -1,12 +1,12 @@
-import { enableCompileCache } from 'node:module';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { ConfigError, loadConfig, type Config } from '../config.ts';
-
-enableCompileCache();
+import type { Config } from '../config.ts';
+import { keepCompiled } from '../kernel/compile-cache.ts';
 
 const begun = performance.now();
+keepCompiled();
+const { ConfigError, loadConfig } = await import('../config.ts');
 
 /** Which documents GraphiQL opens with. */
 const graphiqlDocument = `# Everything here runs as the demo user. Try the query, then the subscription (▶ asks which).

@@ -27,10 +27,11 @@ const derive: typeof argon2id = async (...of) => {
 };
 
 /**
- * Memory in KiB, passes and lanes: the OWASP recommendation for argon2id.
+ * Memory in KiB, with two passes and one lane: the OWASP recommendation for argon2id.
  * @see https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html
  */
-const current = { m: 19_456, t: 2, p: 1 } as const;
+export const passwordMemoryKib = 19_456;
+const current = { t: 2, p: 1 } as const;
 const saltBytes = 16;
 const hashBytes = 32;
 
@@ -52,17 +53,17 @@ const unpadded = (bytes: Buffer): string => bytes.toString('base64').replaceAll(
  * thread of libuv's pool, not on the event loop, and waits while {@link mostDerivations} others do.
  * @see https://github.com/P-H-C/phc-string-format/blob/master/phc-sf-spec.md
  */
-export async function hashPassword(password: string): Promise<string> {
+export async function hashPassword(password: string, memoryKib = passwordMemoryKib): Promise<string> {
   const salt = randomBytes(saltBytes);
   const hash = await derive('argon2id', {
     message: passwordBytes(password),
     nonce: salt,
     parallelism: current.p,
     tagLength: hashBytes,
-    memory: current.m,
+    memory: memoryKib,
     passes: current.t,
   });
-  return `$argon2id$v=19$m=${current.m},t=${current.t},p=${current.p}$${unpadded(salt)}$${unpadded(hash)}`;
+  return `$argon2id$v=19$m=${memoryKib},t=${current.t},p=${current.p}$${unpadded(salt)}$${unpadded(hash)}`;
 }
 
 /**
@@ -72,9 +73,15 @@ export async function hashPassword(password: string): Promise<string> {
  * @param stored a PHC string made by {@link hashPassword}, or by another argon2id within the bounds below
  * @throws Error when `stored` is not such a string: a row that somebody damaged, not a wrong password
  */
-export async function verifyPassword(stored: string | null, password: string): Promise<boolean> {
+export async function verifyPassword(
+  stored: string | null,
+  password: string,
+  memoryKib = passwordMemoryKib,
+): Promise<boolean> {
   const expected =
-    stored === null ? { ...current, salt: Buffer.alloc(saltBytes), hash: Buffer.alloc(hashBytes) } : parsePhc(stored);
+    stored === null
+      ? { ...current, m: memoryKib, salt: Buffer.alloc(saltBytes), hash: Buffer.alloc(hashBytes) }
+      : parsePhc(stored);
   const actual = await derive('argon2id', {
     message: passwordBytes(password),
     nonce: expected.salt,
@@ -87,9 +94,9 @@ export async function verifyPassword(stored: string | null, password: string): P
 }
 
 /** Whether the hash was made with other parameters than today's: after a successful sign-in, hash again. */
-export function needsRehash(stored: string): boolean {
+export function needsRehash(stored: string, memoryKib = passwordMemoryKib): boolean {
   const { m, t, p, salt, hash } = parsePhc(stored);
-  return m !== current.m || t !== current.t || p !== current.p || salt.length < saltBytes || hash.length < hashBytes;
+  return m !== memoryKib || t !== current.t || p !== current.p || salt.length < saltBytes || hash.length < hashBytes;
 }
 
 function parsePhc(stored: string): PasswordHash {

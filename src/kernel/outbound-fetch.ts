@@ -1,4 +1,4 @@
-import { Agent, buildConnector, request } from 'undici';
+import type { buildConnector } from 'undici';
 import { withoutSecrets, type OutboundPolicy } from './outbound.ts';
 
 /** Why there is no answer: nobody answered in time or at all, it leads elsewhere, or it is too long. */
@@ -47,7 +47,7 @@ const withoutBody = new Set([204, 205, 304]);
  */
 export function createOutboundFetch(options: OutboundFetchOptions): OutboundFetch {
   const { policy, timeoutMs = 10_000, maxBytes = 1_048_576 } = options;
-  const connector = options.connector ?? buildConnector({ timeout: timeoutMs, allowH2: false });
+  let { connector } = options;
 
   return async (given, init = {}) => {
     const late = AbortSignal.timeout(timeoutMs);
@@ -56,6 +56,9 @@ export function createOutboundFetch(options: OutboundFetchOptions): OutboundFetc
       if (late.aborted && URL.canParse(given)) throw new OutboundFailed(new URL(given), 'TIMEOUT', { cause: error });
       throw error;
     });
+    // Only here: most servers ask nobody outside, and it takes 10 MB.
+    const { Agent, buildConnector, request } = await import('undici');
+    connector ??= buildConnector({ timeout: timeoutMs, allowH2: false });
     // One for each request: a connection is never used for what was not checked with it.
     const agent = new Agent({ connect: toAddresses(connector, addresses, signal) });
     try {

@@ -40,11 +40,11 @@ describe('processes', () => {
     own = await startTestServer();
   });
   afterAll(() => own.stop());
-  scenarios(() => Promise.resolve({ driver: 'PROCESS', server: own, folder: processes, settings: {} }), 'all');
+  scenarios(() => Promise.resolve({ driver: 'PROCESS', server: own, folder: processes, settings: {} }));
 });
 
 describe('containers', () => {
-  scenarios(ground, 'all');
+  scenarios(ground);
 });
 
 test('where an engine answers, it is the default, and the Dockerfile of a repository is what is built', async (context) => {
@@ -115,8 +115,10 @@ test('an engine that is restarted while it builds, and while health is checked: 
 });
 
 test('an engine that stays away: the run fails and says why; processes serve on; what it ran comes back with it', async (context) => {
-  const place = await ground(context);
   const real = present(engine, context);
+  const impatient = await startTestServer({ ...settings, SWITCHYARD_DOCKER_PATIENCE_S: '8' });
+  context.onTestFinished(() => impatient.stop());
+  const place: Ground = { driver: 'DOCKER', server: impatient, folder, settings };
   const on = await team(place.server.url);
   const { id } = await fresh(on, place, 'away', { 'server.js': serving('container') });
   const beside = await fresh(on, { ...place, driver: 'PROCESS' }, 'beside', { 'server.js': serving('process') });

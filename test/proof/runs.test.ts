@@ -3,9 +3,9 @@ import { once } from 'node:events';
 import { chmod, mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import pg from 'pg';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, type TestContext } from 'vitest';
 import { isAlive, listProcesses, type ListedProcess } from '../../src/kernel/processes/children.ts';
-import { raw, repository, answering, plain, team, type Repository, type Team } from '../domains/deployments/harness.ts';
+import { raw, repository, answering, plain, team, type Team } from '../domains/deployments/harness.ts';
 import { workspace } from '../support/actors.ts';
 import { testDatabase, type TestDatabase } from '../support/database.ts';
 import { asRoot, until } from '../support/embedded.ts';
@@ -19,10 +19,11 @@ const workspaces = 50 * scale;
 
 /** A take-over is promised within 15 s; a test gives up after four times that, milliseconds. */
 const livenessMs = 60_000;
-/** Users of applications of this process alone: another checkout may run the same proof on this machine. */
-const userBase = 1_000_000 + (process.pid % 100_000) * 4000;
+/** Users of applications of one place of this process alone: another checkout may run the same proof on this machine. */
+const userBase = (index: number) => 1_602_000_000 + ((process.pid % 24_000) * 4 + index) * 4000;
 
 interface Place {
+  readonly userBase: number;
   readonly folder: string;
   readonly env: Readonly<Record<string, string>>;
   readonly database: TestDatabase;
@@ -33,16 +34,15 @@ interface Place {
   worker(): Promise<ServerProcess>;
 }
 
-let place: Place;
-
-async function makePlace(more: Readonly<Record<string, string>>): Promise<Place> {
+/** @param index of those that are there at a time, 0 to 2 */
+async function makePlace(index: number, more: Readonly<Record<string, string>>): Promise<Place> {
   const folder = await testFolder();
   await mkdir(path.join(folder, 'shared'), { mode: 0o711 });
   const database = await testDatabase();
   const env = environment(folder, database.url, {
-    SWITCHYARD_APP_USER_BASE: String(userBase),
-    SWITCHYARD_ADDRESS_PORTS: `27000-${27_000 + 2 * applications}`,
-    SWITCHYARD_INSTANCE_PORTS: '11000-17999',
+    SWITCHYARD_APP_USER_BASE: String(userBase(index)),
+    SWITCHYARD_ADDRESS_PORTS: `${27_000 + index * 100}-${27_099 + index * 100}`,
+    SWITCHYARD_INSTANCE_PORTS: `${11_000 + index * 100}-${11_099 + index * 100}`,
     SWITCHYARD_APP_MEMORY_MB: '32',
     SWITCHYARD_STOP_GRACE_S: '5',
     ...more,
@@ -52,6 +52,7 @@ async function makePlace(more: Readonly<Record<string, string>>): Promise<Place>
   const api = await spawnServer({ ...env, SWITCHYARD_ROLES: 'api' });
   const workers: ServerProcess[] = [];
   return {
+    userBase: userBase(index),
     folder,
     env,
     database,
@@ -67,13 +68,15 @@ async function makePlace(more: Readonly<Record<string, string>>): Promise<Place>
   };
 }
 
-/** Processes of applications of this file. */
-const appProcesses = async (): Promise<ListedProcess[]> =>
-  (await listProcesses()).filter(({ uid, zombie }) => uid >= userBase && uid < userBase + 4000 && !zombie);
+/** Processes of applications of a place. */
+const appProcesses = async ({ userBase: first }: Pick<Place, 'userBase'>): Promise<ListedProcess[]> =>
+  (await listProcesses()).filter(({ uid, zombie }) => uid >= first && uid < first + 4000 && !zombie);
 
-const appPids = async (): Promise<number[]> => (await appProcesses()).map(({ pid }) => pid).toSorted((a, b) => a - b);
+const appPids = async (place: Place): Promise<number[]> =>
+  (await appProcesses(place)).map(({ pid }) => pid).toSorted((a, b) => a - b);
 
-async function leave({ folder, api, workers, sql, database }: Place): Promise<void> {
+async function leave(place: Place): Promise<void> {
+  const { folder, api, workers, sql, database } = place;
   for (const one of [...workers, api]) {
     one.child.kill('SIGCONT');
     await one.kill('SIGKILL');
@@ -86,8 +89,8 @@ async function leave({ folder, api, workers, sql, database }: Place): Promise<vo
     process.kill(record.pid, 'SIGCONT');
     process.kill(record.pid, 'SIGKILL');
   }
-  for (const { pid } of await appProcesses()) process.kill(pid, 'SIGKILL');
-  await until('nothing is left', async () => (await appProcesses()).length === 0 && !(await isAlive(record)));
+  for (const { pid } of await appProcesses(place)) process.kill(pid, 'SIGKILL');
+  await until('nothing is left', async () => (await appProcesses(place)).length === 0 && !(await isAlive(record)));
   await sql.end();
   await database.drop();
   await rm(folder, { recursive: true, force: true });
@@ -109,7 +112,7 @@ interface RunRow {
   readonly log_seq: string;
 }
 
-const runRow = async (id: string): Promise<RunRow> => {
+const runRow = async (place: Place, id: string): Promise<RunRow> => {
   const { rows } = await place.sql.query<RunRow>(
     `select id, status, phase, attempt, worker_id, updated_at, log_seq from run where id = $1`,
     [raw('Run', id)],
@@ -118,7 +121,10 @@ const runRow = async (id: string): Promise<RunRow> => {
   return rows[0];
 };
 
-const stepsOf = async (id: string): Promise<Record<string, { status: string; attempt: number; events: number }>> => {
+const stepsOf = async (
+  place: Place,
+  id: string,
+): Promise<Record<string, { status: string; attempt: number; events: number }>> => {
   const { rows } = await place.sql.query<{ name: string; status: string; attempt: number; events: string }>(
     `select s.name, s.status, s.attempt, (select count(*) from event e where e.run_id = s.run_id
        and e.type = 'deployment.stepSucceeded' and e.data->>'step' = s.name) events
@@ -131,18 +137,23 @@ const stepsOf = async (id: string): Promise<Record<string, { status: string; att
 };
 
 /** The worker that holds a run. */
-async function holder(id: string): Promise<ServerProcess> {
-  const { worker_id: workerId } = await runRow(id);
+async function holder(place: Place, id: string): Promise<ServerProcess> {
+  const { worker_id: workerId } = await runRow(place, id);
   const found = place.workers.find((one) => one.workerId === workerId);
   if (!found) throw new Error(`no worker ${workerId}`);
   return found;
 }
 
-const stepRuns = (id: string, step: string): Promise<void> =>
-  until(`step ${step} runs`, async () => (await stepsOf(id))[step]?.status === 'RUNNING', livenessMs);
+const stepRuns = (place: Place, id: string, step: string): Promise<void> =>
+  until(`step ${step} runs`, async () => (await stepsOf(place, id))[step]?.status === 'RUNNING', livenessMs);
 
 /** Does something while a row or table is locked by a transaction of its own, which ends afterwards. */
-async function whileLocked(statement: string, values: unknown[], work: () => Promise<void>): Promise<void> {
+async function whileLocked(
+  place: Place,
+  statement: string,
+  values: unknown[],
+  work: () => Promise<void>,
+): Promise<void> {
   const client = new pg.Client({ connectionString: place.database.url });
   await client.connect();
   try {
@@ -155,59 +166,62 @@ async function whileLocked(statement: string, values: unknown[], work: () => Pro
 }
 
 /** How many blocked statements there are that another transaction keeps waiting. */
-const blocked = async (): Promise<number> => {
+const blocked = async (place: Place): Promise<number> => {
   const { rows } = await place.sql.query<{ count: string }>(
     `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
   );
   return Number(rows[0]?.count);
 };
 
-describe.skipIf(!asRoot)('workers that die', () => {
-  let source: Repository;
-  let remote: GitHttp;
-  let front: ReturnType<typeof createServer>;
-  let frontUrl = '';
-  let fetchOpen: boolean;
-  let asked: number;
-  /** A folder that applications can write to. */
-  let notes: string;
+let turn: Promise<unknown> = Promise.resolve();
+/** Servers that all start at once on two cores take long, each of them; while the next ones start, the first ones work. */
+function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  const mine = turn.then(work, work);
+  turn = mine;
+  return mine;
+}
 
-  beforeEach(async () => {
-    // The default lease: what is measured is what is promised.
-    place = await makePlace({});
-    notes = path.join(place.folder, 'notes');
-    await mkdir(notes);
-    await chmod(notes, 0o777);
-    source = await repository(place.folder);
-    remote = await startGitHttp(place.folder);
-    fetchOpen = true;
-    asked = 0;
-    front = createServer((incoming, outgoing) => {
-      asked++;
-      if (!fetchOpen) return; // never answered
-      const forwarded = startRequest(
-        `${remote.url}${incoming.url}`,
-        { method: incoming.method ?? 'GET', headers: incoming.headers },
-        (answer) => {
-          outgoing.writeHead(answer.statusCode ?? 502, answer.headers);
-          answer.pipe(outgoing);
-        },
-      );
-      forwarded.on('error', () => outgoing.destroy());
-      incoming.pipe(forwarded);
-    }).listen(0, '127.0.0.1');
-    await once(front, 'listening');
-    const address = front.address();
-    frontUrl = typeof address === 'object' && address ? `http://127.0.0.1:${address.port}/bare.git` : '';
-    await place.worker();
-    await place.worker();
+/**
+ * A place of its own for workers that die one after the other, with the default lease: what is measured is what is
+ * promised. It goes after the test.
+ */
+async function dyingGround({ onTestFinished }: TestContext, index: number) {
+  const place = await inTurn(async () => {
+    const made = await makePlace(index, {});
+    onTestFinished(() => leave(made));
+    await made.worker();
+    await made.worker();
+    return made;
   });
-  afterEach(async () => {
+  /** A folder that applications can write to. */
+  const notes = path.join(place.folder, 'notes');
+  await mkdir(notes);
+  await chmod(notes, 0o777);
+  const source = await repository(place.folder);
+  const remote: GitHttp = await startGitHttp(place.folder);
+  onTestFinished(() => remote.close());
+  const fetching = { open: true, asked: 0 };
+  const front = createServer((incoming, outgoing) => {
+    fetching.asked++;
+    if (!fetching.open) return; // never answered
+    const forwarded = startRequest(
+      `${remote.url}${incoming.url}`,
+      { method: incoming.method ?? 'GET', headers: incoming.headers },
+      (answer) => {
+        outgoing.writeHead(answer.statusCode ?? 502, answer.headers);
+        answer.pipe(outgoing);
+      },
+    );
+    forwarded.on('error', () => outgoing.destroy());
+    incoming.pipe(forwarded);
+  }).listen(0, '127.0.0.1');
+  await once(front, 'listening');
+  onTestFinished(() => {
     front.closeAllConnections();
     front.close();
-    await remote.close();
-    await leave(place);
   });
+  const address = front.address();
+  const frontUrl = typeof address === 'object' && address ? `http://127.0.0.1:${address.port}/bare.git` : '';
 
   /** An application whose build notes that it ran and waits for a file, and which is healthy once there is another. */
   async function application(name: string): Promise<string> {
@@ -234,7 +248,7 @@ describe.skipIf(!asRoot)('workers that die', () => {
     (await readFile(path.join(notes, `${name}.builds`), 'utf8')).trim().split('\n').length;
 
   const scenarios: Record<
-    string,
+    (typeof deaths)[number][number],
     { readonly builds: number; kill(id: string, name: string, strike: () => Promise<void>): Promise<void> }
   > = {
     fetch: {
@@ -242,9 +256,9 @@ describe.skipIf(!asRoot)('workers that die', () => {
       async kill(_id, name, strike) {
         await open(name, 'built');
         await open(name, 'healthy');
-        await until('git has asked', async () => asked > 0, livenessMs);
+        await until('git has asked', async () => fetching.asked > 0, livenessMs);
         await strike();
-        fetchOpen = true;
+        fetching.open = true;
       },
     },
     build: {
@@ -262,11 +276,11 @@ describe.skipIf(!asRoot)('workers that die', () => {
       async kill(id, name, strike) {
         await open(name, 'healthy');
         // The instance runs, and its row cannot be written.
-        await whileLocked('lock table release in share row exclusive mode', [], async () => {
+        await whileLocked(place, 'lock table release in share row exclusive mode', [], async () => {
           await open(name, 'built');
-          await stepRuns(id, 'start');
-          await until('the step cannot complete', async () => (await blocked()) > 0, livenessMs);
-          expect(await appProcesses()).not.toHaveLength(0);
+          await stepRuns(place, id, 'start');
+          await until('the step cannot complete', async () => (await blocked(place)) > 0, livenessMs);
+          expect(await appProcesses(place)).not.toHaveLength(0);
           await strike();
         });
       },
@@ -275,7 +289,7 @@ describe.skipIf(!asRoot)('workers that die', () => {
       builds: 1,
       async kill(id, name, strike) {
         await open(name, 'built');
-        await stepRuns(id, 'health');
+        await stepRuns(place, id, 'health');
         await strike();
         await open(name, 'healthy');
       },
@@ -284,11 +298,11 @@ describe.skipIf(!asRoot)('workers that die', () => {
       builds: 1,
       async kill(id, name, strike) {
         await open(name, 'built');
-        await stepRuns(id, 'health');
-        await whileLocked('select 1 from application for update', [], async () => {
+        await stepRuns(place, id, 'health');
+        await whileLocked(place, 'select 1 from application for update', [], async () => {
           await open(name, 'healthy');
-          await stepRuns(id, 'activate');
-          await until('the switch waits', async () => (await blocked()) > 0, livenessMs);
+          await stepRuns(place, id, 'activate');
+          await until('the switch waits', async () => (await blocked(place)) > 0, livenessMs);
           await strike();
         });
       },
@@ -297,7 +311,7 @@ describe.skipIf(!asRoot)('workers that die', () => {
       builds: 1,
       async kill(id, name, strike) {
         await open(name, 'built');
-        await stepRuns(id, 'health');
+        await stepRuns(place, id, 'health');
         const proxy = JSON.parse(await readFile(path.join(place.folder, 'shared/host/proxy/proxy.json'), 'utf8')) as {
           pid: number;
         };
@@ -321,100 +335,128 @@ describe.skipIf(!asRoot)('workers that die', () => {
     },
   };
 
-  test('whatever the step: another takes the run over, and nothing is done twice', { timeout: 600_000 }, async () => {
-    const takeOvers: number[] = [];
-    for (const [scenario, { builds: wanted, kill }] of Object.entries(scenarios)) {
-      const name = `app-${takeOvers.length}`;
-      const before = new Set((await appProcesses()).map(({ pid }) => pid));
-      const applicationId = await application(name);
-      asked = 0;
-      fetchOpen = scenario !== 'fetch';
-      const created = await place.on.createDeployment({ applicationId });
-      const id = created.deployment?.id ?? '';
-      let struckAt = 0;
-      let completed: string[] = [];
-      await kill(id, name, async () => {
-        const victim = await holder(id);
-        await victim.kill('SIGKILL');
-        struckAt = performance.now();
-        completed = Object.entries(await stepsOf(id))
-          .filter(([, { status }]) => status === 'SUCCEEDED')
-          .map(([step]) => step);
-        place.workers.splice(place.workers.indexOf(victim), 1);
-      });
-      await until(`${scenario}: taken over`, async () => (await runRow(id)).attempt === 2 || (await runRow(id)).status === 'SUCCEEDED', livenessMs); // prettier-ignore
-      const tookMs = performance.now() - struckAt;
-      const over = await place.on.over(id);
-      expect([scenario, over.phase, over.statusReason]).toEqual([scenario, 'DEPLOYED', null]);
-      // After the switch it may have ended before the kill.
-      expect(over.attempt === 2 || scenario === 'activate, after the switch').toBe(true);
-      if (over.attempt === 2) takeOvers.push(tookMs / 1000);
-      const steps = await stepsOf(id);
-      for (const step of ['fetch', 'build', 'start', 'health', 'activate']) {
-        expect([scenario, step, steps[step]]).toEqual([
-          scenario,
-          step,
-          { status: 'SUCCEEDED', attempt: completed.includes(step) ? 1 : over.attempt, events: 1 },
-        ]);
-      }
-      expect(await builds(name)).toBe(wanted);
-      expect(await place.on.answer(applicationId)).toBe(name);
-      const groups = new Set(
-        (await appProcesses()).filter(({ pid }) => !before.has(pid)).map(({ groupId }) => groupId),
-      );
-      expect([scenario, groups.size]).toEqual([scenario, 1]);
-      const { rows } = await place.sql.query(`select 1 from run_child`);
-      expect(rows).toHaveLength(0);
-      const { rows: switches } = await place.sql.query(`select 1 from event where run_id = $1 and type = 'application.released'`, [raw('Run', id)]); // prettier-ignore
-      expect([scenario, switches.length]).toEqual([scenario, 1]);
-      await place.worker();
-    }
-    measured('take-over after SIGKILL, default lease', takeOvers, 's');
-    expect(takeOvers.length).toBeGreaterThanOrEqual(5);
-  });
+  return { place, notes, fetching, application, open, builds, scenarios };
+}
 
-  test('a worker that was stopped past its lease and goes on changes nothing', { timeout: 300_000 }, async () => {
-    for (const gate of ['built', 'healthy'] as const) {
-      const name = `stalled-${gate}`;
-      const other = gate === 'built' ? 'healthy' : 'built';
-      const before = new Set((await appProcesses()).map(({ pid }) => pid));
-      const applicationId = await application(name);
-      const id = (await place.on.createDeployment({ applicationId })).deployment?.id ?? '';
-      await open(name, other);
-      await stepRuns(id, gate === 'built' ? 'build' : 'health');
-      if (gate === 'built') await until('it builds', async () => (await readdir(notes)).includes(`${name}.builds`), livenessMs); // prettier-ignore
-      const stalled = await holder(id);
-      stalled.child.kill('SIGSTOP');
-      await until('it is taken over', async () => (await runRow(id)).attempt === 2, livenessMs);
-      await open(name, gate);
-      expect((await place.on.over(id)).phase).toBe('DEPLOYED');
-      const state = async () => {
-        const { rows } = await place.sql.query<{ all: unknown }>(
-          `select json_build_object('run', (select to_json(r) from run r where id = $1),
+/** The steps that a worker dies in, by the place that they are tried at: those of one place follow each other. */
+const deaths = [
+  ['fetch', 'start', 'activate, before the switch'],
+  ['build', 'health', 'activate, after the switch'],
+] as const;
+
+describe.skipIf(!asRoot)('workers that die', { concurrent: true }, () => {
+  test(
+    'whatever the step: another takes the run over, and nothing is done twice',
+    { timeout: 600_000 },
+    async (context) => {
+      const takeOvers: number[] = [];
+      const dieAt = async (index: number, names: readonly (typeof deaths)[number][number][]): Promise<void> => {
+        const { place, fetching, application, builds, scenarios } = await dyingGround(context, index);
+        for (const scenario of names) {
+          const { builds: wanted, kill } = scenarios[scenario];
+          const name = `app-${names.indexOf(scenario)}`;
+          const before = new Set((await appProcesses(place)).map(({ pid }) => pid));
+          const applicationId = await application(name);
+          Object.assign(fetching, { asked: 0, open: scenario !== 'fetch' });
+          const created = await place.on.createDeployment({ applicationId });
+          const id = created.deployment?.id ?? '';
+          let struckAt = 0;
+          let completed: string[] = [];
+          await kill(id, name, async () => {
+            const victim = await holder(place, id);
+            await victim.kill('SIGKILL');
+            struckAt = performance.now();
+            completed = Object.entries(await stepsOf(place, id))
+              .filter(([, { status }]) => status === 'SUCCEEDED')
+              .map(([step]) => step);
+            place.workers.splice(place.workers.indexOf(victim), 1);
+          });
+          await until(`${scenario}: taken over`, async () => (await runRow(place, id)).attempt === 2 || (await runRow(place, id)).status === 'SUCCEEDED', livenessMs); // prettier-ignore
+          const tookMs = performance.now() - struckAt;
+          const over = await place.on.over(id);
+          expect([scenario, over.phase, over.statusReason]).toEqual([scenario, 'DEPLOYED', null]);
+          // After the switch it may have ended before the kill.
+          expect(over.attempt === 2 || scenario === 'activate, after the switch').toBe(true);
+          if (over.attempt === 2) takeOvers.push(tookMs / 1000);
+          const steps = await stepsOf(place, id);
+          for (const step of ['fetch', 'build', 'start', 'health', 'activate']) {
+            expect([scenario, step, steps[step]]).toEqual([
+              scenario,
+              step,
+              { status: 'SUCCEEDED', attempt: completed.includes(step) ? 1 : over.attempt, events: 1 },
+            ]);
+          }
+          expect(await builds(name)).toBe(wanted);
+          expect(await place.on.answer(applicationId)).toBe(name);
+          const groups = new Set(
+            (await appProcesses(place)).filter(({ pid }) => !before.has(pid)).map(({ groupId }) => groupId),
+          );
+          expect([scenario, groups.size]).toEqual([scenario, 1]);
+          const { rows } = await place.sql.query(`select 1 from run_child`);
+          expect(rows).toHaveLength(0);
+          const { rows: switches } = await place.sql.query(`select 1 from event where run_id = $1 and type = 'application.released'`, [raw('Run', id)]); // prettier-ignore
+          expect([scenario, switches.length]).toEqual([scenario, 1]);
+          await place.worker();
+        }
+      };
+      await Promise.all(deaths.map((names, index) => dieAt(index, names)));
+      measured('take-over after SIGKILL, default lease', takeOvers, 's');
+      expect(takeOvers.length).toBeGreaterThanOrEqual(5);
+    },
+  );
+
+  test(
+    'a worker that was stopped past its lease and goes on changes nothing',
+    { timeout: 300_000 },
+    async (context) => {
+      const { place, notes, application, open } = await dyingGround(context, deaths.length);
+      for (const gate of ['built', 'healthy'] as const) {
+        const name = `stalled-${gate}`;
+        const other = gate === 'built' ? 'healthy' : 'built';
+        const before = new Set((await appProcesses(place)).map(({ pid }) => pid));
+        const applicationId = await application(name);
+        const id = (await place.on.createDeployment({ applicationId })).deployment?.id ?? '';
+        await open(name, other);
+        await stepRuns(place, id, gate === 'built' ? 'build' : 'health');
+        if (gate === 'built') await until('it builds', async () => (await readdir(notes)).includes(`${name}.builds`), livenessMs); // prettier-ignore
+        const stalled = await holder(place, id);
+        stalled.child.kill('SIGSTOP');
+        await until('it is taken over', async () => (await runRow(place, id)).attempt === 2, livenessMs);
+        await open(name, gate);
+        expect((await place.on.over(id)).phase).toBe('DEPLOYED');
+        const state = async () => {
+          const { rows } = await place.sql.query<{ all: unknown }>(
+            `select json_build_object('run', (select to_json(r) from run r where id = $1),
              'steps', (select json_agg(s order by position) from run_step s where run_id = $1),
              'events', (select count(*) from event), 'lines', (select count(*) from log_line),
              'application', (select to_json(a) from application a where name = $2),
              'releases', (select json_agg(r) from release r join application a on a.id = r.application_id where a.name = $2),
              'children', (select count(*) from run_child)) as all`,
-          [raw('Run', id), name],
-        );
-        return rows[0]?.all;
-      };
-      const then = await state();
-      const processes = await appPids();
-      stalled.child.kill('SIGCONT');
-      await until('it has seen that', async () => stalled.lines.some((line) => line.includes(raw('Run', id)) && line.includes('no longer ours')), livenessMs); // prettier-ignore
-      expect(await state()).toEqual(then);
-      expect(await appPids()).toEqual(processes);
-      expect(new Set((await appProcesses()).filter(({ pid }) => !before.has(pid)).map(({ groupId }) => groupId)).size).toBe(1); // prettier-ignore
-      expect(await place.on.answer(applicationId)).toBe(name);
-    }
-  });
+            [raw('Run', id), name],
+          );
+          return rows[0]?.all;
+        };
+        const then = await state();
+        const processes = await appPids(place);
+        stalled.child.kill('SIGCONT');
+        await until('it has seen that', async () => stalled.lines.some((line) => line.includes(raw('Run', id)) && line.includes('no longer ours')), livenessMs); // prettier-ignore
+        expect(await state()).toEqual(then);
+        expect(await appPids(place)).toEqual(processes);
+        expect(new Set((await appProcesses(place)).filter(({ pid }) => !before.has(pid)).map(({ groupId }) => groupId)).size).toBe(1); // prettier-ignore
+        expect(await place.on.answer(applicationId)).toBe(name);
+      }
+    },
+  );
 });
 
 describe.skipIf(!asRoot)('many at once', () => {
+  let place: Place;
   beforeEach(async () => {
-    place = await makePlace({ SWITCHYARD_WORKER_CONCURRENCY: '4' });
+    place = await makePlace(0, {
+      SWITCHYARD_WORKER_CONCURRENCY: '4',
+      SWITCHYARD_ADDRESS_PORTS: `27000-${27_000 + 2 * applications}`,
+      SWITCHYARD_INSTANCE_PORTS: '11000-16999',
+    });
     await place.worker();
     await place.worker();
   });
@@ -472,7 +514,7 @@ describe.skipIf(!asRoot)('many at once', () => {
       );
       const ended = performance.now();
       expect(mostAtOnce).toBeLessThanOrEqual(8);
-      await until('no process is left', async () => (await appProcesses()).length === 0, livenessMs);
+      await until('no process is left', async () => (await appProcesses(place)).length === 0, livenessMs);
       const { rows: left } = await sql.query<{ open: string; locks: string; children: string; lost: string }>(
         `select (select count(*) from run where completed_at is null) open, (select count(*) from run_lock) locks,
            (select count(*) from run_child) children, (select count(*) from run where lost_workers > 0) lost`,

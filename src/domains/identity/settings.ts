@@ -13,6 +13,8 @@ export interface AccountSettings {
   readonly signUpsPerHour: number;
   /** A token that nobody guesses and the same words always give: the receipt of a request that is repeated. */
   readonly receiptOf: (...words: readonly string[]) => string;
+  /** Memory that the hash of a password takes, KiB. */
+  readonly passwordMemoryKib: number;
 }
 
 export const AccountSettings = required<AccountSettings>('account settings');

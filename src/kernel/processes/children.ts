@@ -71,9 +71,9 @@ const gate =
 export async function spawnRecorded(options: SpawnRecordedOptions): Promise<RecordedChild> {
   const [stdin, stdout, stderr] = options.stdio ?? ['ignore', 'pipe', 'pipe'];
   const umask = (options.umask ?? 0o027).toString(8);
-  const inherited = await openForChildren();
+  inherited ??= openForChildren();
   const child = spawnWithout(
-    inherited,
+    await inherited,
     ['-c', gate, 'gate', umask, stdin === 'pipe' ? '1' : '0', options.command, ...options.args],
     {
       cwd: options.cwd,
@@ -132,6 +132,9 @@ function spawnWithout(
 }
 
 type ChildFile = 'pipe' | 'ignore' | number;
+
+/** Looked at once: what is inherited was open when this process began, and nothing is opened in that way later. */
+let inherited: Promise<readonly number[]> | undefined;
 
 /** Open files of this process that a program which it executes has, too. None where the system does not tell. */
 async function openForChildren(): Promise<number[]> {

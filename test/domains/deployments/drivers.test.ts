@@ -4,7 +4,6 @@ import { loadConfig } from '../../../src/config.ts';
 import { start } from '../../../src/start.ts';
 import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
 import { repository, serving, plain, team } from './harness.ts';
-import { scenarios } from './scenarios.ts';
 
 let server: TestServer;
 let folder: string;
@@ -16,8 +15,6 @@ afterAll(async () => {
   await server.stop();
   await rm(folder, { recursive: true, force: true });
 });
-
-scenarios(() => Promise.resolve({ driver: 'PROCESS', server, folder, settings: {} }), 'some');
 
 test('without an engine: what may be chosen is, what asks for Docker is refused, and limits are', async () => {
   const on = await team(server.url);

@@ -67,7 +67,7 @@ export async function fresh(
 }
 
 /** The deployments that every driver must bring to their end. */
-export function scenarios(ground: (context: TestContext) => Promise<Ground>, which: 'some' | 'all'): void {
+export function scenarios(ground: (context: TestContext) => Promise<Ground>): void {
   const serves = async ({ server }: Ground, applicationId: string) =>
     server.running.app.db.release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', applicationId) } } });
 
@@ -109,8 +109,6 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>, whi
     expect(await on.deploy(id)).toMatchObject({ phase: 'ROLLED_BACK', healthEvidence: { lastLines: ['no database'] } });
     expect(await on.answer(id)).toBe('good');
   });
-
-  if (which === 'some') return;
 
   test('a client in a loop sees no failed request during five switches', async (context) => {
     const place = await ground(context);

@@ -77,7 +77,8 @@ test('a malformed payload is refused before it is queued', async () => {
   ).rejects.toThrow(/uuid/i);
 });
 
-test('a job that fails is tried again, later each time', async () => {
+// What follows is waiting: side by side.
+test.concurrent('a job that fails is tried again, later each time', async () => {
   const key = randomUUID();
   behaviours.set(key, async ({ attempt }) => {
     if (attempt < 3) throw new Error(`try ${attempt}`);
@@ -112,54 +113,61 @@ const letters = `query ($id: ID!) { node(id: $id) { ... on Workspace {
 const replay = `mutation ($id: ID!) { replayDeadLetter(input: { id: $id }) {
   __typename ... on ReplayDeadLetterSuccess { deadLetter { replayedAt } } ... on Error { code message } } }`;
 
-test('a job that fails to the last is a dead letter: administrators see it and replay it, once', async () => {
-  const key = randomUUID();
-  let broken = true;
-  behaviours.set(key, async () => {
-    if (broken) throw new Error('the disk is full');
-  });
-  await enqueue(key);
-  await until('the letter', async () => (await app().db.deadLetter.count()) === 1, livenessMs);
-  expect(triesOf(key)).toHaveLength(3);
-  const id = globalId('Workspace', home.workspaceId);
-  const admin = await member(server.url, home, id, 'ADMIN');
-  const plain = await member(server.url, home, id, 'MEMBER');
-  const stranger = await owner(server);
-  const { node } = await data<Letters>(server.url, letters, { id }, admin);
-  expect(node.deadLetters).toMatchObject({
-    totalCount: 1,
-    nodes: [
-      {
-        job: 'test.flaky',
-        payload: { workspaceId: home.workspaceId, key },
-        error: 'the disk is full',
-        attempts: 3,
-        replayedAt: null,
-      },
-    ],
-  });
-  expect((await data<Letters>(server.url, letters, { id }, plain)).node.deadLetters).toEqual({
-    totalCount: 0,
-    nodes: [],
-  });
-  expect((await data<{ node: null }>(server.url, letters, { id }, stranger)).node).toBeNull();
+test.concurrent(
+  'a job that fails to the last is a dead letter: administrators see it and replay it, once',
+  async () => {
+    const key = randomUUID();
+    let broken = true;
+    behaviours.set(key, async () => {
+      if (broken) throw new Error('the disk is full');
+    });
+    await enqueue(key);
+    await until('the letter', async () => (await app().db.deadLetter.count()) === 1, livenessMs);
+    expect(triesOf(key)).toHaveLength(3);
+    const id = globalId('Workspace', home.workspaceId);
+    const admin = await member(server.url, home, id, 'ADMIN');
+    const plain = await member(server.url, home, id, 'MEMBER');
+    const stranger = await owner(server);
+    const { node } = await data<Letters>(server.url, letters, { id }, admin);
+    expect(node.deadLetters).toMatchObject({
+      totalCount: 1,
+      nodes: [
+        {
+          job: 'test.flaky',
+          payload: { workspaceId: home.workspaceId, key },
+          error: 'the disk is full',
+          attempts: 3,
+          replayedAt: null,
+        },
+      ],
+    });
+    expect((await data<Letters>(server.url, letters, { id }, plain)).node.deadLetters).toEqual({
+      totalCount: 0,
+      nodes: [],
+    });
+    expect((await data<{ node: null }>(server.url, letters, { id }, stranger)).node).toBeNull();
 
-  const letter = node.deadLetters.nodes[0]?.id ?? '';
-  const outcome = async (who: { token: string }) =>
-    (await data<{ replayDeadLetter: { __typename: string } }>(server.url, replay, { id: letter }, who)).replayDeadLetter
-      .__typename;
-  expect(await outcome(plain)).toBe('Forbidden');
-  expect(await outcome(stranger)).toBe('NotFound');
-  broken = false;
-  const both = await Promise.all([outcome(admin), outcome(admin)]);
-  expect(both.toSorted()).toEqual(['Conflict', 'ReplayDeadLetterSuccess']);
-  await until('it was handled again', async () => triesOf(key).length === 4, livenessMs);
-  expect(await outcome(admin)).toBe('Conflict');
-  const anonymous = await send<{ replayDeadLetter: { __typename: string } }>(server.url, replay, { id: letter });
-  expect(anonymous.data?.replayDeadLetter.__typename).not.toBe('ReplayDeadLetterSuccess');
-});
+    const letter = node.deadLetters.nodes[0]?.id ?? '';
+    const outcome = async (who: { token: string }) =>
+      (await data<{ replayDeadLetter: { __typename: string } }>(server.url, replay, { id: letter }, who))
+        .replayDeadLetter.__typename;
+    expect(await outcome(plain)).toBe('Forbidden');
+    expect(await outcome(stranger)).toBe('NotFound');
+    broken = false;
+    const both = await Promise.all([outcome(admin), outcome(admin)]);
+    expect(both.toSorted()).toEqual(['Conflict', 'ReplayDeadLetterSuccess']);
+    await until('it was handled again', async () => triesOf(key).length === 4, livenessMs);
+    expect(await outcome(admin)).toBe('Conflict');
+    const anonymous = await send<{ replayDeadLetter: { __typename: string } }>(server.url, replay, { id: letter });
+    expect(anonymous.data?.replayDeadLetter.__typename).not.toBe('ReplayDeadLetterSuccess');
+  },
+);
 
-test('a job with a cron runs by the clock', async () => {
-  await until('it ran', async () => ticks > 0, 4 * 75_000);
-  expect(ticks).toBeGreaterThan(0);
-}, 320_000);
+test.concurrent(
+  'a job with a cron runs by the clock',
+  async () => {
+    await until('it ran', async () => ticks > 0, 4 * 75_000);
+    expect(ticks).toBeGreaterThan(0);
+  },
+  320_000,
+);

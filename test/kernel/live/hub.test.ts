@@ -176,7 +176,8 @@ test('a lost wake-up is found by the poll, with one statement for all heads', as
   for (const id of logs) await writer.append(id, 3);
   await until('all came', async () => readers.every(({ seqs }) => seqs.length === 3));
   for (const { seqs } of readers) expect(seqs).toEqual([1, 2, 3]);
-  expect((await follower.heard())['poll']).toBe(20);
+  // More where a poll comes between the events of one log.
+  expect((await follower.heard())['poll']).toBeGreaterThanOrEqual(20);
   follower.statements.length = 0;
   await until('it polls', async () => follower.statements.length >= 3);
   expect(follower.statements.filter((sql) => !sql.includes('from event_head'))).toEqual([]);

@@ -20,6 +20,8 @@ export interface DeploymentSettings {
   /** The most that an application may be given. */
   readonly maxMemoryMb: number;
   readonly maxMilliCpus: number;
+  /** How long a step waits for a driver that is away. */
+  readonly driverPatienceS: number;
 }
 export const DeploymentSettings = required<DeploymentSettings>('deployment settings');
 

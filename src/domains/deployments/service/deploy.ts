@@ -130,7 +130,7 @@ async function build(context: Context, application: Application): Promise<Made> 
       fetched.attempt === hold.attempt
         ? fetched.path
         : (await checkout(step, fetched.commitSha, timeouts.fetchS * 1000)).path;
-    const { artifact, imageId } = await patiently(step, () =>
+    const { artifact, imageId } = await patiently(context, step, () =>
       driver.build({
         ...makerOf(context, application),
         source: path,
@@ -154,19 +154,17 @@ const makerOf = ({ run, hold }: Context, application: Application) => ({
   attempt: hold.attempt,
 });
 
-/** How long a step waits for a driver that is away, milliseconds. */
-const patienceMs = 60_000;
-
 /** Does it again while the driver is away: an engine that is being restarted does not fail a deployment. */
-async function patiently<T>(step: StepContext, work: () => Promise<T>): Promise<T> {
-  const until = Date.now() + patienceMs;
+async function patiently<T>({ app }: Context, step: StepContext, work: () => Promise<T>): Promise<T> {
+  const { driverPatienceS } = app.use(DeploymentSettings);
+  const until = Date.now() + driverPatienceS * 1000;
   for (let told = false; ;) {
     try {
       return await work();
     } catch (error) {
       step.signal.throwIfAborted();
       if (!(error instanceof DriverUnavailable) || Date.now() > until) throw error;
-      if (!told) await step.log(`${error.message} Waiting for it, ${patienceMs / 1000} s at most.`);
+      if (!told) await step.log(`${error.message} Waiting for it, ${driverPatienceS} s at most.`);
       told = true;
       await delay(500, undefined, { signal: step.signal });
     }
@@ -184,13 +182,15 @@ async function startCandidate(context: Context, application: Application, built:
   const releaseId = restored?.id ?? newId();
   const started = await context.step(
     'start',
-    { timeoutS: timeouts.startS + patienceMs / 1000 },
+    { timeoutS: timeouts.startS + app.use(DeploymentSettings).driverPatienceS },
     async (step) => {
       if (restored && (await settled(context, restored.id, step)).status === 'ACTIVE') {
         await step.log('This release serves already.');
         return { releaseId, instance: null, port: 0, uid: null, logFrom: null };
       }
-      const instance = await patiently(step, () => start(context, application, driver, from.artifact as Opaque, step));
+      const instance = await patiently(context, step, () =>
+        start(context, application, driver, from.artifact as Opaque, step),
+      );
       return { releaseId, ...instance };
     },
     async (tx, { instance, port: instancePort, uid: instanceUid }) => {
@@ -368,7 +368,7 @@ async function startAgain(
   await step.log(`The instance ended with ${withWhat}: starting it again.`);
   const driver = driverOf(context.app, application);
   const { artifact, instance: former } = runningOf(release);
-  const { instance, port, uid, logFrom } = await patiently(step, async () => {
+  const { instance, port, uid, logFrom } = await patiently(context, step, async () => {
     if (former) await driver.stop(former, 0);
     return start(context, application, driver, artifact, step);
   });
@@ -398,7 +398,7 @@ async function activate(
       const release = await app.db.release.findUniqueOrThrow({ where: { id: candidate.releaseId } });
       const { instance } = runningOf(release);
       const driver = driverOf(app, application);
-      if (!instance || !(await patiently(step, () => driver.alive(instance))))
+      if (!instance || !(await patiently(context, step, () => driver.alive(instance))))
         throw new Unhealthy('The instance ended before it got traffic.');
       await reserveAddress(context, application, step);
     }

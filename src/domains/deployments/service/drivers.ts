@@ -14,6 +14,8 @@ export interface DockerOptions {
   readonly appMilliCpus: number;
   readonly buildMemoryMb: number;
   readonly buildMilliCpus: number;
+  /** How long a step waits for an engine that is away. */
+  readonly patienceS: number;
 }
 
 /** How often an engine is asked whether it is there, milliseconds. */

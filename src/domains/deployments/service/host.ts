@@ -117,6 +117,7 @@ export async function startDeployments(
     addressPorts: options.driver.addressPorts,
     maxMemoryMb: options.driver.maxMemoryMb,
     maxMilliCpus: options.driver.maxMilliCpus,
+    driverPatienceS: options.driver.docker.patienceS,
   };
   provided.set(DeploymentSettings, settings);
   const none = { hostId: options.hostId, stop: async () => undefined };

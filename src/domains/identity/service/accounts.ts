@@ -28,9 +28,10 @@ export const Accounts = service('accounts', (app) => ({
   async signUp(actor: Actor, raw: unknown): Promise<SignedIn> {
     const input = parse(SignUp, raw);
     authorize(actor, can.signUp, null);
-    await throttleSignUp(app, actor, app.use(AccountSettings).signUpsPerHour);
+    const { signUpsPerHour, passwordMemoryKib } = app.use(AccountSettings);
+    await throttleSignUp(app, actor, signUpsPerHour);
     await app.use(Passwords).check(input.password, [input.email, input.name], 'password');
-    const passwordHash = await hashPassword(input.password);
+    const passwordHash = await hashPassword(input.password, passwordMemoryKib);
     const userId = newId();
     try {
       return await app.transact(asPerson(actor, userId), async (tx) => {
@@ -59,7 +60,8 @@ export const Accounts = service('accounts', (app) => ({
       throw error;
     }
     const user = await app.db.user.findUnique({ where: { email: input.email } });
-    const good = await verifyPassword(user?.passwordHash ?? null, input.password);
+    const { passwordMemoryKib } = app.use(AccountSettings);
+    const good = await verifyPassword(user?.passwordHash ?? null, input.password, passwordMemoryKib);
     if (!user?.passwordHash || !good || user.closedAt) {
       const refused = new SignInRefused();
       app.use(Denials).signIn(actor, 'PASSWORD', refused.code, user?.id ?? null);
@@ -67,7 +69,9 @@ export const Accounts = service('accounts', (app) => ({
     }
     await signInSucceeded(app, actor, input.email);
     const { id: userId, passwordHash } = user;
-    const better = needsRehash(passwordHash) ? await hashPassword(input.password) : passwordHash;
+    const better = needsRehash(passwordHash, passwordMemoryKib)
+      ? await hashPassword(input.password, passwordMemoryKib)
+      : passwordHash;
     return app.transact(asPerson(actor, userId), async (tx) => {
       // The account is locked with it. The password that was good may have been changed since, and the account closed.
       const { count } = await tx.db.user.updateMany({

@@ -60,7 +60,7 @@ export const PasswordChanges = service('password changes', (app) => ({
     if (before.passwordHash === null) throw new NoPassword();
     const user = await reauthenticate(app, actor, currentPassword);
     await app.use(Passwords).check(newPassword, [user.email, user.name], 'newPassword');
-    const passwordHash = await hashPassword(newPassword);
+    const passwordHash = await hashPassword(newPassword, app.use(AccountSettings).passwordMemoryKib);
     await app.transact(actor, async (tx) => {
       const { count } = await tx.db.user.updateMany({
         where: { id: user.id, passwordHash: user.passwordHash },
@@ -108,7 +108,7 @@ export const PasswordChanges = service('password changes', (app) => ({
     // A look first: a password is weighed and hashed for those only who have a link.
     const { user } = await findToken(app, token, ['RESET']);
     await app.use(Passwords).check(newPassword, [user.email, user.name], 'newPassword');
-    const passwordHash = await hashPassword(newPassword);
+    const passwordHash = await hashPassword(newPassword, app.use(AccountSettings).passwordMemoryKib);
     await app.transact(byMail(actor, user.id), async (tx) => {
       const { userId, email } = await takeToken(tx, token, ['RESET']);
       const now = await tx.db.user.findUniqueOrThrow({ where: { id: userId } });

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { mkdir, open } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { compileCacheDir } from '#kernel/compile-cache.ts';
 import type { Logger } from '#kernel/log.ts';
 import { endProcess, isAlive } from '#kernel/processes/children.ts';
 import {
@@ -123,7 +124,7 @@ async function start({ hostDir, hostId, nodeBinary, environment, log }: ProxyOpt
   await using output = await open(files.log, 'a', 0o600);
   const child = spawn(nodeBinary, [program, files.config], {
     cwd: files.dir,
-    env: { ...environment },
+    env: { ...environment, NODE_COMPILE_CACHE: compileCacheDir },
     detached: true,
     stdio: ['ignore', output.fd, output.fd],
   });
