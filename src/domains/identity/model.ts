@@ -14,14 +14,13 @@ const CurrentPassword = z.string().min(1).max(200).nullish();
 export const Name = z
   .string()
   .trim()
-  .min(1, 'must not be empty')
   .max(120)
+  .refine((text) => /[^\p{Cf}\p{Z}\p{Mn}\u115F\u1160\u2800\u3164\uFFA0]/u.test(text), 'must not be empty')
   // It stands in mails and on pages: what breaks lines or hides in them is no part of a name.
   .refine(
     (text) => !/[\p{Cc}\p{Zl}\p{Zp}\u202A-\u202E\u2066-\u2069]/u.test(text),
     'must not contain control characters',
-  )
-  .refine((text) => /[^\p{Cf}\p{Z}\p{Mn}\u115F\u1160\u2800\u3164\uFFA0]/u.test(text), 'must have something to see');
+  );
 
 /** RFC 1123 label. */
 const Slug = z

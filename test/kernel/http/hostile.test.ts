@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { request } from 'node:http';
 import { connect } from 'node:net';
 import { parse } from 'graphql';
+import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { Documents } from '#kernel/http/documents.ts';
@@ -539,7 +540,8 @@ describe('many at once', () => {
   test('one who waits in the database with many operations leaves its connections to others', async () => {
     const { database } = server.running.app;
     const [busy, other] = [await tenant(server.running.app, 'busy'), await someone(server.running.app)];
-    const holder = await database.pool.connect();
+    const [holder, watcher] = [new pg.Client(server.database.url), new pg.Client(server.database.url)];
+    await Promise.all([holder.connect(), watcher.connect()]);
     let changes: Promise<RawAnswer[]> = Promise.resolve([]);
     try {
       await holder.query('begin');
@@ -550,7 +552,8 @@ describe('many at once', () => {
       };
       changes = Promise.all(Array.from({ length: 30 }, () => post(server.url, change, headersOf(busy.owner))));
       const waiting = async (): Promise<number> => {
-        const { rows } = await holder.query<{ n: number }>(
+        // By a connection of its own: in a transaction one sees the activity of its first look.
+        const { rows } = await watcher.query<{ n: number }>(
           `select count(*)::int n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
         );
         return rows[0]?.n ?? 0;
@@ -560,8 +563,7 @@ describe('many at once', () => {
       expect((await post(server.url, { query: '{ viewer { id } }' }, headersOf(other))).codes).toEqual([]);
       expect(await waiting()).toBe(4);
     } finally {
-      await holder.query('rollback');
-      holder.release();
+      await Promise.all([holder.end(), watcher.end()]);
     }
     expect((await changes).map(({ text }) => text)).toEqual(
       Array.from({ length: 30 }, () => '{"data":{"updateWorkspace":{"__typename":"UpdateWorkspaceSuccess"}}}'),
