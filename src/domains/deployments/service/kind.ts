@@ -1,10 +1,12 @@
-import type { Run } from '#prisma';
+import type { Release, Run } from '#prisma';
+import type { Transaction } from '#kernel/db/transact.ts';
 import type { RunContext } from '#kernel/runs/context.ts';
 import { Conflict } from '#kernel/errors.ts';
 import { defineRunKind } from '#kernel/runs/kinds.ts';
 import { phases, type DeploymentInput } from '../model.ts';
 import { lockApplication } from './applications.ts';
 import { deploy } from './deploy.ts';
+import { Quotas } from './quotas.ts';
 
 const isRestore = (input: DeploymentInput): boolean => input.kind === 'RESTORE';
 
@@ -22,6 +24,11 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   begin: (input) => (isRestore(input) ? 'DEPLOYING' : 'BUILDING'),
   deadlineS: 3600,
   execute: (context: RunContext<DeploymentInput>) => deploy(context),
+  async hasRoom(tx, { id, workspaceId, kind }, app) {
+    const { maxConcurrentDeployments } = await app.use(Quotas).of(tx.db, workspaceId);
+    const begun = { workspaceId, kind, completedAt: null, attempt: { gt: 0 }, id: { not: id } };
+    return (await tx.db.run.count({ where: begun })) < maxConcurrentDeployments;
+  },
   async onCreate(tx, run, input) {
     const restored =
       input.kind === 'RESTORE' ? await tx.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
@@ -32,6 +39,7 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
         ref: input.kind === 'BUILD' ? input.ref : (restored?.commitSha ?? ''),
         commitSha: restored?.commitSha ?? null,
         restoresId: restored?.id ?? null,
+        environmentVersion: await environmentVersionOf(tx, input, restored),
       },
     });
   },
@@ -69,3 +77,17 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
     return { ...input, ref: commitSha ?? input.ref };
   },
 });
+
+/**
+ * What it is to run with. A deployment takes what holds when it is asked for, a rollback what the release had: it is to
+ * be as it was, unless it was asked to take what holds now.
+ */
+async function environmentVersionOf(
+  tx: Transaction,
+  input: DeploymentInput,
+  restored: Pick<Release, 'environmentVersion'> | null,
+): Promise<number> {
+  if (restored && !(input.kind === 'RESTORE' && input.environment === 'CURRENT')) return restored.environmentVersion;
+  const { environmentVersion } = await tx.db.application.findUniqueOrThrow({ where: { id: input.applicationId } });
+  return environmentVersion;
+}
