@@ -248,11 +248,15 @@ export const Runs = service('runs', (app) => ({
           await app.jobs.wakeRun(tx, older);
           return null; // the older one wakes this one when it ends
         }
-        if (!(await hasRoom(app, tx, run))) return null;
         await tx.db
           .$executeRaw`insert into run_lock (key, run_id) values (${run.lockKey}, ${id}::uuid) on conflict do nothing`;
         const lock = await tx.db.runLock.findUnique({ where: { key: run.lockKey } });
         if (lock?.runId !== id) return null; // its holder wakes this run when it ends
+      }
+      if (!(await hasRoom(app, tx, run))) {
+        // It was not begun: another one may have the lock.
+        if (run.lockKey) await tx.db.runLock.deleteMany({ where: { key: run.lockKey, runId: id } });
+        return null;
       }
       const begin = run.phase === kind.initial && run.status === 'QUEUED' ? kind.begin(run.input as never) : run.phase;
       const [taken] = await tx.db.$queryRaw<{ id: string }[]>`

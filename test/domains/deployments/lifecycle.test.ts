@@ -149,10 +149,7 @@ test('settings change for the next deployment, and only for those who may', asyn
     ['crashLoopWindowS', 1],
     ['environment', { LD_PRELOAD: 'x' }],
   ] as const)
-    expect(
-      (await update({ id, [field]: value })).issues?.map((issue) => issue.path),
-      field,
-    ).toEqual([field]);
+    expect((await update({ id, [field]: value })).issues?.map((issue) => issue.path)).toEqual([field]);
   const [viewer, stranger] = [await member(server.url, on.who, on.workspaceId, 'VIEWER'), await person(server.url)];
   expect(await update({ id, name: 'mine' }, viewer)).toMatchObject({ code: 'FORBIDDEN' });
   expect(await update({ id, name: 'mine' }, stranger)).toMatchObject({ code: 'NOT_FOUND' });
@@ -187,6 +184,7 @@ test('a deletion ends and removes everything, what is being built included', asy
   expect(asked).toMatchObject({ __typename: 'DeleteApplicationSuccess' });
   expect(await remove(id)).toMatchObject({ deletion: { id: asked.deletion?.id } });
   expect(await on.createDeployment({ applicationId: id })).toMatchObject({ code: 'CONFLICT' });
+  expect((await on.retry(building.deployment?.id ?? '')).__typename).not.toBe('RetryRunSuccess');
   const deletion = () => db().run.findUniqueOrThrow({ where: { id: raw('Run', asked.deletion?.id ?? '') } });
   await until('it is deleted', async () => (await deletion()).completedAt !== null, livenessMs);
   expect(await deletion()).toMatchObject({ phase: 'REMOVED', statusReason: null, progress: 1 });

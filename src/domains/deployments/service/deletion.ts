@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
@@ -14,6 +15,7 @@ import { lockApplication, type Written } from './shared.ts';
 
 /** Deployments whose rows one transaction removes. */
 const batch = 100;
+const pollMs = 1000;
 
 /** Removes an application: what runs and lies on its host, then its rows. Every part is safe to repeat. */
 export const applicationDeletionKind = defineRunKind<ApplicationDeletionInput>({
@@ -45,7 +47,14 @@ export const applicationDeletionKind = defineRunKind<ApplicationDeletionInput>({
           take: batch,
         });
         if (some.length === 0) break;
-        removed += await context.write((tx) => app.use(Runs).remove(tx, some.map((one) => one.id))); // prettier-ignore
+        const ids = some.map((one) => one.id);
+        const gone = await context.write((tx) => app.use(Runs).remove(tx, ids));
+        removed += gone;
+        if (gone === 0) {
+          // One that came in spite of all has to end first.
+          for (const one of ids) await app.use(Runs).stop(one);
+          await pause(pollMs, undefined, { signal: step.signal });
+        }
         await context.progress(0.5 + (0.5 * Math.min(removed, total)) / Math.max(total, 1));
       }
       await context.write(async (tx, { workspaceId }) => {

@@ -65,9 +65,10 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   },
   async retryInput(tx, run: Run) {
     const input = run.input as unknown as DeploymentInput;
+    // Under the lock under which files of releases are given up, and the application.
+    const application = await lockApplication(tx, input.applicationId);
+    if (!application || application.removalAskedAt) throw new Conflict('The application is being deleted.');
     if (input.kind === 'RESTORE') {
-      // Under the lock under which its files are given up.
-      await lockApplication(tx, input.applicationId);
       const release = await tx.db.release.findUnique({ where: { id: input.releaseId } });
       if (!release || release.prunedAt) throw new Conflict('The files of this release were removed.');
       return input;
