@@ -231,12 +231,11 @@ test('an execution has the values, and nothing else shows them; a rollback runs 
   expect(await environment(id, on.who, 1)).toBeNull();
 
   // The agent starts it again with the same values.
-  const app = await server.running.app.db.application.findUniqueOrThrow({
-    where: { id: raw('Application', id) },
-    include: { activeRelease: true },
-  });
-  const { pid } = asProcess(app.activeRelease ?? expect.fail('nothing serves'));
-  process.kill(-(pid ?? expect.fail('nothing runs')), 'SIGKILL');
+  const { pid } = asProcess(
+    await server.running.app.db.release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', id) } } }),
+  );
+  if (pid === null) throw new Error('nothing runs');
+  process.kill(-pid, 'SIGKILL');
   await until(
     'it answers again',
     async () => (await on.answer(id).catch(() => '')) === `running with ${sealedValue}`,
