@@ -740,6 +740,8 @@ describe('mutations', () => {
       await app.db.user.update({ where: { id: operator.id }, data: { emailVerifiedAt: new Date() } });
       expect(await mutate(field, await fresh(input, a), operator)).toMatch(/Success$/);
       expect(await mutate(field, await fresh(input, a), key)).toBe('NotFound');
+      // The address is for the operator of the next verb.
+      await app.db.user.update({ where: { id: operator.id }, data: { email: `${newId()}@example.com` } });
     });
 
     /** Credentials that are refused wherever they are brought, of an owner of A. */
