@@ -858,6 +858,32 @@ export const settings = {
     example: '500',
     schema: whole(10, 1_000_000),
   }),
+  SWITCHYARD_MAX_APPLICATIONS: setting({
+    group: 'Deployments',
+    description: 'Most applications of a workspace for which operators have said nothing else.',
+    unit: 'applications',
+    default: '100',
+    example: '20',
+    schema: whole(0, 100_000),
+  }),
+  SWITCHYARD_MAX_CONCURRENT_DEPLOYMENTS: setting({
+    group: 'Deployments',
+    description:
+      'Most deployments of a workspace that are executed at once, the same way; more wait. Of one application it is always one.',
+    unit: 'deployments',
+    default: '20',
+    example: '5',
+    schema: whole(1, 10_000),
+  }),
+  SWITCHYARD_RETAINED_RELEASES: setting({
+    group: 'Deployments',
+    description:
+      'Releases of an application that are kept for a rollback, the one that serves not counted, the same way; an application may have fewer.',
+    unit: 'releases',
+    default: '5',
+    example: '3',
+    schema: whole(1, 100),
+  }),
   SWITCHYARD_APP_MILLI_CPUS_MAX: setting({
     group: 'Deployments',
     description: 'The most processors that an application may be given.',
@@ -1072,6 +1098,11 @@ export interface Config {
     readonly appMemoryMb: number;
     readonly maxMemoryMb: number;
     readonly maxMilliCpus: number;
+    readonly quotas: {
+      readonly maxApplications: number;
+      readonly maxConcurrentDeployments: number;
+      readonly retainedReleases: number;
+    };
     readonly docker: {
       readonly mode: 'auto' | 'on' | 'off';
       readonly socketPath: string;
@@ -1299,6 +1330,11 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       appMemoryMb: v.SWITCHYARD_APP_MEMORY_MB,
       maxMemoryMb: v.SWITCHYARD_APP_MEMORY_MAX_MB,
       maxMilliCpus: v.SWITCHYARD_APP_MILLI_CPUS_MAX,
+      quotas: {
+        maxApplications: v.SWITCHYARD_MAX_APPLICATIONS,
+        maxConcurrentDeployments: v.SWITCHYARD_MAX_CONCURRENT_DEPLOYMENTS,
+        retainedReleases: v.SWITCHYARD_RETAINED_RELEASES,
+      },
       docker: {
         mode: v.SWITCHYARD_DOCKER,
         socketPath: v.DOCKER_HOST,

@@ -7,9 +7,14 @@ const minLength = 6;
 /** Least length of a part of a value: a line of it, or base64 digits that do not depend on what stands beside it. */
 const minPartLength = 12;
 
+/** Longer lines of output come in pieces of this many characters. */
+export const pieceChars = 8_000;
+
 export interface Redactor {
   /** The text with every secret in it replaced by `[redacted]`. Complete texts only: what is split needs `stream`. */
   redact(text: string): string;
+  /** The same for a text that was cut off: what may be the start of a secret at its end is masked, too. */
+  redactCut(text: string): string;
   /**
    * A transform of UTF-8 text (Buffers or strings in, strings out) that also finds a secret that is split over chunks.
    * It holds back only what may be the start of a secret, and gives it out at the end.
@@ -60,6 +65,11 @@ export function createRedactor(secrets: readonly string[]): Redactor {
     redact(text) {
       const one = session();
       return one.push(text) + one.end();
+    },
+    redactCut(text) {
+      const one = session();
+      const out = one.push(text);
+      return one.end() === '' ? out : out + mask;
     },
     stream() {
       const one = session();

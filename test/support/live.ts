@@ -41,7 +41,7 @@ const event = `__typename ... on Event { cursor seq type at data } ... on Stream
 export const documents = {
   workspaceEvents: `subscription ($id: ID!, $after: String, $filter: EventFilter) { item: workspaceEvents(workspaceId: $id, after: $after, filter: $filter) { ${event} } }`,
   runEvents: `subscription ($id: ID!, $after: String) { item: runEvents(id: $id, after: $after) { ${event} } }`,
-  runLogs: `subscription ($id: ID!, $after: String) { item: runLogs(id: $id, after: $after) {
+  runLogs: `subscription ($id: ID!, $after: String, $filter: LogFilter) { item: runLogs(id: $id, after: $after, filter: $filter) {
     __typename ... on LogLine { cursor seq text } ... on StreamCheckpoint { cursor } ... on StreamGap { reason resumeAfter } } }`,
   run: `subscription ($id: ID!) { item: run(id: $id) { __typename cursor run { status queuePosition } } }`,
 } as const;

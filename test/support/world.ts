@@ -217,6 +217,24 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
     });
     return id;
   },
+  ApplicationDeletion: async (app, of) => {
+    const id = newId();
+    await app.db.run.create({
+      data: {
+        id,
+        workspaceId: of.id,
+        kind: 'ApplicationDeletion',
+        status: 'FAILED',
+        phase: 'FAILED',
+        statusReason: of.marker,
+        actorId: of.owner.id,
+        input: { applicationId: newId(), name: of.marker },
+        deadlineAt: new Date(Date.now() + 3_600_000),
+        completedAt: new Date(),
+      },
+    });
+    return id;
+  },
   WorkspaceDeletion: async (app, of) => {
     const id = newId();
     await app.db.run.create({
@@ -350,7 +368,6 @@ export async function application(app: App, of: Tenant): Promise<string> {
       branch: of.marker,
       buildCommand: of.marker,
       startCommand: of.marker,
-      environment: { TEXT: of.marker },
       hostId: of.hostId,
     },
   });

@@ -24,6 +24,16 @@ export class DriverOff extends DomainError {
   }
 }
 
+/** The environment was changed since the caller looked. */
+export class EnvironmentConflict extends DomainError {
+  readonly code = 'ENVIRONMENT_CONFLICT';
+  readonly currentVersion: number;
+  constructor(currentVersion: number) {
+    super(`The environment was changed: its version is ${currentVersion} now.`);
+    this.currentVersion = currentVersion;
+  }
+}
+
 /** There is no release that could be brought back. */
 export class NothingToRestore extends DomainError {
   readonly code = 'NOTHING_TO_RESTORE';
@@ -32,4 +42,23 @@ export class NothingToRestore extends DomainError {
 /** A new instance did not become healthy. */
 export class Unhealthy extends DomainError {
   readonly code = 'UNHEALTHY';
+}
+
+export type Quota = 'APPLICATIONS' | 'RETAINED_RELEASES';
+
+/** The workspace may not have more. */
+export class QuotaExceeded extends DomainError {
+  readonly code = 'QUOTA_EXCEEDED';
+  readonly quota: Quota;
+  readonly limit: number;
+  /** What there is, or was asked for. */
+  readonly actual: number;
+  constructor(quota: Quota, limit: number, actual: number) {
+    super(
+      `The workspace may have ${limit} ${quota === 'APPLICATIONS' ? 'applications' : 'retained releases of an application'}.`,
+    );
+    this.quota = quota;
+    this.limit = limit;
+    this.actual = actual;
+  }
 }

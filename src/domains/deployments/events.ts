@@ -19,3 +19,35 @@ export const instanceRestarted = defineEvent<{ releaseId: string }>('application
   subject: 'Application',
   description: 'The instance that serves had died and was started again.',
 });
+export const environmentChanged = defineEvent<{ version: number }>('application.environmentChanged', {
+  subject: 'Application',
+  description: 'Its environment variables have another version, for deployments from now on.',
+});
+export const crashLooped = defineEvent<{ releaseId: string; restarts: number; deploymentId: string | null }>(
+  'application.crashLooped',
+  {
+    subject: 'Application',
+    description:
+      'The release that serves died again and again, soon after its activation. A deployment brings back the one before it; without `deploymentId` there was none, or that one had been brought back like this: somebody has to look.',
+  },
+);
+export const applicationUpdated = defineEvent('application.updated', {
+  subject: 'Application',
+  description: 'Its settings were changed, for deployments from now on.',
+});
+export const applicationRemovalAsked = defineEvent('application.removalAsked', {
+  subject: 'Application',
+  description: 'It is being deleted: nothing of it serves any more, and nothing of it is deployed.',
+});
+export const applicationDeleted = defineEvent('application.deleted', {
+  subject: 'Application',
+  description: 'It is gone, with its releases, its deployments and their output.',
+});
+export const quotaChanged = defineEvent<{
+  maxApplications: number | null;
+  maxConcurrentDeployments: number | null;
+  retainedReleases: number | null;
+}>('workspace.quotaChanged', {
+  subject: 'Workspace',
+  description: 'An operator said what it may have; null: what the settings of the server say.',
+});

@@ -1,3 +1,7 @@
 import './schema.ts';
+import './schema/applications.ts';
+import './schema/environment.ts';
+import './schema/quotas.ts';
+import './schema/releases.ts';
 
 export { Applications, Deployments, startDeployments, type DeploymentsHost } from './service/index.ts';

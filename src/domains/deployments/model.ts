@@ -21,7 +21,17 @@ export type DeploymentPhase = keyof typeof phases;
 /** What a deployment was asked to do, version 1. */
 export type DeploymentInput =
   | { readonly kind: 'BUILD'; readonly applicationId: string; readonly ref: string }
-  | { readonly kind: 'RESTORE'; readonly applicationId: string; readonly releaseId: string };
+  | {
+      readonly kind: 'RESTORE';
+      readonly applicationId: string;
+      readonly releaseId: string;
+      /** Default: that of the release. */
+      readonly environment?: RestoredEnvironment;
+    };
+
+/** Which environment a rollback runs with: the one that the release had, or the one that holds now. */
+export const restoredEnvironments = ['RELEASE', 'CURRENT'] as const;
+export type RestoredEnvironment = (typeof restoredEnvironments)[number];
 
 /** RFC 1123 label. */
 export const ApplicationName = z
@@ -39,20 +49,29 @@ const Command = z
   .refine((command) => !command.includes('\0'), 'must not contain NUL');
 
 /** All of an environment together, characters: an execve carries a few times as much. */
-const maxEnvironment = 262_144;
+export const maxEnvironment = 262_144;
+export const maxVariables = 200;
 
-/** Names after POSIX, values as text. */
-export const Environment = z
-  .record(
-    z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,199}$/, 'is no name of an environment variable'),
-    z.string().max(32_768),
-  )
-  .refine((environment) => Object.keys(environment).length <= 200, 'must have at most 200 variables')
-  .refine((environment) => Object.values(environment).every((value) => !value.includes('\0')), 'must not contain NUL')
-  .refine(
-    (environment) => Object.entries(environment).flat().join('').length <= maxEnvironment,
-    `must have at most ${maxEnvironment} characters in all`,
-  );
+/** After POSIX. */
+export const VariableName = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,199}$/, 'is no name of an environment variable');
+export const VariableValue = z
+  .string('must be text')
+  .max(32_768)
+  .refine((value) => !value.includes('\0'), 'must not contain NUL')
+  .refine((value) => value.isWellFormed(), 'must be well-formed Unicode');
+
+/** Name to value. */
+const environment = <V extends z.ZodType>(value: V) =>
+  z
+    .record(VariableName, value)
+    .refine((given) => Object.keys(given).length <= maxVariables, `must have at most ${maxVariables} variables`)
+    .refine(
+      (given) => Object.entries(given).flat().join('').length <= maxEnvironment,
+      `must have at most ${maxEnvironment} characters in all`,
+    );
+export const Environment = environment(VariableValue);
+/** The same; a name without a value goes. */
+export const EnvironmentChanges = environment(VariableValue.nullable());
 
 export const HealthPath = z
   .string()
@@ -76,6 +95,37 @@ export const NewApplication = z.object({
   port: z.int().nullish(),
 });
 
+/** What is absent stays; what may be null is cleared by it. */
+export const ChangedApplication = z.object({
+  id: z.string(),
+  name: ApplicationName.nullish(),
+  repositoryUrl: z.string().max(2048).nullish(),
+  branch: z.string().max(255).nullish(),
+  buildCommand: Command.nullish(),
+  startCommand: Command.nullish(),
+  healthCheckPath: HealthPath.nullish(),
+  healthTimeoutS: z.int().min(1).max(600).nullish(),
+  environment: EnvironmentChanges.nullish(),
+  memoryMb: z.int().min(16).nullish(),
+  cpus: z.number().min(0.01).nullish(),
+  crashLoopRestarts: z.int().min(0).max(100).nullish(),
+  crashLoopWindowS: z.int().min(10).max(86_400).nullish(),
+  retainedReleases: z.int().min(1).max(100).nullish(),
+});
+
+/** The state machine of an application's deletion. */
+export const applicationDeletionPhases = {
+  PENDING: { status: 'QUEUED', next: ['REMOVING', 'CANCELED', 'FAILED'] },
+  REMOVING: { status: 'RUNNING', next: ['REMOVED', 'CANCELED', 'FAILED'] },
+  REMOVED: { status: 'SUCCEEDED', next: [] },
+  FAILED: { status: 'FAILED', next: [] },
+  CANCELED: { status: 'CANCELED', next: [] },
+} as const satisfies Record<string, Phase>;
+export type ApplicationDeletionPhase = keyof typeof applicationDeletionPhases;
+
+/** A type, because an interface is no JSON. */
+export type ApplicationDeletionInput = { readonly applicationId: string; readonly name: string };
+
 export const NewDeployment = z.object({
   applicationId: z.string(),
   ref: z.string().max(255).nullish(),
@@ -85,5 +135,6 @@ export const NewDeployment = z.object({
 export const NewRollback = z.object({
   applicationId: z.string(),
   releaseId: z.string().nullish(),
+  environment: z.enum(restoredEnvironments).nullish(),
   idempotencyKey: z.string().min(1).max(200).nullish(),
 });

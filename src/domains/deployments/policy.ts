@@ -3,7 +3,11 @@ import { definePolicy, inWorkspace, withParent } from '#kernel/auth/policy.ts';
 export const can = definePolicy('deployments', {
   verbs: {
     createApplication: 'MEMBER',
+    updateApplication: 'MEMBER',
+    deleteApplication: 'ADMIN',
     stopApplication: 'MEMBER',
+    setEnvironmentVariables: 'MEMBER',
+    unsetEnvironmentVariables: 'MEMBER',
     createDeployment: 'MEMBER',
     rollbackDeployment: 'MEMBER',
   },
@@ -13,5 +17,16 @@ export const can = definePolicy('deployments', {
     Release: withParent,
     // A deployment is a run: the rule of Run holds for it.
     Deployment: withParent,
+    Activation: withParent,
+    EnvironmentVersion: withParent,
+    EnvironmentVariable: withParent,
+    WorkspaceQuota: withParent,
   },
+}).verbs;
+
+/** What operators of the server say of workspaces. */
+export const canOperate = definePolicy('quotas', {
+  verbs: { setWorkspaceQuota: 'OWNER' },
+  inInstance: ['setWorkspaceQuota'],
+  rows: {},
 }).verbs;

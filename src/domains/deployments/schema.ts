@@ -19,8 +19,7 @@ import {
 } from '#kernel/graphql/kit.ts';
 import { isLost, lostAfterS } from '#kernel/runs/host.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
-import { atLeast } from '#kernel/auth/actor.ts';
-import { DriverNotOffered, NoHost, NothingToRestore } from './errors.ts';
+import { DriverNotOffered, NoHost, NothingToRestore, QuotaExceeded } from './errors.ts';
 import { phases, type DeploymentPhase } from './model.ts';
 import { can } from './policy.ts';
 import { Applications, Deployments, NoFreeUser, type Requested, type Written } from './service/index.ts';
@@ -86,7 +85,15 @@ const ReleaseStatusEnum = builder.enumType(ReleaseStatus, {
   },
 });
 
-const ReleaseRef = builder.prismaObject('Release', {
+const RestoredEnvironmentEnum = builder.enumType('RestoredEnvironment', {
+  description: 'Which environment variables a rollback runs with.',
+  values: {
+    RELEASE: { description: 'Those that the release had.' },
+    CURRENT: { description: 'Those that hold now.' },
+  } as const,
+});
+
+export const ReleaseRef = builder.prismaObject('Release', {
   description: 'An immutable artifact of an application on its host, made by one deployment.',
   authScopes: guardedPart('Release').authScopes,
   fields: (t) => ({
@@ -97,6 +104,9 @@ const ReleaseRef = builder.prismaObject('Release', {
     imageId: t.exposeString('imageId', {
       nullable: true,
       description: 'Digest of its image, which a rollback starts again; null for a release of the process driver.',
+    }),
+    environmentVersion: t.exposeInt('environmentVersion', {
+      description: 'Version of the environment variables that its instances have; 0: there were none.',
     }),
     activatedAt: t.expose('activatedAt', {
       type: 'DateTime',
@@ -161,15 +171,6 @@ export const ApplicationRef = builder.prismaNode('Application', {
       description: "Processors that an instance may take, for the Docker driver; null: the server's default.",
       resolve: ({ milliCpus }) => (milliCpus === null ? null : milliCpus / 1000),
     }),
-    environment: t.field({
-      type: 'JSON',
-      nullable: true,
-      description: 'Plain environment of build and instances, name to value. Null for viewers: it is for members.',
-      resolve: ({ workspaceId, environment }, _, { actor }) => {
-        const role = actor.roles.get(workspaceId);
-        return role && atLeast(role, 'MEMBER') ? environment : null;
-      },
-    }),
     address: t.string({
       nullable: true,
       description: 'Stable address on its host; null before the first deployment and while it is stopped.',
@@ -227,6 +228,11 @@ export const DeploymentRef = builder.prismaNode('Run', {
       description: "First line of the commit's message; null until it is fetched, and for a rollback.",
       select: { deployment: { select: { commitSubject: true } } },
       resolve: ({ deployment }) => deployment?.commitSubject ?? null,
+    }),
+    environmentVersion: t.int({
+      description: 'Version of the environment variables that it builds and runs with; 0: there were none.',
+      select: { deployment: { select: { environmentVersion: true } } },
+      resolve: ({ deployment }) => deployment?.environmentVersion ?? 0,
     }),
     healthEvidence: t.field({
       type: 'JSON',
@@ -315,7 +321,7 @@ builder.prismaObjectField(ApplicationRef, 'deployments', (t) =>
   ),
 );
 
-const applicationSuccess = (name: string, description: string) =>
+export const applicationSuccess = (name: string, description: string) =>
   builder.objectRef<Written>(name).implement({
     description,
     fields: (t) => ({
@@ -353,7 +359,7 @@ builder.mutationFields((t) => ({
   createApplication: t.fieldWithInput({
     access: can.createApplication,
     type: applicationSuccess('CreateApplicationSuccess', 'The application was created. Nothing is deployed yet.'),
-    errors: failing(Conflict),
+    errors: failing(Conflict, QuotaExceeded),
     description: 'Creates an application.',
     input: {
       workspaceId: t.input.id({ description: 'Global id of the workspace.' }),
@@ -382,7 +388,8 @@ builder.mutationFields((t) => ({
       environment: t.input.field({
         type: 'JSON',
         required: false,
-        description: 'Environment of build and instances: an object, name to text. Not for secrets.',
+        description:
+          'Environment variables of build and instances, all of them sensitive: an object, name to text. See `setEnvironmentVariables`.',
       }),
       driver: t.input.field({
         type: DriverEnum,
@@ -445,6 +452,11 @@ builder.mutationFields((t) => ({
     input: {
       applicationId: t.input.id({ description: 'Global id of the application.' }),
       releaseId: t.input.string({ required: false, description: 'The release; default: the one that served before.' }),
+      environment: t.input.field({
+        type: RestoredEnvironmentEnum,
+        required: false,
+        description: 'The environment variables that it runs with; default `RELEASE`.',
+      }),
       idempotencyKey: t.input.string(idempotencyKey),
     },
     resolve: (_, { input }, { app, actor }) =>

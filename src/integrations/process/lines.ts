@@ -1,8 +1,7 @@
-/** Longer lines are cut into pieces of this many characters: a program need not ever write a line end. */
-const maxLine = 8_000;
+import { pieceChars as maxLine } from '#kernel/redact.ts';
 
 /**
- * Cuts a text that comes in chunks into lines, without their ends and without the characters that a log line cannot
+ * Cuts a text that comes in chunks into lines (and longer ones into pieces: a program need not ever write a line end), without their ends and without the characters that a log line cannot
  * hold (terminal sequences, NUL and other controls; a tab stays).
  */
 export function lineSplitter(emit: (line: string) => void): { push(chunk: string): void; end(): void } {

@@ -169,6 +169,18 @@ export function authorize(
     throw new Forbidden(verb.name, workspaceId, target ?? null);
 }
 
+/** Whether `authorize` would let the actor use a verb of workspaces in this one. */
+export function may(actor: Actor, verb: Verb, workspaceId: string): boolean {
+  const role = actor.roles.get(workspaceId);
+  return (
+    verb.least !== 'public' &&
+    verb.least !== 'user' &&
+    role !== undefined &&
+    atLeast(role, verb.least) &&
+    actor.scopes?.has(verb.name) !== false
+  );
+}
+
 /**
  * The same for a verb on a row that was looked up by a client's id.
  * @throws {NotFound} also when there is no such row

@@ -40,6 +40,7 @@ export interface SchemaTypes {
     DateTime: { Input: Date; Output: Date };
     JSON: { Input: unknown; Output: unknown };
     BigInt: { Input: bigint; Output: bigint };
+    Secret: { Input: unknown; Output: never };
     NonNegativeInt: { Input: number; Output: number };
     URL: { Input: URL; Output: URL | string };
   };

@@ -2,6 +2,7 @@ import type { LoggedEvent } from '../events/define.ts';
 import { builder } from '../graphql/builder.ts';
 import { anyRowId, globalId, rowId } from '../graphql/global-id.ts';
 import type { LoggedLine } from './hub.ts';
+import { matchesLine, parseLogFilter } from './log-filter.ts';
 import { runEvents, runLogs, workspaceEvents, type Checkpoint, type Gap, type StreamItem } from './streams.ts';
 
 /** An event or line together with the cursor to resume after it. */
@@ -145,6 +146,18 @@ const EventFilterInput = builder.inputType('EventFilter', {
   }),
 });
 
+export const LogFilterInput = builder.inputType('LogFilter', {
+  description: 'Which lines of output to give. All that is given must hold.',
+  fields: (t) => ({
+    text: t.string({
+      required: false,
+      description: 'Lines that contain this, in upper or lower case; at most 200 characters.',
+    }),
+    streams: t.field({ type: [LogStream], required: false, description: 'Lines from one of these.' }),
+    step: t.string({ required: false, description: 'Lines that this step wrote.' }),
+  }),
+});
+
 const after = (otherwise: string) =>
   ({ required: false, description: `Cursor to resume after: what came since is told first. ${otherwise}` }) as const;
 
@@ -184,8 +197,10 @@ builder.subscriptionFields((t) => ({
     args: {
       id: t.arg.id({ description: 'Global id of the run.' }),
       after: t.arg.string(after('Without it, from the first.')),
+      filter: t.arg({ type: LogFilterInput, required: false, description: 'Which lines to send; all without it.' }),
     },
-    subscribe: (_, args, context) => runLogs(context, rowId('Run', args.id), args.after),
+    subscribe: (_, args, context) =>
+      runLogs(context, rowId('Run', args.id), args.after, matchesLine(parseLogFilter(args.filter))),
     resolve: (item) => item as never,
   }),
 }));

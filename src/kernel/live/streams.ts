@@ -372,6 +372,7 @@ export async function runLogs(
   context: Context,
   id: string,
   after: string | null | undefined,
+  wanted: (line: LoggedLine) => boolean = () => true,
 ): Promise<AsyncIterableIterator<StreamItem<LoggedLine>>> {
   const { workspaceId } = await findRun(context, id);
   const cursor = given(after, id);
@@ -390,11 +391,11 @@ export async function runLogs(
     try {
       const begin = cursor ?? { seq: 0n, epoch: channel.head.epoch };
       let position = begin.seq;
-      for await (const item of follow<LoggedLine>({ stream: id, channel, after: begin, signal, wanted: () => true })) {
+      for await (const item of follow<LoggedLine>({ stream: id, channel, after: begin, signal, wanted })) {
         if (lost) throw lost;
         yield item;
         if (item.kind === 'gap') return;
-        if (item.kind === 'entry') position = item.entry.seq;
+        position = item.kind === 'entry' ? item.entry.seq : decodeCursor(item.cursor, id).seq;
       }
       if (lost) throw lost;
       // The run is over, and its lines were written before its end: what the table holds is all there will be.
@@ -402,8 +403,9 @@ export async function runLogs(
         const rest = await channel.read(position);
         if (rest.length === 0) return;
         for (const entry of rest) {
-          yield { kind: 'entry', entry, cursor: encodeCursor({ stream: id, epoch: begin.epoch, seq: entry.seq }) };
           position = entry.seq;
+          if (!wanted(entry)) continue;
+          yield { kind: 'entry', entry, cursor: encodeCursor({ stream: id, epoch: begin.epoch, seq: entry.seq }) };
         }
       }
     } finally {

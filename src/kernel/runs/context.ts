@@ -60,7 +60,7 @@ export class RunContext<I = unknown> {
     this.signal = options.signal;
     this.hardSignal = options.hardSignal;
     this.#heldSince = options.heldSince;
-    this.#writer = new LogWriter(this.app, this.hold, this.run.logSeq, (text) => this.#redactor.redact(text));
+    this.#writer = new LogWriter(this.app, this.hold, this.run.logSeq, () => this.#redactor);
   }
 
   /** Values that no log line may show. */
@@ -72,6 +72,11 @@ export class RunContext<I = unknown> {
   /** The text without the secrets. */
   redact(text: string): string {
     return this.#redactor.redact(text);
+  }
+
+  /** The same for a text that may have been cut off within a secret. */
+  redactCut(text: string): string {
+    return this.#redactor.redactCut(text);
   }
 
   /** A transaction that commits only if this execution still owns the run. @throws {Fenced} */

@@ -1,4 +1,5 @@
 import type { Run, RunStatus } from '#prisma';
+import type { App } from '../app.ts';
 import type { Transaction } from '../db/transact.ts';
 import { defineEvent, type EventType } from '../events/define.ts';
 import type { RunContext } from './context.ts';
@@ -32,6 +33,11 @@ export interface RunKind<I = unknown> {
    * @throws DomainError to end in `ends.failed(phase)` with its message as the reason
    */
   readonly execute: (context: RunContext<I>) => Promise<{ readonly phase: string; readonly reason?: string }>;
+  /**
+   * Whether there is room for one more of a run's workspace; without it always. Asked in the transaction that would begin
+   * its first execution, one at a time for each workspace. One that has no room waits until one of the workspace ends.
+   */
+  readonly hasRoom?: (tx: Transaction, run: Run, app: App) => Promise<boolean>;
   /** Adds the kind's own rows for a new run. */
   readonly onCreate: (tx: Transaction, run: Run, input: I) => Promise<void>;
   /** Changes the kind's own rows when the run ends, in the same transaction. */

@@ -1,5 +1,6 @@
 import type { App } from '../app.ts';
 import type { LoggedLine } from '../live/hub.ts';
+import { pieceChars, type Redactor } from '../redact.ts';
 import { Fenced } from './errors.ts';
 import type { Hold } from './runs.ts';
 
@@ -21,7 +22,12 @@ const maxLines = 200_000n;
 export class LogWriter {
   readonly #app: App;
   readonly #hold: Hold;
-  readonly #redact: (text: string) => string;
+  readonly #redactor: () => Redactor;
+  /** By where they come from: lines of which a piece has come and the rest has not. */
+  readonly #pieces = new Map<
+    string,
+    { session: ReturnType<Redactor['session']>; stream: Line['stream']; step: string | null }
+  >();
   #lines: Line[] = [];
   #timer: NodeJS.Timeout | null = null;
   #writing: Promise<void> = Promise.resolve();
@@ -29,11 +35,11 @@ export class LogWriter {
   #written: bigint;
   #dropped = 0;
 
-  constructor(app: App, hold: Hold, written: bigint, redact: (text: string) => string) {
+  constructor(app: App, hold: Hold, written: bigint, redactor: () => Redactor) {
     this.#app = app;
     this.#hold = hold;
     this.#written = written;
-    this.#redact = redact;
+    this.#redactor = redactor;
   }
 
   /** Resolves at once, or when the writer has caught up if it is far behind. Wait for it: that slows the source down. */
@@ -43,7 +49,28 @@ export class LogWriter {
       this.#dropped++;
       return;
     }
-    const clean = this.#redact(text).replaceAll('\0', '\uFFFD');
+    this.#add(stream, step, this.#masked(stream, step, text));
+    this.#timer ??= setTimeout(() => void this.#drain(), waitMs);
+    if (this.#lines.length >= highWater) {
+      await this.#drain();
+      if (this.#failed) throw this.#failed;
+    }
+  }
+
+  /** A line that comes in pieces is looked at as one: a secret may lie over the cut, and is told of in the next piece. */
+  #masked(stream: Line['stream'], step: string | null, text: string): string {
+    const key = `${stream} ${step}`;
+    const open = this.#pieces.get(key);
+    const more = text.length === pieceChars;
+    if (!open && !more) return this.#redactor().redact(text);
+    const session = open?.session ?? this.#redactor().session();
+    if (more) this.#pieces.set(key, { session, stream, step });
+    else this.#pieces.delete(key);
+    return session.push(text) + (more ? '' : session.end());
+  }
+
+  #add(stream: Line['stream'], step: string | null, text: string): void {
+    const clean = text.replaceAll('\0', '\uFFFD');
     this.#lines.push({
       stream,
       step,
@@ -51,12 +78,15 @@ export class LogWriter {
       text:
         clean.length > maxChars ? `${clean.slice(0, maxChars)}… (${clean.length - maxChars} characters cut)` : clean,
     });
-    this.#timer ??= setTimeout(() => void this.#drain(), waitMs);
-    if (this.#lines.length >= highWater) await this.flush();
   }
 
   /** @throws {Fenced} when the run is no longer ours; a database error when lines could not be written */
   async flush(): Promise<void> {
+    for (const { session, stream, step } of this.#pieces.values()) {
+      const rest = session.end();
+      if (rest !== '') this.#add(stream, step, rest);
+    }
+    this.#pieces.clear();
     await this.#drain();
     if (this.#dropped > 0) {
       this.#lines.push({

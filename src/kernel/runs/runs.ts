@@ -137,10 +137,21 @@ export const Runs = service('runs', (app) => ({
 
   /** Tells a run that is not over to stop, for the server itself. */
   async stop(id: string): Promise<void> {
-    await app.transact(system, async (tx) => {
-      const run = await lockRow(tx, id);
-      if (run && !isTerminal(run.status)) await this.tellToStop(tx, run);
-    });
+    await app.transact(system, (tx) => this.stopWithin(tx, id));
+  },
+
+  /** The same in the caller's transaction. */
+  async stopWithin(tx: Transaction, id: string): Promise<void> {
+    const run = await lockRow(tx, id);
+    if (run && !isTerminal(run.status)) await this.tellToStop(tx, run);
+  },
+
+  /** Removes runs that are over, with their steps, their output and what their kinds keep of them. @returns how many */
+  async remove(tx: Transaction, ids: readonly string[]): Promise<number> {
+    return tx.db.$executeRaw`
+      with over as (select id from run where id = any(${[...ids]}::uuid[]) and completed_at is not null),
+        lines as (delete from log_line using over where run_id = over.id)
+      delete from run using over where run.id = over.id`;
   },
 
   /** Ends a run that was told to stop, whoever holds it. @returns false when it is over already */
@@ -241,6 +252,11 @@ export const Runs = service('runs', (app) => ({
           .$executeRaw`insert into run_lock (key, run_id) values (${run.lockKey}, ${id}::uuid) on conflict do nothing`;
         const lock = await tx.db.runLock.findUnique({ where: { key: run.lockKey } });
         if (lock?.runId !== id) return null; // its holder wakes this run when it ends
+      }
+      if (!(await hasRoom(app, tx, run))) {
+        // It was not begun: another one may have the lock.
+        if (run.lockKey) await tx.db.runLock.deleteMany({ where: { key: run.lockKey, runId: id } });
+        return null;
       }
       const begin = run.phase === kind.initial && run.status === 'QUEUED' ? kind.begin(run.input as never) : run.phase;
       const [taken] = await tx.db.$queryRaw<{ id: string }[]>`
@@ -350,6 +366,13 @@ export const Runs = service('runs', (app) => ({
       await tx.db.runLock.deleteMany({ where: { key: run.lockKey, runId: run.id } });
       const next = await tx.db.run.findFirst({
         where: { lockKey: run.lockKey, status: 'QUEUED', id: { not: run.id } },
+        orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
+      });
+      if (next) await app.jobs.wakeRun(tx, next);
+    }
+    if (kind.hasRoom) {
+      const next = await tx.db.run.findFirst({
+        where: { workspaceId: run.workspaceId, kind: run.kind, status: 'QUEUED', attempt: 0, id: { not: run.id } },
         orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
       });
       if (next) await app.jobs.wakeRun(tx, next);
@@ -559,6 +582,14 @@ async function lockOlder(tx: Transaction, id: string): Promise<Pick<Run, 'id' | 
 async function lockRow(tx: Transaction, id: string): Promise<Run | null> {
   await tx.db.$queryRaw`select 1 from run where id = ${id}::uuid for update`;
   return tx.db.run.findUnique({ where: { id } });
+}
+
+/** Whether a run may begin, as far as its workspace's other runs go; decided one at a time for each workspace and kind. */
+async function hasRoom(app: App, tx: Transaction, run: Run): Promise<boolean> {
+  const kind = runKind(run.kind);
+  if (!kind.hasRoom || run.attempt > 0 || run.status !== 'QUEUED') return true;
+  await tx.db.$queryRaw`select pg_advisory_xact_lock(hashtextextended(${`${run.kind} ${run.workspaceId}`}, 0))::text`;
+  return kind.hasRoom(tx, run, app);
 }
 
 async function fence(tx: Transaction, hold: Hold): Promise<Run> {

@@ -20,9 +20,11 @@ import { mayRead } from '../graphql/guard.ts';
 import { IdempotencyConflict, IllegalTransition, ValidationError, Conflict } from '../errors.ts';
 import { decodeCursor, encodeCursor } from '../live/cursor.ts';
 import { toEvent, toLine, type EventRow, type LineRow, type LoggedLine } from '../live/hub.ts';
-import { EventRef, LogLineRef, type Placed } from '../live/schema.ts';
+import { parseLogFilter } from '../live/log-filter.ts';
+import { EventRef, LogFilterInput, LogLineRef, type Placed } from '../live/schema.ts';
 import { runSnapshots } from '../live/streams.ts';
 import type { Appended } from '../db/transact.ts';
+import { searchLines } from './log-search.ts';
 import { Runs } from './runs.ts';
 import { runPolicy } from './policy.ts';
 import { atLeast } from '../auth/actor.ts';
@@ -52,6 +54,7 @@ const RunTriggerEnum = builder.enumType(RunTrigger, {
     ROLLBACK: { description: 'A request to restore an earlier release.' },
     SCHEDULE: { description: 'A schedule.' },
     WEBHOOK: { description: 'An inbound webhook.' },
+    AUTOMATIC_ROLLBACK: { description: 'The server itself, because what was released crashed again and again.' },
   },
 });
 const StepStatusEnum = builder.enumType(StepStatus, {
@@ -232,7 +235,8 @@ export const RunRef = builder.prismaInterface('Run', {
     progress: t.exposeFloat('progress', { nullable: true }),
     queuePosition: t.int({
       nullable: true,
-      description: 'Place among the runs that wait for the same workers: 1 is next. Null when it does not wait.',
+      description:
+        'Place among the runs that wait for the same workers, in the order in which they were asked for: 1 is next. One that waits for another run, or for room in its workspace, may be passed. Null when it does not wait.',
       resolve: (run, _, context) => (run.status === 'QUEUED' ? loaders(context).queuePosition.load(run.id) : null),
     }),
     createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was asked for.' }),
@@ -267,9 +271,18 @@ export const RunRef = builder.prismaInterface('Run', {
     logs: t.field({
       type: LinePage,
       complexity: (args) => ({ field: 1, multiplier: Math.min(args.first ?? 50, 200) }),
-      description: 'Its output so far, oldest first. To follow, use the subscription `runLogs` after `endCursor`.',
-      args: { first: t.arg.int(pageArgs.first), after: t.arg.string(pageArgs.after) },
-      resolve: (run, { first, after }, context) => loaders(context).lines.load({ run, first: pageSize(first), after }),
+      description:
+        'Its output so far, oldest first. To follow, use the subscription `runLogs` after `endCursor`. With a filter a page may have fewer lines, or none, and say that there is a next one: it looks through so many lines and no more.',
+      args: {
+        first: t.arg.int(pageArgs.first),
+        after: t.arg.string(pageArgs.after),
+        filter: t.arg({ type: LogFilterInput, required: false, description: 'Which lines to give; all without it.' }),
+      },
+      resolve: (run, { first, after, filter }, context) => {
+        const parsed = parseLogFilter(filter);
+        const page = { run, first: pageSize(first), after };
+        return parsed ? searchLines(context.app, run, { ...page, filter: parsed }) : loaders(context).lines.load(page);
+      },
     }),
     viewerCanCancel: t.boolean({
       description: 'Whether you may cancel it now.',

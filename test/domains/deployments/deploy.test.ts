@@ -81,7 +81,7 @@ test('a Node project is detected, its exact commit deployed; environment, build 
   expect(done.release?.status).toBe('ACTIVE');
   const lines = done.logs.nodes.map(({ step, stream, text }) => `${step} ${stream} ${text}`);
   expect(lines).toContain('build SYSTEM $ npm run build');
-  expect(lines).toContain('build STDOUT building with Good evening, token [redacted]');
+  expect(lines).toContain('build STDOUT building with [redacted], token [redacted]');
   expect(lines).toContain('build STDERR a warning');
   expect(lines.some((line) => /^health STDOUT .*listens on port/.test(line))).toBe(true);
   expect(lines.some((line) => line.startsWith('activate SYSTEM Serving on http://127.0.0.1:'))).toBe(true);

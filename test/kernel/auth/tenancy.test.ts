@@ -61,6 +61,11 @@ import {
 
 /** What an input field that holds an id is an id of: a type with a row in rowOf, or `Release`. */
 const idInputs: Readonly<Record<string, string>> = {
+  'SetWorkspaceQuotaInput.workspaceId': 'Workspace',
+  'UpdateApplicationInput.id': 'Application',
+  'DeleteApplicationInput.id': 'Application',
+  'SetEnvironmentVariablesInput.applicationId': 'Application',
+  'UnsetEnvironmentVariablesInput.applicationId': 'Application',
   'AddSsoDomainInput.workspaceId': 'Workspace',
   'CancelRunInput.id': 'Deployment',
   'ChangeMemberRoleInput.membershipId': 'Membership',
@@ -96,6 +101,8 @@ const idInputs: Readonly<Record<string, string>> = {
 
 /** Values of the required input fields that are no ids; `*` stands for every input. */
 const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
+  'SetEnvironmentVariablesInput.variables': () => [{ name: 'NAME', value: 'value' }],
+  'UnsetEnvironmentVariablesInput.names': () => ['NAME'],
   // None: a key that is for one verb gives no other.
   'CreateApiKeyInput.scopes': () => [],
   'AddSsoDomainInput.domain': () => `${newId()}.example`,
@@ -799,7 +806,7 @@ describe('mutations', () => {
         least: (leastRole?.toUpperCase() ?? null) as Role | null,
       }));
     /** Verbs of the server's own workspace, which has no members: operators have its roles. */
-    const ofInstance = ({ verb }: Cell): boolean => verb.startsWith('instance.');
+    const ofInstance = ({ verb }: Cell): boolean => /^(instance|quotas)\./.test(verb);
 
     /** Somebody who asks, and what they are. */
     interface Asker {

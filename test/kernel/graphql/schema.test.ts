@@ -55,9 +55,19 @@ describe('descriptions', () => {
         .map(({ name }) => name)
         .toSorted(),
     ).toEqual(
-      ['BigInt', 'Boolean', 'DateTime', 'Float', 'ID', 'Int', 'JSON', 'NonNegativeInt', 'String', 'URL'].filter(
-        (name) => schema.getType(name),
-      ),
+      [
+        'BigInt',
+        'Boolean',
+        'DateTime',
+        'Float',
+        'ID',
+        'Int',
+        'JSON',
+        'NonNegativeInt',
+        'Secret',
+        'String',
+        'URL',
+      ].filter((name) => schema.getType(name)),
     );
   });
 });

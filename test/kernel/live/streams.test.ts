@@ -5,6 +5,8 @@ import { system } from '../../../src/kernel/auth/actor.ts';
 import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { newId } from '../../../src/kernel/ids.ts';
 import { encodeCursor } from '../../../src/kernel/live/cursor.ts';
+import { createRedactor } from '../../../src/kernel/redact.ts';
+import { searchLines } from '../../../src/kernel/runs/log-search.ts';
 import { LogWriter } from '../../../src/kernel/runs/log-writer.ts';
 import { Runs, type Hold } from '../../../src/kernel/runs/runs.ts';
 import { person, workspace, type Person } from '../../support/actors.ts';
@@ -199,7 +201,7 @@ async function take(runId: string) {
   const run = await runs.take(runId, { workerId, hostId: newId() });
   if (!run) throw new Error('not taken');
   const hold: Hold = { runId, attempt: run.attempt, workerId };
-  const writer = new LogWriter(app(), hold, 0n, (text) => text);
+  const writer = new LogWriter(app(), hold, 0n, () => createRedactor([]));
   return {
     async log(...lines: string[]): Promise<void> {
       for (const line of lines) await writer.write('STDOUT', null, line);
@@ -213,6 +215,63 @@ const types = (follower: Follower): (string | undefined)[] => follower.events.ma
 const texts = (follower: Follower): (string | undefined)[] => follower.items.flatMap((item) => item.text ?? []);
 
 describe('a run', () => {
+  test('of its output a part is searched for and followed, by text, stream and step', async () => {
+    const { id } = await workspace(server.url, ada);
+    const runId = await startRun(id);
+    const run = { id: globalId('Probe', runId) };
+    const followed = follow('runLogs', { ...run, filter: { text: 'NEEDLE', streams: ['STDOUT'] } });
+    const worker = await take(runId);
+    await worker.log('a needle', 'hay', '100% Needle_', 'hay again', 'no n.edle');
+    const page = async (filter: object, more: object = {}) => {
+      const query = `query ($id: ID!, $filter: LogFilter, $first: Int, $after: String) { node(id: $id) { ... on Run { logs(filter: $filter, first: $first, after: $after) { nodes { text cursor } endCursor hasNextPage } } } }`;
+      const { node } = await data<{
+        node: { logs: { nodes: { text: string }[]; endCursor: string; hasNextPage: boolean } };
+      }>(server.url, query, { ...run, filter, ...more }, ada);
+      return { ...node.logs, texts: node.logs.nodes.map(({ text }) => text) };
+    };
+    const one = await page({ text: 'nEEdle' }, { first: 1 });
+    expect(one).toMatchObject({ texts: ['a needle'], hasNextPage: true });
+    const two = await page({ text: 'nEEdle' }, { first: 1, after: one.endCursor });
+    expect(two).toMatchObject({ texts: ['100% Needle_'], hasNextPage: false });
+    // Everything was looked through: the next page begins behind it.
+    expect((await page({ text: 'n' }, { after: two.endCursor })).texts).toEqual([]);
+    // No pattern: what it contains means itself.
+    expect((await page({ text: '%' })).texts).toEqual(['100% Needle_']);
+    expect((await page({ text: 'n.edle' })).texts).toEqual(['no n.edle']);
+    expect((await page({ streams: ['STDERR', 'SYSTEM'] })).texts).toEqual([]);
+    expect((await page({ step: 'other' })).texts).toEqual([]);
+    expect((await page({})).texts).toHaveLength(5);
+    for (const filter of [{ text: '' }, { text: 'x'.repeat(201) }, { streams: [] }])
+      await expect(page(filter)).rejects.toThrow(/filter|must|at most|VALIDATION|Too big|Too small/i);
+    await worker.log('the last needle');
+    await worker.finish();
+    await until('it ended', async () => followed.completed);
+    expect(texts(followed)).toEqual(['a needle', '100% Needle_', 'the last needle']);
+    const late = follow('runLogs', { ...run, filter: { text: 'hay' } });
+    await until('it ended, too', async () => late.completed);
+    expect(texts(late)).toEqual(['hay', 'hay again']);
+  });
+
+  test('a search looks through so many lines at once, and goes on from there', async () => {
+    const { id } = await workspace(server.url, ada);
+    const runId = await startRun(id);
+    await sql(
+      `insert into log_line (run_id, seq, at, stream, text) select $1, n, now(), 'STDOUT', case when n = 30000 then 'here' else 'x' end from generate_series(1, 40000) n`,
+      [runId],
+    );
+    const search = (after: string | null) =>
+      searchLines(
+        app(),
+        { id: runId, workspaceId: rowId('Workspace', id) },
+        { filter: { text: 'here' }, after, first: 10 },
+      );
+    const one = await search(null);
+    expect(one).toMatchObject({ nodes: [], hasNextPage: true });
+    const two = await search(one.endCursor);
+    expect(two.nodes.map(({ entry }) => entry.seq)).toEqual([30_000n]);
+    expect(await search(two.endCursor)).toMatchObject({ nodes: [], hasNextPage: false });
+  });
+
   test('runEvents and runLogs tell all of it and end with it; run tells each state', async () => {
     const { id } = await workspace(server.url, ada);
     const first = await startRun(id);

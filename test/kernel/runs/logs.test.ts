@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { createRedactor } from '../../../src/kernel/redact.ts';
 import { LogWriter } from '../../../src/kernel/runs/log-writer.ts';
 import { Fenced } from '../../../src/kernel/runs/errors.ts';
 import { begin, bench, expire, hold, over, row, script, type Bench } from './harness.ts';
@@ -31,12 +32,15 @@ test('a run’s lines are numbered without a hole, over executions, with step an
           await step.log('the password is hunter2-hunter2, in base64 aHVudGVyMi1odW50ZXIy');
           await step.log('zero \0 byte');
           await step.log(`${'x'.repeat(20_000)}end`);
+          // A long line, as it comes in pieces.
+          await step.log(`${'y'.repeat(7_995)}hunte`);
+          await step.log('r2-hunter2 and on');
           throw new Error('never told: hunter2-hunter2');
         },
       },
     ),
   });
-  expect(await over(on, id)).toMatchObject({ status: 'FAILED', logSeq: 5n });
+  expect(await over(on, id)).toMatchObject({ status: 'FAILED', logSeq: 7n });
   const lines = await linesOf(id);
   expect(lines.map(({ seq, step, stream }) => [Number(seq), step, stream])).toEqual([
     [1, 'one', 'STDOUT'],
@@ -44,10 +48,14 @@ test('a run’s lines are numbered without a hole, over executions, with step an
     [3, 'two', 'SYSTEM'],
     [4, 'two', 'SYSTEM'],
     [5, 'two', 'SYSTEM'],
+    [6, 'two', 'SYSTEM'],
+    [7, 'two', 'SYSTEM'],
   ]);
   expect(lines[2]?.text).toBe('the password is [redacted], in base64 [redacted]');
   expect(lines[3]?.text).toBe('zero \uFFFD byte');
   expect(lines[4]?.text).toMatch(/^x{16000}… \(4003 characters cut\)$/);
+  expect(lines[5]?.text).toBe('y'.repeat(7_995));
+  expect(lines[6]?.text).toBe('[redacted] and on');
   const steps = await on.app.db.runStep.findMany({ where: { runId: id } });
   expect(JSON.stringify(steps)).not.toContain('hunter2');
   expect((await row(on, id)).statusReason).not.toContain('hunter2');
@@ -75,7 +83,7 @@ test('50,000 lines from a fast source: all there, in order, in few statements, a
     },
   });
   const app = { ...on.app, database: { ...on.app.database, pool } };
-  const writer = new LogWriter(app, held, 0n, (text) => text);
+  const writer = new LogWriter(app, held, 0n, () => createRedactor([]));
   const total = 50_000;
   for (let n = 1; n <= total; n++) {
     given++;
@@ -98,7 +106,7 @@ test('beyond the limit of a run lines are counted, and that is said', async () =
   const id = await begin(on, { hostId });
   const taken = await on.app.use(Runs).take(id, { workerId: hostId, hostId });
   const held = { runId: id, attempt: taken?.attempt ?? 0, workerId: hostId };
-  const writer = new LogWriter(on.app, held, 199_999n, (text) => text);
+  const writer = new LogWriter(on.app, held, 199_999n, () => createRedactor([]));
   for (const text of ['kept', 'dropped', 'dropped']) await writer.write('STDOUT', null, text);
   await writer.flush();
   expect((await linesOf(id)).map(({ text }) => text)).toEqual(['kept', '2 more lines were not kept.']);
@@ -110,11 +118,8 @@ test('a stale hold writes no line, and says so', async () => {
   const hostId = 'a4d1f3c2-0000-4000-8000-000000000003';
   const id = await begin(on, { hostId });
   const taken = await on.app.use(Runs).take(id, { workerId: hostId, hostId });
-  const writer = new LogWriter(
-    on.app,
-    { runId: id, attempt: taken?.attempt ?? 0, workerId: hostId },
-    0n,
-    (text) => text,
+  const writer = new LogWriter(on.app, { runId: id, attempt: taken?.attempt ?? 0, workerId: hostId }, 0n, () =>
+    createRedactor([]),
   );
   await writer.write('STDOUT', null, 'before');
   await writer.flush();

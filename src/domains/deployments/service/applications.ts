@@ -1,39 +1,27 @@
 import { Prisma, type Application } from '#prisma';
-import { required, service } from '#kernel/app.ts';
+import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorize, authorizeRow } from '#kernel/auth/policy.ts';
-import type { Appended, Transaction } from '#kernel/db/transact.ts';
-import { Conflict, NotFound, ValidationError, type Issue } from '#kernel/errors.ts';
+import type { Transaction } from '#kernel/db/transact.ts';
+import { Conflict, NotFound } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
-import { validateRef, validateRepositoryUrl, type GitProtocol } from '../../../integrations/git/index.ts';
+import { validateRef, validateRepositoryUrl } from '../../../integrations/git/index.ts';
 import { validateEnvironment } from '../../../integrations/process/index.ts';
-import { applicationCreated, applicationStopped } from '../events.ts';
-import { NewApplication } from '../model.ts';
+import { QuotaExceeded } from '../errors.ts';
+import { applicationCreated, applicationStopped, applicationUpdated } from '../events.ts';
+import { ChangedApplication, NewApplication } from '../model.ts';
 import { can } from '../policy.ts';
+import { Environments, type Change } from './environment.ts';
+import { endServing } from './serving.ts';
+import { Quotas } from './quotas.ts';
+import { DeploymentSettings, lockApplication, refuse, type Written } from './shared.ts';
 
-/** What the operator of this server allows. */
-export interface DeploymentSettings {
-  readonly gitProtocols: readonly GitProtocol[];
-  /** Stable addresses of applications: no other port is ever one. */
-  readonly addressPorts: { readonly from: number; readonly to: number };
-  /** The most that an application may be given. */
-  readonly maxMemoryMb: number;
-  readonly maxMilliCpus: number;
-  /** How long a step waits for a driver that is away. */
-  readonly driverPatienceS: number;
-}
-export const DeploymentSettings = required<DeploymentSettings>('deployment settings');
-
-export interface Written {
-  readonly id: string;
-  readonly workspaceId: string;
-  readonly event: Appended | null;
-}
+export { DeploymentSettings, lockApplication, refuse, type Written };
 
 /** The writer of application, beside the switch of its release. */
 export const Applications = service('applications', (app) => ({
-  /** @throws {ValidationError} {Unauthenticated} {NotFound} {Forbidden} {Conflict} */
+  /** @throws {ValidationError} {Unauthenticated} {NotFound} {Forbidden} {Conflict} {QuotaExceeded} */
   async create(actor: Actor, raw: unknown): Promise<Written> {
     const input = parse(NewApplication, raw);
     authorize(actor, can.createApplication, input.workspaceId);
@@ -54,6 +42,7 @@ export const Applications = service('applications', (app) => ({
     ]);
     try {
       return await app.transact(actor, async (tx) => {
+        await app.use(Quotas).requireRoom(tx, input.workspaceId);
         const { id } = await tx.db.application.create({
           data: {
             id: newId(),
@@ -65,7 +54,6 @@ export const Applications = service('applications', (app) => ({
             startCommand: input.startCommand ?? null,
             healthCheckPath: input.healthCheckPath,
             healthTimeoutS: input.healthTimeoutS,
-            environment: input.environment,
             driver: input.driver ?? null,
             memoryMb: input.memoryMb ?? null,
             milliCpus,
@@ -74,10 +62,77 @@ export const Applications = service('applications', (app) => ({
           },
         });
         const event = tx.append({ type: applicationCreated, workspaceId: input.workspaceId, subjectId: id });
+        await app
+          .use(Environments)
+          .change(
+            tx,
+            { id, workspaceId: input.workspaceId, environmentVersion: 0 },
+            new Map(Object.entries(input.environment).map(([name, value]) => [name, { value, sensitive: true }])),
+            'environment',
+          );
         return { id, workspaceId: input.workspaceId, event };
       });
     } catch (error) {
       if (isTaken(error)) throw new Conflict(`There is an application ${input.name} in this workspace already.`);
+      throw error;
+    }
+  },
+
+  /**
+   * Changes settings, for deployments from now on; what runs keeps what it has.
+   * @throws {ValidationError} {Unauthenticated} {NotFound} {Forbidden} {Conflict} {QuotaExceeded}
+   */
+  async update(actor: Actor, raw: unknown): Promise<Written> {
+    const input = parse(ChangedApplication, raw);
+    const { id } = input;
+    if (!isId(id)) throw new NotFound('Application', id);
+    const { gitProtocols, maxMemoryMb, maxMilliCpus } = app.use(DeploymentSettings);
+    const milliCpus = input.cpus == null ? input.cpus : Math.round(input.cpus * 1000);
+    const { name, repositoryUrl, branch, environment, memoryMb } = input;
+    try {
+      return await app.transact(actor, async (tx) => {
+        const application = await lockApplication(tx, id);
+        authorizeRow(actor, can.updateApplication, application, 'Application', id);
+        if (application.removalAskedAt) throw new Conflict('The application is being deleted.');
+        const { retainedReleases } = await app.use(Quotas).of(tx.db, application.workspaceId);
+        if ((input.retainedReleases ?? 0) > retainedReleases)
+          throw new QuotaExceeded('RETAINED_RELEASES', retainedReleases, input.retainedReleases ?? 0);
+        refuse([
+          ['repositoryUrl', repositoryUrl == null ? null : validateRepositoryUrl(repositoryUrl, gitProtocols)],
+          ['branch', branch == null ? null : validateRef(branch)],
+          ['memoryMb', (memoryMb ?? 0) > maxMemoryMb ? `must be at most ${maxMemoryMb}` : null],
+          ['cpus', (milliCpus ?? 0) > maxMilliCpus ? `must be at most ${maxMilliCpus / 1000}` : null],
+        ]);
+        await tx.db.application.update({
+          where: { id },
+          data: {
+            ...given({
+              name,
+              repositoryUrl,
+              branch,
+              healthCheckPath: input.healthCheckPath,
+              healthTimeoutS: input.healthTimeoutS,
+              crashLoopRestarts: input.crashLoopRestarts,
+              crashLoopWindowS: input.crashLoopWindowS,
+            }),
+            ...(input.buildCommand === undefined ? {} : { buildCommand: input.buildCommand }),
+            ...(input.startCommand === undefined ? {} : { startCommand: input.startCommand }),
+            ...(memoryMb === undefined ? {} : { memoryMb }),
+            ...(milliCpus === undefined ? {} : { milliCpus }),
+            ...(input.retainedReleases === undefined ? {} : { retainedReleases: input.retainedReleases }),
+          },
+        });
+        const { workspaceId } = application;
+        const event = tx.append({ type: applicationUpdated, workspaceId, subjectId: id });
+        const changes = Object.entries(environment ?? {}).map(([key, value]): [string, Change] => [
+          key,
+          value === null ? null : { value, sensitive: true },
+        ]);
+        const changed = await app.use(Environments).change(tx, application, new Map(changes), 'environment');
+        return { id, workspaceId, event: changed.event ?? event };
+      });
+    } catch (error) {
+      if (isTaken(error)) throw new Conflict(`There is an application ${name} in this workspace already.`);
       throw error;
     }
   },
@@ -98,6 +153,7 @@ export const Applications = service('applications', (app) => ({
         where: { id: activeReleaseId },
         data: { status: 'RETIRED', retiredAt: new Date() },
       });
+      await endServing(tx, id, new Date());
       const event = tx.append({
         type: applicationStopped,
         workspaceId,
@@ -109,6 +165,11 @@ export const Applications = service('applications', (app) => ({
     });
   },
 }));
+
+/** Those that are neither absent nor null. */
+function given<T extends object>(values: T): { [K in keyof T]?: NonNullable<T[K]> } {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value != null)) as never;
+}
 
 /** Whether an application may have its address there: the proxy would take any other port away from its program. */
 export const isAddressPort = ({ from, to }: DeploymentSettings['addressPorts'], port: number): boolean =>
@@ -123,18 +184,6 @@ export function userSlotOf({ id, userSlot }: Pick<Application, 'id' | 'userSlot'
 /** Tells the agent of a host, after the commit, that it has something to do. */
 export function notifyHost(publish: (key: string) => void, tx: Transaction, hostId: string | null): void {
   if (hostId) tx.afterCommit(() => publish(`h:${hostId}`));
-}
-
-/** The row, locked until the end of the transaction: what serves changes under this lock only. */
-export async function lockApplication(tx: Transaction, id: string): Promise<Application | null> {
-  await tx.db.$queryRaw`select 1 from application where id = ${id}::uuid for update`;
-  return tx.db.application.findUnique({ where: { id } });
-}
-
-/** @throws {ValidationError} naming every field that has a complaint */
-export function refuse(complaints: readonly (readonly [path: string, message: string | null])[]): void {
-  const issues: Issue[] = complaints.flatMap(([path, message]) => (message === null ? [] : [{ path, message }]));
-  if (issues.length > 0) throw new ValidationError(issues);
 }
 
 /** Whether a unique index refused a row. */

@@ -1,30 +1,46 @@
+import type { Application, Prisma } from '#prisma';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import type { App } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
+import type { Transaction } from '#kernel/db/transact.ts';
 import { isLost } from '#kernel/runs/host.ts';
 import { Runs } from '#kernel/runs/runs.ts';
-import { defineWorkspaceCleanup } from '#kernel/workspace-cleanup.ts';
+import { defineWorkspaceCleanup, type CleanupContext, type CleanupReport } from '#kernel/workspace-cleanup.ts';
 import { lockApplication, notifyHost } from './applications.ts';
 import { someInstance } from './drivers.ts';
+import { endServing } from './serving.ts';
 
 /** A host that lives may take so long, milliseconds: instances drain and end, files go. */
 const patienceMs = 900_000;
 const pollMs = 1000;
 
 /** Takes a workspace's applications off their hosts for good: address, instances and files. */
-defineWorkspaceCleanup('applications', async (app, workspaceId, { signal, fence }) => {
-  const applications = await app.db.application.findMany({ where: { workspaceId }, select: { id: true } });
+defineWorkspaceCleanup('applications', (app, workspaceId, context) => takeOff(app, { workspaceId }, context));
+
+/**
+ * Takes applications off their hosts for good, and waits until that is done, or cannot be expected any more. May be
+ * repeated.
+ */
+export async function takeOff(
+  app: App,
+  which: Prisma.ApplicationWhereInput,
+  { signal, fence }: Pick<CleanupContext, 'signal' | 'fence'>,
+): Promise<CleanupReport> {
+  const applications = await app.db.application.findMany({ where: which, select: { id: true } });
   await fence();
   for (const { id } of applications) {
     signal.throwIfAborted();
-    await askForRemoval(app, id);
+    await app.transact(system, async (tx) => {
+      const application = await lockApplication(tx, id);
+      if (application) await askForRemoval(app, tx, application);
+    });
   }
   const begun = performance.now();
   for (;;) {
     signal.throwIfAborted();
     const placed = await app.db.application.findMany({
-      where: { workspaceId, host: { isNot: null } },
+      where: { AND: [which, { host: { isNot: null } }] },
       select: { id: true, host: { select: { id: true, lastSeenAt: true } } },
     });
     const late = performance.now() - begun > patienceMs;
@@ -45,24 +61,23 @@ defineWorkspaceCleanup('applications', async (app, workspaceId, { signal, fence 
     }
     await pause(pollMs, undefined, { signal });
   }
-});
+}
 
-/** Nothing of it serves or starts any more; its host's agent does the rest. */
-async function askForRemoval(app: App, id: string): Promise<void> {
-  await app.transact(system, async (tx) => {
-    const application = await lockApplication(tx, id);
-    if (!application || application.removalAskedAt) return;
-    const now = new Date();
-    await tx.db.application.update({
-      where: { id },
-      data: { removalAskedAt: now, activeReleaseId: null, addressRunId: null, routeVersion: { increment: 1 } },
-    });
-    await tx.db.release.updateMany({
-      where: { applicationId: id, status: { not: 'RETIRED' } },
-      data: { status: 'RETIRED', retiredAt: now },
-    });
-    notifyHost(app.wakeUps.publish.bind(app.wakeUps), tx, application.hostId);
+/** Nothing of it serves or starts any more; its host's agent does the rest. The caller has locked it. */
+export async function askForRemoval(app: App, tx: Transaction, application: Application): Promise<void> {
+  if (application.removalAskedAt) return;
+  const { id, hostId } = application;
+  const now = new Date();
+  await tx.db.application.update({
+    where: { id },
+    data: { removalAskedAt: now, activeReleaseId: null, addressRunId: null, routeVersion: { increment: 1 } },
   });
+  await tx.db.release.updateMany({
+    where: { applicationId: id, status: { not: 'RETIRED' } },
+    data: { status: 'RETIRED', retiredAt: now },
+  });
+  await endServing(tx, id, now);
+  notifyHost(app.wakeUps.publish.bind(app.wakeUps), tx, hostId);
 }
 
 /** An instance of the process driver, as the records of a run's children know it. */

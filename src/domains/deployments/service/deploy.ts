@@ -12,6 +12,8 @@ import { releaseActivated } from '../events.ts';
 import type { DeploymentInput } from '../model.ts';
 import { DeploymentSettings, isAddressPort, lockApplication, notifyHost, userSlotOf } from './applications.ts';
 import type { Built, Driver, Opaque, Probe } from './driver.ts';
+import { environmentOf, Environments, secretsOf } from './environment.ts';
+import { beginServing } from './serving.ts';
 import { DeploymentHost, driverOf, limitsOf, noInstance, runningOf } from './host.ts';
 
 type Context = RunContext<DeploymentInput>;
@@ -32,7 +34,8 @@ type Candidate = {
 export async function deploy(context: Context): Promise<{ phase: string; reason?: string }> {
   const { app, input, run } = context;
   const application = await app.db.application.findUniqueOrThrow({ where: { id: input.applicationId } });
-  context.addSecrets(secretsOf(application.environment as Record<string, string>));
+  const variables = await variablesOf(context);
+  context.addSecrets(secretsOf(variables));
   // An earlier execution had decided that it failed.
   if (run.phase === 'ROLLING_BACK') return rollBack(context, application, run.statusReason ?? 'It failed.');
 
@@ -58,24 +61,10 @@ export async function deploy(context: Context): Promise<{ phase: string; reason?
   }
 }
 
-/** Values that are not for the log: by the name of their variable, and the passwords in URLs. */
-function secretsOf(environment: Record<string, string>): string[] {
-  return Object.entries(environment).flatMap(([name, value]) => {
-    const password = URL.parse(value)?.password;
-    return [
-      ...(/SECRET|TOKEN|PASS|CREDENTIAL|KEY|AUTH/i.test(name) ? [value] : []),
-      ...(password ? [password, decoded(password)] : []),
-    ];
-  });
-}
-
-/** The text itself where it is no percent-encoding. */
-function decoded(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
-  }
+/** Read for each part that needs them: a step has no other way to hand them on than the database. */
+async function variablesOf({ app, input, run }: Context) {
+  const { environmentVersion } = await app.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
+  return app.use(Environments).open(input.applicationId, environmentVersion);
 }
 
 async function serves({ app }: Context, { id }: Application, { releaseId }: Candidate): Promise<boolean> {
@@ -130,13 +119,14 @@ async function build(context: Context, application: Application): Promise<Made> 
       fetched.attempt === hold.attempt
         ? fetched.path
         : (await checkout(step, fetched.commitSha, timeouts.fetchS * 1000)).path;
+    const environment = environmentOf(await variablesOf(context));
     const { artifact, imageId } = await patiently(context, step, () =>
       driver.build({
         ...makerOf(context, application),
         source: path,
         buildCommand: application.buildCommand,
         startCommand: application.startCommand,
-        environment: application.environment as Record<string, string>,
+        environment,
         signal: step.signal,
         timeoutMs: timeouts.buildS * 1000,
         log: (line, stream) => step.log(line, stream),
@@ -195,7 +185,8 @@ async function startCandidate(context: Context, application: Application, built:
     },
     async (tx, { instance, port: instancePort, uid: instanceUid }) => {
       if (instance === null) return;
-      const runs = { instance, instancePort, instanceUid };
+      const { environmentVersion } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
+      const runs = { instance, instancePort, instanceUid, environmentVersion };
       if (restored) {
         const { count } = await tx.db.release.updateMany({
           where: { id: releaseId, status: 'RETIRED', instance: { equals: Prisma.DbNull }, prunedAt: null },
@@ -221,11 +212,11 @@ async function startCandidate(context: Context, application: Application, built:
   return { releaseId: started.releaseId, logFrom: started.logFrom };
 }
 
-const start = (context: Context, application: Application, driver: Driver, artifact: Opaque, step: StepContext) =>
+const start = async (context: Context, application: Application, driver: Driver, artifact: Opaque, step: StepContext) =>
   driver.start({
     ...makerOf(context, application),
     artifact,
-    environment: application.environment as Record<string, string>,
+    environment: environmentOf(await variablesOf(context)),
     limits: limitsOf(application),
     log: (line) => step.log(line),
     recordChild: (child) => step.record(child),
@@ -320,8 +311,8 @@ async function checkHealth(context: Context, application: Application, candidate
             ? {
                 ok: last.ok,
                 status: last.status ?? null,
-                bodyStart: last.bodyStart === undefined ? null : context.redact(last.bodyStart),
-                error: last.error ?? null,
+                bodyStart: last.bodyStart === undefined ? null : context.redactCut(last.bodyStart),
+                error: last.error === undefined ? null : context.redact(last.error),
                 latencyMs: last.latencyMs,
               }
             : null,
@@ -415,10 +406,7 @@ async function activate(
           data: { status: 'RETIRED', retiredAt: new Date() },
         });
       }
-      await tx.db.release.update({
-        where: { id: candidate.releaseId },
-        data: { status: 'ACTIVE', activatedAt: new Date(), retiredAt: null },
-      });
+      await beginServing(tx, candidate.releaseId, run.id);
       const updated = await tx.db.application.update({
         where: { id: application.id },
         data: {

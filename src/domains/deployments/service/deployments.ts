@@ -1,3 +1,4 @@
+import type { Release } from '#prisma';
 import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
@@ -36,6 +37,7 @@ export const Deployments = service('deployments', (app) => {
       const application = await lockApplication(tx, id);
       authorizeRow(actor, can[verb], application, 'Application', id);
       const { workspaceId } = application;
+      if (application.removalAskedAt) throw new Conflict('The application is being deleted.');
       const { idempotencyKey, ...rest } = input;
       const started = await app
         .use(Runs)
@@ -147,14 +149,30 @@ export const Deployments = service('deployments', (app) => {
             });
         if (input.releaseId && !release) throw new NotFound('Release', input.releaseId);
         if (!release) throw new NothingToRestore('No release served before the present one.');
-        if (release.prunedAt) throw new NothingToRestore('The files of this release were removed.');
-        if (!release.activatedAt) throw new NothingToRestore('This release never became healthy.');
-        if (release.id === application.activeReleaseId) throw new NothingToRestore('This release serves already.');
-        return { kind: 'RESTORE', applicationId: application.id, releaseId: release.id };
+        const problem = refusalOfRestore(application, release);
+        if (problem !== null) throw new NothingToRestore(problem);
+        return {
+          kind: 'RESTORE',
+          applicationId: application.id,
+          releaseId: release.id,
+          environment: input.environment ?? 'RELEASE',
+        };
       });
     },
   };
 });
+
+/** Why a release cannot be brought back, as a sentence; null: it can. */
+export function refusalOfRestore(
+  application: Pick<Application, 'activeReleaseId' | 'removalAskedAt'>,
+  release: Pick<Release, 'id' | 'prunedAt' | 'activatedAt'>,
+): string | null {
+  if (application.removalAskedAt) return 'The application is being deleted.';
+  if (release.prunedAt) return 'The files of this release were removed.';
+  if (!release.activatedAt) return 'This release never became healthy.';
+  if (release.id === application.activeReleaseId) return 'This release serves already.';
+  return null;
+}
 
 /** A worker of the version before says nothing: it has processes. */
 const offers = (drivers: readonly string[], driver: string): boolean =>

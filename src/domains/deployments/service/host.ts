@@ -24,7 +24,10 @@ import {
 } from '../../../integrations/process/index.ts';
 import { instanceRestarted } from '../events.ts';
 import { DeploymentSettings, lockApplication, userSlotOf } from './applications.ts';
+import type { QuotaLimits } from './quotas.ts';
 import type { Driver, DriverName, Opaque } from './driver.ts';
+import { environmentOf, Environments } from './environment.ts';
+import { isCrashLoop, leaveCrashLoop } from './crash-loop.ts';
 import {
   connectDocker,
   Drivers,
@@ -68,6 +71,7 @@ export interface DeploymentsOptions {
     readonly appMemoryMb: number;
     readonly maxMemoryMb: number;
     readonly maxMilliCpus: number;
+    readonly quotas: QuotaLimits;
     readonly docker: DockerOptions;
     readonly addressPorts: { readonly from: number; readonly to: number };
     readonly instancePorts: { readonly from: number; readonly to: number };
@@ -94,8 +98,6 @@ class NoLongerServes extends Error {}
 
 /** How often the folders of this host are compared with the rows, milliseconds. */
 const sweepMs = 5_000;
-/** Releases that are kept for each application, the one that serves not counted. */
-const keptReleases = 5;
 /** How long requests may go on at an instance that no longer serves, milliseconds. */
 const drainMs = 15_000;
 const stopGraceMs = 5_000;
@@ -118,6 +120,7 @@ export async function startDeployments(
     maxMemoryMb: options.driver.maxMemoryMb,
     maxMilliCpus: options.driver.maxMilliCpus,
     driverPatienceS: options.driver.docker.patienceS,
+    quotas: options.driver.quotas,
   };
   provided.set(DeploymentSettings, settings);
   const none = { hostId: options.hostId, stop: async () => undefined };
@@ -360,6 +363,8 @@ class HostAgent {
       { applicationId: application.id, releaseId: release.id },
       'the instance that serves has died: starting it again',
     );
+    // It is started again all the same: until the former one is healthy, nothing else can serve.
+    if (isCrashLoop(application, release)) await leaveCrashLoop(this.#app, application.id, release.id);
     try {
       await this.#restart(application, release);
     } catch (error) {
@@ -393,12 +398,12 @@ class HostAgent {
       runId: release.deploymentId,
       attempt: 0,
       artifact,
-      environment: application.environment as Record<string, string>,
+      environment: environmentOf(await this.#app.use(Environments).open(application.id, release.environmentVersion)),
       limits: limitsOf(application),
       // In the row before it runs: whatever happens to this process, the instance is known.
       record: (recorded) => change(release.instance, { instance: recorded, instancePort: null, instanceUid: null }),
     });
-    await change(instance, { instancePort: port, instanceUid: uid }, (tx) =>
+    await change(instance, { instancePort: port, instanceUid: uid, restarts: { increment: 1 } }, (tx) =>
       tx.append({
         type: instanceRestarted,
         workspaceId: application.workspaceId,
@@ -478,12 +483,14 @@ class HostAgent {
       artifact: Opaque;
     }>(
       `select id, application_id, driver, artifact from (
-         select r.id, r.application_id, r.driver, r.artifact, r.activated_at, row_number() over (partition by r.application_id, (r.activated_at is null) order by r.created_at desc) n
+         select r.id, r.application_id, r.driver, r.artifact, r.activated_at,
+           least(coalesce(a.retained_releases, 100), coalesce(q.retained_releases, $2)) kept, row_number() over (partition by r.application_id, (r.activated_at is null) order by r.created_at desc) n
          from release r join application a on a.id = r.application_id
+           left join workspace_quota q on q.workspace_id = a.workspace_id
          where a.host_id = $1 and r.status = 'RETIRED' and r.instance is null and r.pruned_at is null
            and not exists (select 1 from deployment d join run on run.id = d.id where d.restores_id = r.id and run.completed_at is null)
-       ) old where (activated_at is null and n > 1) or n > $2 limit 20`,
-      [this.#options.hostId, keptReleases],
+       ) old where (activated_at is null and n > 1) or n > kept limit 20`,
+      [this.#options.hostId, this.#options.driver.quotas.retainedReleases],
     );
     for (const row of rows) await this.#unlessAway(() => this.#giveUp(row));
   }

@@ -2,5 +2,8 @@ import './cleanup.ts';
 
 export { NoFreeUser } from '../../../integrations/process/index.ts';
 export { Applications, type Written } from './applications.ts';
-export { Deployments, type Requested } from './deployments.ts';
+export { Environments, inVersion } from './environment.ts';
+export { ApplicationDeletions } from './deletion.ts';
+export { Deployments, refusalOfRestore, type Requested } from './deployments.ts';
 export { startDeployments, type DeploymentsHost } from './host.ts';
+export { Quotas } from './quotas.ts';

@@ -1,10 +1,12 @@
-import type { Run } from '#prisma';
+import type { Release, Run } from '#prisma';
+import type { Transaction } from '#kernel/db/transact.ts';
 import type { RunContext } from '#kernel/runs/context.ts';
 import { Conflict } from '#kernel/errors.ts';
 import { defineRunKind } from '#kernel/runs/kinds.ts';
 import { phases, type DeploymentInput } from '../model.ts';
 import { lockApplication } from './applications.ts';
 import { deploy } from './deploy.ts';
+import { Quotas } from './quotas.ts';
 
 const isRestore = (input: DeploymentInput): boolean => input.kind === 'RESTORE';
 
@@ -22,6 +24,11 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   begin: (input) => (isRestore(input) ? 'DEPLOYING' : 'BUILDING'),
   deadlineS: 3600,
   execute: (context: RunContext<DeploymentInput>) => deploy(context),
+  async hasRoom(tx, { id, workspaceId, kind }, app) {
+    const { maxConcurrentDeployments } = await app.use(Quotas).of(tx.db, workspaceId);
+    const begun = { workspaceId, kind, completedAt: null, attempt: { gt: 0 }, id: { not: id } };
+    return (await tx.db.run.count({ where: begun })) < maxConcurrentDeployments;
+  },
   async onCreate(tx, run, input) {
     const restored =
       input.kind === 'RESTORE' ? await tx.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
@@ -32,6 +39,7 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
         ref: input.kind === 'BUILD' ? input.ref : (restored?.commitSha ?? ''),
         commitSha: restored?.commitSha ?? null,
         restoresId: restored?.id ?? null,
+        environmentVersion: await environmentVersionOf(tx, input, restored),
       },
     });
   },
@@ -57,9 +65,10 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   },
   async retryInput(tx, run: Run) {
     const input = run.input as unknown as DeploymentInput;
+    // Under the lock under which files of releases are given up, and the application.
+    const application = await lockApplication(tx, input.applicationId);
+    if (!application || application.removalAskedAt) throw new Conflict('The application is being deleted.');
     if (input.kind === 'RESTORE') {
-      // Under the lock under which its files are given up.
-      await lockApplication(tx, input.applicationId);
       const release = await tx.db.release.findUnique({ where: { id: input.releaseId } });
       if (!release || release.prunedAt) throw new Conflict('The files of this release were removed.');
       return input;
@@ -69,3 +78,17 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
     return { ...input, ref: commitSha ?? input.ref };
   },
 });
+
+/**
+ * What it is to run with. A deployment takes what holds when it is asked for, a rollback what the release had: it is to
+ * be as it was, unless it was asked to take what holds now.
+ */
+async function environmentVersionOf(
+  tx: Transaction,
+  input: DeploymentInput,
+  restored: Pick<Release, 'environmentVersion'> | null,
+): Promise<number> {
+  if (restored && !(input.kind === 'RESTORE' && input.environment === 'CURRENT')) return restored.environmentVersion;
+  const { environmentVersion } = await tx.db.application.findUniqueOrThrow({ where: { id: input.applicationId } });
+  return environmentVersion;
+}

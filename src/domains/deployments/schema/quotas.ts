@@ -1,0 +1,95 @@
+import type { Appended } from '#kernel/db/transact.ts';
+import { builder } from '#kernel/graphql/builder.ts';
+import { rowId } from '#kernel/graphql/global-id.ts';
+import { cursorOf, descriptionOfCursor, ErrorInterface, errorType, failing } from '#kernel/graphql/kit.ts';
+import { QuotaExceeded } from '../errors.ts';
+import { canOperate } from '../policy.ts';
+import { Quotas } from '../service/index.ts';
+
+const QuotaEnum = builder.enumType('Quota', {
+  description: 'What a workspace may have so many of.',
+  values: {
+    APPLICATIONS: { description: 'Applications.' },
+    RETAINED_RELEASES: { description: 'Releases of an application that are kept for a rollback.' },
+  } as const,
+});
+
+errorType(QuotaExceeded, {
+  name: 'QuotaExceeded',
+  description: 'The workspace may not have more. An operator of the server can allow it.',
+  interfaces: [ErrorInterface],
+  fields: (t) => ({
+    quota: t.expose('quota', { type: QuotaEnum, description: 'What it may not have more of.' }),
+    limit: t.exposeInt('limit', { description: 'How many it may have.' }),
+    actual: t.exposeInt('actual', { description: 'How many it has, or were asked for.' }),
+  }),
+});
+
+const WorkspaceQuotaRef = builder.objectRef<{ workspaceId: string }>('WorkspaceQuota').implement({
+  description: 'What a workspace may have, and has, in deployments.',
+  fields: (t) => ({
+    maxApplications: t.int({
+      description: 'Most applications.',
+      resolve: async ({ workspaceId }, _, { app }) => (await app.use(Quotas).of(app.db, workspaceId)).maxApplications,
+    }),
+    applications: t.int({
+      description: 'Applications that it has.',
+      resolve: async ({ workspaceId }, _, { app }) => (await app.use(Quotas).used(workspaceId)).applications,
+    }),
+    maxConcurrentDeployments: t.int({
+      description: 'Most deployments that are executed at once; more wait. Of one application it is always one.',
+      resolve: async ({ workspaceId }, _, { app }) =>
+        (await app.use(Quotas).of(app.db, workspaceId)).maxConcurrentDeployments,
+    }),
+    concurrentDeployments: t.int({
+      description: 'Deployments that are executed now.',
+      resolve: async ({ workspaceId }, _, { app }) => (await app.use(Quotas).used(workspaceId)).concurrentDeployments,
+    }),
+    retainedReleases: t.int({
+      description:
+        'Releases that are kept for a rollback of each application, at most, the one that serves not counted.',
+      resolve: async ({ workspaceId }, _, { app }) => (await app.use(Quotas).of(app.db, workspaceId)).retainedReleases,
+    }),
+  }),
+});
+
+builder.prismaObjectField('Workspace', 'deploymentQuota', (t) =>
+  t.field({
+    type: WorkspaceQuotaRef,
+    description: 'What it may have, and has, in deployments.',
+    select: { id: true },
+    resolve: ({ id }) => ({ workspaceId: id }),
+  }),
+);
+
+const limit = (what: string) => ({
+  required: false,
+  description: `${what} Null or absent: what the settings of the server say.`,
+});
+
+builder.mutationFields((t) => ({
+  setWorkspaceQuota: t.fieldWithInput({
+    access: canOperate.setWorkspaceQuota,
+    type: builder.objectRef<{ workspaceId: string; event: Appended }>('SetWorkspaceQuotaSuccess').implement({
+      description: 'It holds from now on; what the workspace has already stays.',
+      fields: (f) => ({
+        quota: f.field({ type: WorkspaceQuotaRef, description: 'The quota.', resolve: (done) => done }),
+        eventCursor: f.string({
+          nullable: true,
+          description: descriptionOfCursor,
+          resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
+        }),
+      }),
+    }),
+    errors: failing(),
+    description: 'Says what a workspace may have in deployments. For operators of the server.',
+    input: {
+      workspaceId: t.input.id({ description: 'Global id of the workspace.' }),
+      maxApplications: t.input.int(limit('Most applications, from 0 on.')),
+      maxConcurrentDeployments: t.input.int(limit('Most deployments that are executed at once, from 1 on.')),
+      retainedReleases: t.input.int(limit('Releases that are kept for a rollback of each application, 1 to 100.')),
+    },
+    resolve: (_, { input }, { app, actor }) =>
+      app.use(Quotas).set(actor, { ...input, workspaceId: rowId('Workspace', input.workspaceId) }),
+  }),
+}));

@@ -1,0 +1,75 @@
+import { z } from 'zod';
+import type { App } from '#kernel/app.ts';
+import { service } from '#kernel/app.ts';
+import type { Actor } from '#kernel/auth/actor.ts';
+import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
+import { authorize } from '#kernel/auth/policy.ts';
+import type { Appended, Transaction } from '#kernel/db/transact.ts';
+import { NotFound } from '#kernel/errors.ts';
+import { isId } from '#kernel/ids.ts';
+import { parse } from '#kernel/input.ts';
+import { QuotaExceeded } from '../errors.ts';
+import { quotaChanged } from '../events.ts';
+import { canOperate } from '../policy.ts';
+import { DeploymentSettings, type QuotaLimits } from './shared.ts';
+
+export type { QuotaLimits };
+
+const NewQuota = z.object({
+  workspaceId: z.string(),
+  maxApplications: z.int().min(0).max(100_000).nullish(),
+  maxConcurrentDeployments: z.int().min(1).max(10_000).nullish(),
+  retainedReleases: z.int().min(1).max(100).nullish(),
+});
+
+/** What workspaces may have. The only writer of workspace_quota. */
+export const Quotas = service('quotas', (app) => ({
+  /** What operators have said of the workspace, else the settings. */
+  async of(db: Pick<App['db'], 'workspaceQuota'>, workspaceId: string): Promise<QuotaLimits> {
+    const { quotas } = app.use(DeploymentSettings);
+    const own = await db.workspaceQuota.findUnique({ where: { workspaceId } });
+    return {
+      maxApplications: own?.maxApplications ?? quotas.maxApplications,
+      maxConcurrentDeployments: own?.maxConcurrentDeployments ?? quotas.maxConcurrentDeployments,
+      retainedReleases: own?.retainedReleases ?? quotas.retainedReleases,
+    };
+  },
+
+  /** Makes sure that a workspace may have one application more, until the end of the transaction. @throws {QuotaExceeded} */
+  async requireRoom(tx: Transaction, workspaceId: string): Promise<void> {
+    // Of two that come at once the second one sees the first. What refers to the workspace otherwise does not wait.
+    await tx.db.$queryRaw`select 1 from workspace where id = ${workspaceId}::uuid for no key update`;
+    const { maxApplications } = await this.of(tx.db, workspaceId);
+    const count = await tx.db.application.count({ where: { workspaceId } });
+    if (count >= maxApplications) throw new QuotaExceeded('APPLICATIONS', maxApplications, count);
+  },
+
+  /** How much of it is used. */
+  async used(workspaceId: string): Promise<{ applications: number; concurrentDeployments: number }> {
+    const [applications, concurrentDeployments] = await Promise.all([
+      app.db.application.count({ where: { workspaceId } }),
+      app.db.run.count({ where: { workspaceId, kind: 'Deployment', completedAt: null, attempt: { gt: 0 } } }),
+    ]);
+    return { applications, concurrentDeployments };
+  },
+
+  /**
+   * Says what a workspace may have; null: what the settings say. What it has already stays.
+   * @throws {ValidationError} {Unauthenticated} {NotFound} for everybody but operators {Forbidden}
+   */
+  async set(actor: Actor, raw: unknown): Promise<{ workspaceId: string; event: Appended }> {
+    const { workspaceId, ...limits } = parse(NewQuota, raw);
+    authorize(actor, canOperate.setWorkspaceQuota, instanceWorkspaceId);
+    return app.transact(actor, async (tx) => {
+      const known = isId(workspaceId) && (await tx.db.workspace.count({ where: { id: workspaceId } })) > 0;
+      if (!known || workspaceId === instanceWorkspaceId) throw new NotFound('Workspace', workspaceId);
+      const data = {
+        maxApplications: limits.maxApplications ?? null,
+        maxConcurrentDeployments: limits.maxConcurrentDeployments ?? null,
+        retainedReleases: limits.retainedReleases ?? null,
+      };
+      await tx.db.workspaceQuota.upsert({ where: { workspaceId }, create: { workspaceId, ...data }, update: data });
+      return { workspaceId, event: tx.append({ type: quotaChanged, workspaceId, subjectId: workspaceId, data }) };
+    });
+  },
+}));

@@ -1,0 +1,47 @@
+import type { Application } from '#prisma';
+import { required } from '#kernel/app.ts';
+import type { Appended, Transaction } from '#kernel/db/transact.ts';
+import { ValidationError, type Issue } from '#kernel/errors.ts';
+import type { GitProtocol } from '../../../integrations/git/index.ts';
+
+/** What a workspace may have. */
+export interface QuotaLimits {
+  readonly maxApplications: number;
+  /** Executed at once. */
+  readonly maxConcurrentDeployments: number;
+  /** Of each application, the one that serves not counted. */
+  readonly retainedReleases: number;
+}
+
+/** What the operator of this server allows. */
+export interface DeploymentSettings {
+  readonly gitProtocols: readonly GitProtocol[];
+  /** Stable addresses of applications: no other port is ever one. */
+  readonly addressPorts: { readonly from: number; readonly to: number };
+  /** The most that an application may be given. */
+  readonly maxMemoryMb: number;
+  readonly maxMilliCpus: number;
+  /** How long a step waits for a driver that is away. */
+  readonly driverPatienceS: number;
+  /** Of a workspace for which operators have said nothing else. */
+  readonly quotas: QuotaLimits;
+}
+export const DeploymentSettings = required<DeploymentSettings>('deployment settings');
+
+export interface Written {
+  readonly id: string;
+  readonly workspaceId: string;
+  readonly event: Appended | null;
+}
+
+/** The row, locked until the end of the transaction: what serves changes under this lock only. */
+export async function lockApplication(tx: Transaction, id: string): Promise<Application | null> {
+  await tx.db.$queryRaw`select 1 from application where id = ${id}::uuid for update`;
+  return tx.db.application.findUnique({ where: { id } });
+}
+
+/** @throws {ValidationError} naming every field that has a complaint */
+export function refuse(complaints: readonly (readonly [path: string, message: string | null])[]): void {
+  const issues: Issue[] = complaints.flatMap(([path, message]) => (message === null ? [] : [{ path, message }]));
+  if (issues.length > 0) throw new ValidationError(issues);
+}
