@@ -259,6 +259,9 @@ async function artifact(app: App, of: Tenant, runId: string | null) {
   });
 }
 
+/** Of a finding that every application has. */
+export const someFingerprint = 'f'.repeat(64);
+
 export async function application(app: App, of: Tenant): Promise<string> {
   const id = newId();
   const name = `${of.marker.toLowerCase()}-${randomBytes(4).toString('hex')}`;
@@ -273,6 +276,7 @@ export async function application(app: App, of: Tenant): Promise<string> {
       startCommand: of.marker,
       environment: { TEXT: of.marker },
       hostId: of.hostId,
+      knownFindings: { create: { id: newId(), fingerprint: someFingerprint } },
     },
   });
   return id;

@@ -6,6 +6,10 @@ export const can = definePolicy('deployments', {
     stopApplication: 'MEMBER',
     createDeployment: 'MEMBER',
     rollbackDeployment: 'MEMBER',
+    // Whoever may deploy does not decide what may be deployed.
+    setScanPolicy: 'ADMIN',
+    suppressFinding: 'ADMIN',
+    unsuppressFinding: 'ADMIN',
   },
   rows: {
     Application: inWorkspace('VIEWER'),
@@ -13,5 +17,9 @@ export const can = definePolicy('deployments', {
     Release: withParent,
     // A deployment is a run: the rule of Run holds for it.
     Deployment: withParent,
+    // Reached through the deployment, and findings through their scan or their application.
+    SecurityScan: withParent,
+    Finding: withParent,
+    KnownFinding: withParent,
   },
 }).verbs;

@@ -37,6 +37,7 @@ import {
   password,
   retiredRelease,
   rowOf,
+  someFingerprint,
   someone,
   tenant,
   type Someone,
@@ -81,7 +82,10 @@ const idInputs: Readonly<Record<string, string>> = {
   'RevokeApiKeyInput.id': 'ApiKey',
   'RollbackDeploymentInput.applicationId': 'Application',
   'RollbackDeploymentInput.releaseId': 'Release',
+  'SetScanPolicyInput.applicationId': 'Application',
   'StopApplicationInput.id': 'Application',
+  'SuppressFindingInput.applicationId': 'Application',
+  'UnsuppressFindingInput.applicationId': 'Application',
 };
 
 /** Values of the required input fields that are no ids; `*` stands for every input. */
@@ -116,6 +120,9 @@ const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
   'ResetPasswordInput.token': () => 'no token',
   'SaveUserStateInput.expectedVersion': () => 0,
   'SaveUserStateInput.value': () => ({}),
+  'SuppressFindingInput.fingerprint': () => someFingerprint,
+  'SuppressFindingInput.reason': () => 'Why',
+  'UnsuppressFindingInput.fingerprint': () => someFingerprint,
   'SignInInput.email': () => newcomer.email,
   'SignInInput.password': () => 'a password that is wrong',
   'SignUpInput.email': () => `${newId()}@example.com`,
