@@ -23,6 +23,7 @@ const config: CodegenConfig = {
           ID: 'string',
           JSON: 'unknown',
           NonNegativeInt: 'number',
+          Secret: 'string',
           URL: 'string',
         },
         importExtension: '.ts',

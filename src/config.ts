@@ -938,6 +938,28 @@ export const settings = {
     example: '300',
     schema: whole(1, 3600),
   }),
+  SWITCHYARD_ADVISORIES: optional({
+    group: 'Deployments',
+    description:
+      'Advisories in the OSV format that dependencies are looked up in: a folder of .json files, or a .zip, .jsonl or .json file. docs/security-scan.md tells how to fetch them.',
+    example: '/var/lib/switchyard/osv-npm.zip',
+    schema: folder,
+  }),
+  SWITCHYARD_ADVISORY_REGISTRY: optional({
+    group: 'Deployments',
+    description:
+      'npm registry that is asked for advisories on dependencies, as `npm audit` does: it learns names and versions of packages.',
+    example: 'https://registry.example.com',
+    schema: webUrl,
+  }),
+  SWITCHYARD_TRIVY: setting({
+    group: 'Deployments',
+    description:
+      'Also scan what is deployed with the program trivy of PATH: auto where it is installed, on (a worker without it does not start, and a deployment that it did not scan fails), off.',
+    default: 'auto',
+    example: 'on',
+    schema: z.enum(['auto', 'on', 'off'], 'must be auto, on or off'),
+  }),
   SWITCHYARD_BUILD_VARIABLES: optional({
     group: 'Deployments',
     description:
@@ -1118,6 +1140,12 @@ export interface Config {
     readonly pathDirs: readonly string[];
     /** What builds are given of this server's environment. */
     readonly buildEnvironment: Readonly<Record<string, string>>;
+  };
+  /** Scans of what is deployed. */
+  readonly scanning: {
+    readonly advisoriesPath: string | undefined;
+    readonly advisoryRegistryUrl: string | undefined;
+    readonly trivy: 'auto' | 'on' | 'off';
   };
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
   readonly telemetry: {
@@ -1355,6 +1383,11 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
           return value === undefined ? [] : [[name, value]];
         }),
       ),
+    },
+    scanning: {
+      advisoriesPath: v.SWITCHYARD_ADVISORIES,
+      advisoryRegistryUrl: v.SWITCHYARD_ADVISORY_REGISTRY,
+      trivy: v.SWITCHYARD_TRIVY,
     },
     outbound: { gitProtocols: v.SWITCHYARD_GIT_PROTOCOLS, allowLoopback: v.SWITCHYARD_ALLOW_LOOPBACK },
     telemetry: {

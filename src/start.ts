@@ -246,6 +246,7 @@ async function begin(
     databaseUrl: directUrl,
     worker: config.roles.worker,
     driver: config.driver,
+    scanning: config.scanning,
     outbound: config.outbound,
     keepsApplications: !options.endApplications,
   });

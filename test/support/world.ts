@@ -356,6 +356,9 @@ async function artifact(app: App, of: Tenant, runId: string | null) {
   });
 }
 
+/** Of a finding that every application has. */
+export const someFingerprint = 'f'.repeat(64);
+
 export async function application(app: App, of: Tenant): Promise<string> {
   const id = newId();
   const name = `${of.marker.toLowerCase()}-${randomBytes(4).toString('hex')}`;
@@ -369,10 +372,35 @@ export async function application(app: App, of: Tenant): Promise<string> {
       buildCommand: of.marker,
       startCommand: of.marker,
       hostId: of.hostId,
+      knownFindings: {
+        create: { id: newId(), fingerprint: someFingerprint, suppressedAt: new Date(), reason: of.marker },
+      },
     },
   });
   return id;
 }
+
+/** A security scan with one finding. */
+const scanOf = (of: Tenant, applicationId: string) => {
+  const known = { applicationId, fingerprint: someFingerprint };
+  return {
+    id: newId(),
+    complete: true,
+    verdict: 'PASSED' as const,
+    requireCompleteScan: false,
+    scanners: [],
+    findings: {
+      create: {
+        id: newId(),
+        scanner: 'SECRETS' as const,
+        severity: 'LOW' as const,
+        rule: of.marker,
+        title: of.marker,
+        known: { connectOrCreate: { where: { applicationId_fingerprint: known }, create: { id: newId(), ...known } } },
+      },
+    },
+  };
+};
 
 /** A deployment with steps, events, output and an artifact; it failed unless something else is said. */
 export async function deployment(
@@ -403,7 +431,15 @@ export async function deployment(
       ...(over ? { completedAt: new Date() } : {}),
       // Held by a worker that is not here: nobody takes it.
       ...(state.status === 'RUNNING' ? { workerId: newId(), leaseUntil: new Date(Date.now() + 3_600_000) } : {}),
-      deployment: { create: { applicationId, ref: of.marker, commitSha: 'b'.repeat(40), commitSubject: of.marker } },
+      deployment: {
+        create: {
+          applicationId,
+          ref: of.marker,
+          commitSha: 'b'.repeat(40),
+          commitSubject: of.marker,
+          securityScan: { create: scanOf(of, applicationId) },
+        },
+      },
       steps: {
         create: ['fetch', 'build', 'start', 'health'].map((name, position) => ({
           id: newId(),

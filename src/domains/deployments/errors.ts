@@ -62,3 +62,13 @@ export class QuotaExceeded extends DomainError {
     this.actual = actual;
   }
 }
+
+/** Findings of the security scan stop the deployment; the message names the worst of them. */
+export class BlockedByFindings extends DomainError {
+  readonly code = 'BLOCKED_BY_FINDINGS';
+}
+
+/** A scanner did not look at everything, and the policy of the application or the server wants that. */
+export class ScanIncomplete extends DomainError {
+  readonly code = 'SCAN_INCOMPLETE';
+}

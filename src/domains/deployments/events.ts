@@ -1,4 +1,5 @@
 import { defineEvent } from '#kernel/events/define.ts';
+import type { Severity } from './model.ts';
 
 export const applicationCreated = defineEvent('application.created', {
   subject: 'Application',
@@ -50,4 +51,27 @@ export const quotaChanged = defineEvent<{
 }>('workspace.quotaChanged', {
   subject: 'Workspace',
   description: 'An operator said what it may have; null: what the settings of the server say.',
+});
+
+export const securityScanned = defineEvent<{
+  complete: boolean;
+  verdict: string;
+  counts: Readonly<Record<Severity, number>>;
+  suppressed: number;
+}>('deployment.securityScanned', {
+  subject: 'Deployment',
+  description:
+    'Its commit was scanned. `counts` by severity are of findings that are not suppressed; `complete`: every scanner looked at everything that it covers.',
+});
+export const scanPolicySet = defineEvent<{ blockAtSeverity: Severity | null; requireCompleteScan: boolean }>(
+  'application.scanPolicySet',
+  { subject: 'Application', description: 'Which findings stop its deployments was decided.' },
+);
+export const findingSuppressed = defineEvent<{ fingerprint: string; expiresAt: string | null }>(
+  'application.findingSuppressed',
+  { subject: 'Application', description: 'Somebody decided to live with a finding; why is told by the finding.' },
+);
+export const findingUnsuppressed = defineEvent<{ fingerprint: string }>('application.findingUnsuppressed', {
+  subject: 'Application',
+  description: 'A finding counts again.',
 });

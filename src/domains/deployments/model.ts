@@ -1,9 +1,13 @@
 import { z } from 'zod';
 import type { Phase } from '#kernel/runs/kinds.ts';
 
-/** A deployment's state machine. Scanning has its place between PENDING and BUILDING and comes later. */
+/**
+ * A deployment's state machine. What is scanned must be there: the commit is fetched in SECURITY_SCANNING, too. A
+ * release that is restored was scanned and built before. The database refuses any other phase.
+ */
 export const phases = {
-  PENDING: { status: 'QUEUED', next: ['BUILDING', 'DEPLOYING', 'SUPERSEDED', 'CANCELED', 'FAILED'] },
+  PENDING: { status: 'QUEUED', next: ['SECURITY_SCANNING', 'DEPLOYING', 'SUPERSEDED', 'CANCELED', 'FAILED'] },
+  SECURITY_SCANNING: { status: 'RUNNING', next: ['BUILDING', 'CANCELED', 'FAILED'] },
   BUILDING: { status: 'RUNNING', next: ['DEPLOYING', 'CANCELED', 'FAILED'] },
   DEPLOYING: { status: 'RUNNING', next: ['HEALTH_CHECKING', 'ROLLING_BACK', 'CANCELED', 'FAILED'] },
   HEALTH_CHECKING: { status: 'RUNNING', next: ['DEPLOYED', 'ROLLING_BACK', 'CANCELED', 'FAILED'] },
@@ -18,7 +22,7 @@ export const phases = {
 
 export type DeploymentPhase = keyof typeof phases;
 
-/** What a deployment was asked to do, version 1. */
+/** What a deployment was asked to do. Version 1 has no step that scans. */
 export type DeploymentInput =
   | { readonly kind: 'BUILD'; readonly applicationId: string; readonly ref: string }
   | {
@@ -138,3 +142,28 @@ export const NewRollback = z.object({
   environment: z.enum(restoredEnvironments).nullish(),
   idempotencyKey: z.string().min(1).max(200).nullish(),
 });
+
+/** From the worst to what is only worth knowing. */
+export const severities = ['CRITICAL', 'HIGH', 'MEDIUM', 'LOW', 'INFO'] as const;
+export type Severity = (typeof severities)[number];
+
+/** Whether a severity is that bad, or worse. */
+export const isAtLeast = (severity: Severity, least: Severity): boolean =>
+  severities.indexOf(severity) <= severities.indexOf(least);
+
+export const NewScanPolicy = z.object({
+  applicationId: z.string(),
+  blockAtSeverity: z.enum(severities).nullish(),
+  requireCompleteScan: z.boolean().nullish(),
+});
+
+const Fingerprint = z.string().regex(/^[0-9a-f]{64}$/, 'must be the fingerprint of a finding');
+
+export const NewSuppression = z.object({
+  applicationId: z.string(),
+  fingerprint: Fingerprint,
+  reason: z.string().trim().min(1, 'must not be empty').max(1000),
+  expiresAt: z.date().nullish(),
+});
+
+export const EndedSuppression = z.object({ applicationId: z.string(), fingerprint: Fingerprint });

@@ -10,6 +10,10 @@ export const can = definePolicy('deployments', {
     unsetEnvironmentVariables: 'MEMBER',
     createDeployment: 'MEMBER',
     rollbackDeployment: 'MEMBER',
+    // Whoever may deploy does not decide what may be deployed.
+    setScanPolicy: 'ADMIN',
+    suppressFinding: 'ADMIN',
+    unsuppressFinding: 'ADMIN',
   },
   rows: {
     Application: inWorkspace('VIEWER'),
@@ -21,6 +25,10 @@ export const can = definePolicy('deployments', {
     EnvironmentVersion: withParent,
     EnvironmentVariable: withParent,
     WorkspaceQuota: withParent,
+    // Reached through the deployment, and findings through their scan or their application.
+    SecurityScan: withParent,
+    Finding: withParent,
+    KnownFinding: withParent,
   },
 }).verbs;
 

@@ -47,12 +47,14 @@ errorType(NothingToRestore, {
 
 const phaseDescriptions: Record<DeploymentPhase, string> = {
   PENDING: 'Waits for a worker.',
-  BUILDING: 'The commit is fetched and built.',
+  SECURITY_SCANNING: 'The commit is fetched, and scanned before anything of it is executed.',
+  BUILDING: 'The commit is built.',
   DEPLOYING: 'An instance is started next to the one that serves.',
   HEALTH_CHECKING: 'The new instance must answer before it gets traffic.',
   ROLLING_BACK: 'It failed; the instance is ended and the release that serves is checked.',
   DEPLOYED: 'The address serves it. Final.',
-  FAILED: 'It failed and nothing had served before, or it failed before an instance was started. Final.',
+  FAILED:
+    'It failed and nothing had served before, or it failed before an instance was started: its security scan stopped it, or its build failed. Final.',
   CANCELED: 'It was told to stop. Final.',
   SUPERSEDED: 'A newer deployment was asked for before it began. Final.',
   ROLLED_BACK: 'It failed; the release that served before serves on. Final.',

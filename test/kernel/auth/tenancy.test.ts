@@ -45,6 +45,7 @@ import {
   people,
   retiredRelease,
   rowOf,
+  someFingerprint,
   someone,
   tenant,
   tenants,
@@ -61,6 +62,9 @@ import {
 
 /** What an input field that holds an id is an id of: a type with a row in rowOf, or `Release`. */
 const idInputs: Readonly<Record<string, string>> = {
+  'SetScanPolicyInput.applicationId': 'Application',
+  'SuppressFindingInput.applicationId': 'Application',
+  'UnsuppressFindingInput.applicationId': 'Application',
   'SetWorkspaceQuotaInput.workspaceId': 'Workspace',
   'UpdateApplicationInput.id': 'Application',
   'DeleteApplicationInput.id': 'Application',
@@ -101,6 +105,9 @@ const idInputs: Readonly<Record<string, string>> = {
 
 /** Values of the required input fields that are no ids; `*` stands for every input. */
 const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
+  'SuppressFindingInput.fingerprint': () => someFingerprint,
+  'SuppressFindingInput.reason': () => 'Why',
+  'UnsuppressFindingInput.fingerprint': () => someFingerprint,
   'SetEnvironmentVariablesInput.variables': () => [{ name: 'NAME', value: 'value' }],
   'UnsetEnvironmentVariablesInput.names': () => ['NAME'],
   // None: a key that is for one verb gives no other.

@@ -538,7 +538,6 @@ describe('credentials', () => {
 
 describe('many at once', () => {
   test('one who waits in the database with many operations leaves its connections to others', async () => {
-    const { database } = server.running.app;
     const [busy, other] = [await tenant(server.running.app, 'busy'), await someone(server.running.app)];
     const [holder, watcher] = [new pg.Client(server.database.url), new pg.Client(server.database.url)];
     await Promise.all([holder.connect(), watcher.connect()]);

@@ -15,6 +15,7 @@ import type { Built, Driver, Opaque, Probe } from './driver.ts';
 import { environmentOf, Environments, secretsOf } from './environment.ts';
 import { beginServing } from './serving.ts';
 import { DeploymentHost, driverOf, limitsOf, noInstance, runningOf } from './host.ts';
+import { scanCommit } from './scan.ts';
 
 type Context = RunContext<DeploymentInput>;
 
@@ -113,12 +114,15 @@ async function build(context: Context, application: Application): Promise<Made> 
     },
   );
 
-  return context.step('build', { timeoutS: timeouts.buildS }, async (step) => {
     // A folder in which an earlier execution began to build is not built in again: the same commit is laid out anew.
-    const path =
-      fetched.attempt === hold.attempt
-        ? fetched.path
-        : (await checkout(step, fetched.commitSha, timeouts.fetchS * 1000)).path;
+  let folder = fetched.attempt === hold.attempt ? fetched.path : null;
+  const laidOut = async (step: StepContext): Promise<string> =>
+    (folder ??= (await checkout(step, fetched.commitSha, timeouts.fetchS * 1000)).path);
+
+  if (run.inputVersion > 1) await scanCommit(context, application, laidOut);
+  await context.moveTo('BUILDING');
+  return context.step('build', { timeoutS: timeouts.buildS }, async (step) => {
+    const path = await laidOut(step);
     const environment = environmentOf(await variablesOf(context));
     const { artifact, imageId } = await patiently(context, step, () =>
       driver.build({

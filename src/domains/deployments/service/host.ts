@@ -39,6 +39,7 @@ import {
   someInstance,
   type DockerOptions,
 } from './drivers.ts';
+import { provideScanning, type ScanningOptions } from './scanning.ts';
 
 export { limitsOf, noInstance, runningOf };
 
@@ -78,6 +79,7 @@ export interface DeploymentsOptions {
     readonly pathDirs: readonly string[];
     readonly buildEnvironment: Readonly<Record<string, string>>;
   };
+  readonly scanning: ScanningOptions;
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
   /** Whether its applications stay when the server goes; else it needs no users for longer than it runs. */
   readonly keepsApplications: boolean;
@@ -168,6 +170,13 @@ export async function startDeployments(
     ...(options.driver.process ? [createProcessPort(processDriver)] : []),
     ...(docker ? [docker] : []),
   ]);
+  const scanners = await provideScanning(provided, {
+    ...options.scanning,
+    allowLoopback: options.outbound.allowLoopback,
+    pathDirs: options.driver.pathDirs,
+    cacheDir: path.join(hostDir, 'trivy'),
+    environment: options.driver.buildEnvironment,
+  });
   const agent = new HostAgent(app, drivers, processDriver, { ...options, hostDir, nodeBinary });
   await agent.start();
   const host: DeploymentHost = {
@@ -179,7 +188,13 @@ export async function startDeployments(
     addressProblem: (port, signal) => agent.addressProblem(port, signal),
   };
   provided.set(DeploymentHost, host);
-  return { hostId: options.hostId, stop: (how) => agent.stop(how) };
+  return {
+    hostId: options.hostId,
+    async stop(how) {
+      await scanners.close();
+      await agent.stop(how);
+    },
+  };
 }
 
 type AgentOptions = DeploymentsOptions & { readonly hostDir: string; readonly nodeBinary: string };

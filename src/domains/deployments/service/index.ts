@@ -7,3 +7,5 @@ export { ApplicationDeletions } from './deletion.ts';
 export { Deployments, refusalOfRestore, type Requested } from './deployments.ts';
 export { startDeployments, type DeploymentsHost } from './host.ts';
 export { Quotas } from './quotas.ts';
+export { suppressedNow } from './scan.ts';
+export { Suppressions } from './suppressions.ts';

@@ -13,15 +13,21 @@ const isRestore = (input: DeploymentInput): boolean => input.kind === 'RESTORE';
 /** Deployments as runs. */
 export const deploymentKind = defineRunKind<DeploymentInput>({
   name: 'Deployment',
-  versions: [1],
+  versions: [1, 2],
   phases,
   initial: 'PENDING',
   ends: {
     canceled: (phase) => (phase === 'ROLLING_BACK' ? 'ROLLED_BACK' : 'CANCELED'),
     failed: (phase) => (phase === 'ROLLING_BACK' ? 'ROLLBACK_FAILED' : 'FAILED'),
   },
-  steps: (input) => [...(isRestore(input) ? [] : ['fetch', 'build']), 'start', 'health', 'activate', 'rollback'],
-  begin: (input) => (isRestore(input) ? 'DEPLOYING' : 'BUILDING'),
+  steps: (input) => [
+    ...(isRestore(input) ? [] : ['fetch', 'scan', 'build']),
+    'start',
+    'health',
+    'activate',
+    'rollback',
+  ],
+  begin: (input) => (isRestore(input) ? 'DEPLOYING' : 'SECURITY_SCANNING'),
   deadlineS: 3600,
   execute: (context: RunContext<DeploymentInput>) => deploy(context),
   async hasRoom(tx, { id, workspaceId, kind }, app) {
