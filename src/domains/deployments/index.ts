@@ -1,3 +1,12 @@
-import './schema.ts';
+export { DeploymentRef } from './schema.ts';
 
-export { Applications, Deployments, startDeployments, type DeploymentsHost } from './service/index.ts';
+export {
+  Applications,
+  Deployments,
+  SourceAccess,
+  startDeployments,
+  watchDeployments,
+  type DeploymentsHost,
+  type Push,
+  type SourceCredentials,
+} from './service/index.ts';

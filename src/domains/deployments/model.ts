@@ -76,6 +76,8 @@ export const NewApplication = z.object({
   port: z.int().nullish(),
 });
 
+export const AutoDeploy = z.object({ id: z.string(), autoDeploy: z.boolean() });
+
 export const NewDeployment = z.object({
   applicationId: z.string(),
   ref: z.string().max(255).nullish(),

@@ -4,6 +4,7 @@ export const can = definePolicy('deployments', {
   verbs: {
     createApplication: 'MEMBER',
     stopApplication: 'MEMBER',
+    setAutoDeploy: 'MEMBER',
     createDeployment: 'MEMBER',
     rollbackDeployment: 'MEMBER',
   },

@@ -5,6 +5,7 @@ import type { App } from '../app.ts';
 import { timingSafeEqualText } from '../crypto.ts';
 import type { StorageHandler } from '../storage/http.ts';
 import { withTrace } from '../telemetry/trace.ts';
+import { readRaw } from './body.ts';
 import { Connections } from './connections.ts';
 import type { OriginRules } from './credentials.ts';
 import { createDoor } from './door.ts';
@@ -338,7 +339,7 @@ async function readBody(
   if (type !== 'application/json' || (charset !== undefined && charset !== 'utf-8' && charset !== 'utf8')) {
     return refuse(res, 415, 'UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json in UTF-8.');
   }
-  const body = await collect(req, maxBytes, timeoutMs);
+  const body = await readRaw(req, maxBytes, timeoutMs);
   if (body === 'gone') return false;
   if (body === 'slow') return refuse(res, 408, 'BODY_TOO_SLOW', `The body took more than ${timeoutMs} ms to arrive.`);
   if (body === 'large') {
@@ -349,38 +350,6 @@ async function readBody(
   // The fetch adapter below Yoga takes a body that was read already from here; an empty one it would wait for.
   (req as IncomingMessage & { body?: string }).body = text || ' ';
   return true;
-}
-
-/** This much of a body that is too long is read and thrown away, so that the client gets to read the answer. */
-const drainBytes = 1_048_576;
-
-function collect(
-  req: IncomingMessage,
-  maxBytes: number,
-  timeoutMs: number,
-): Promise<Buffer | 'large' | 'slow' | 'gone'> {
-  return new Promise((resolve) => {
-    const chunks: Buffer[] = [];
-    let bytes = 0;
-    const data = (chunk: Buffer) => {
-      bytes += chunk.length;
-      if (bytes <= maxBytes) chunks.push(chunk);
-      else if (bytes > maxBytes + drainBytes) done('large');
-    };
-    const end = () => done(bytes > maxBytes ? 'large' : Buffer.concat(chunks));
-    const gone = () => done('gone');
-    const timer = setTimeout(() => done('slow'), timeoutMs);
-    const done = (result: Buffer | 'large' | 'slow' | 'gone') => {
-      clearTimeout(timer);
-      req.off('data', data).off('end', end).off('close', gone);
-      if (typeof result === 'string') req.resume();
-      resolve(result);
-    };
-    if (Number(req.headers['content-length'] ?? 0) > maxBytes + drainBytes) return done('large');
-    req.on('data', data).on('end', end).on('close', gone);
-    // It ends with `close`; without a listener it would end the process.
-    req.on('error', () => undefined);
-  });
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });

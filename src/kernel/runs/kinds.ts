@@ -1,4 +1,5 @@
 import type { Run, RunStatus } from '#prisma';
+import type { App } from '../app.ts';
 import type { Transaction } from '../db/transact.ts';
 import { defineEvent, type EventType } from '../events/define.ts';
 import type { RunContext } from './context.ts';
@@ -33,9 +34,9 @@ export interface RunKind<I = unknown> {
    */
   readonly execute: (context: RunContext<I>) => Promise<{ readonly phase: string; readonly reason?: string }>;
   /** Adds the kind's own rows for a new run. */
-  readonly onCreate: (tx: Transaction, run: Run, input: I) => Promise<void>;
+  readonly onCreate: (tx: Transaction, run: Run, input: I, app: App) => Promise<void>;
   /** Changes the kind's own rows when the run ends, in the same transaction. */
-  readonly onEnd?: (tx: Transaction, run: Pick<Run, 'id' | 'workspaceId'>, phase: string) => Promise<void>;
+  readonly onEnd?: (tx: Transaction, run: Pick<Run, 'id' | 'workspaceId'>, phase: string, app: App) => Promise<void>;
   /** The input of a retry. */
   readonly retryInput: (tx: Transaction, run: Run) => Promise<I & Json>;
 }

@@ -8,8 +8,8 @@ import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { validateRef, validateRepositoryUrl, type GitProtocol } from '../../../integrations/git/index.ts';
 import { validateEnvironment } from '../../../integrations/process/index.ts';
-import { applicationCreated, applicationStopped } from '../events.ts';
-import { NewApplication } from '../model.ts';
+import { applicationAutoDeploySet, applicationCreated, applicationStopped } from '../events.ts';
+import { AutoDeploy, NewApplication } from '../model.ts';
 import { can } from '../policy.ts';
 
 /** What the operator of this server allows. */
@@ -78,6 +78,21 @@ export const Applications = service('applications', (app) => ({
       if (isTaken(error)) throw new Conflict(`There is an application ${input.name} in this workspace already.`);
       throw error;
     }
+  },
+
+  /** Whether pushes to its branch deploy it. @throws {ValidationError} {NotFound} {Forbidden} */
+  async setAutoDeploy(actor: Actor, raw: unknown): Promise<Written> {
+    const { id, autoDeploy } = parse(AutoDeploy, raw);
+    if (!isId(id)) throw new NotFound('Application', id);
+    return app.transact(actor, async (tx) => {
+      const application = await lockApplication(tx, id);
+      authorizeRow(actor, can.setAutoDeploy, application, 'Application', id);
+      const { workspaceId } = application;
+      if (application.autoDeploy === autoDeploy) return { id, workspaceId, event: null };
+      await tx.db.application.update({ where: { id }, data: { autoDeploy } });
+      const event = tx.append({ type: applicationAutoDeploySet, workspaceId, subjectId: id, data: { autoDeploy } });
+      return { id, workspaceId, event };
+    });
   },
 
   /** Takes an application off its address. Its releases stay and can be restored. @throws {NotFound} {Forbidden} */

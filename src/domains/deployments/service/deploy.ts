@@ -12,6 +12,7 @@ import { releaseActivated } from '../events.ts';
 import type { DeploymentInput } from '../model.ts';
 import { DeploymentSettings, isAddressPort, lockApplication, notifyHost, userSlotOf } from './applications.ts';
 import type { Built, Driver, Opaque, Probe } from './driver.ts';
+import { SourceAccess } from './ports.ts';
 import { DeploymentHost, driverOf, limitsOf, noInstance, runningOf } from './host.ts';
 
 type Context = RunContext<DeploymentInput>;
@@ -94,7 +95,10 @@ async function build(context: Context, application: Application): Promise<Made> 
       userSlot: userSlotOf(application),
     });
     const lines = inOrder((line: string) => step.log(line));
+    const credentials = await app.use(SourceAccess).credentials(application, step.signal);
+    if (credentials) context.addSecrets([credentials.password]);
     const commit = await git.fetchCommit({
+      ...(credentials ? { credentials } : {}),
       repositoryUrl: application.repositoryUrl,
       ref,
       intoDir: path,

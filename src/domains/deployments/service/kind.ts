@@ -5,6 +5,7 @@ import { defineRunKind } from '#kernel/runs/kinds.ts';
 import { phases, type DeploymentInput } from '../model.ts';
 import { lockApplication } from './applications.ts';
 import { deploy } from './deploy.ts';
+import { tellWatchers } from './ports.ts';
 
 const isRestore = (input: DeploymentInput): boolean => input.kind === 'RESTORE';
 
@@ -22,7 +23,7 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   begin: (input) => (isRestore(input) ? 'DEPLOYING' : 'BUILDING'),
   deadlineS: 3600,
   execute: (context: RunContext<DeploymentInput>) => deploy(context),
-  async onCreate(tx, run, input) {
+  async onCreate(tx, run, input, app) {
     const restored =
       input.kind === 'RESTORE' ? await tx.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
     await tx.db.deployment.create({
@@ -34,8 +35,10 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
         restoresId: restored?.id ?? null,
       },
     });
+    await tellWatchers(app, tx, run.id);
   },
-  async onEnd(tx, run, phase) {
+  async onEnd(tx, run, phase, app) {
+    await tellWatchers(app, tx, run.id);
     if (phase === 'DEPLOYED') return;
     const { applicationId, restoresId } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
     // The address that it had reserved is nobody's; one that was never visited may become another application's.

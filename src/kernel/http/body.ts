@@ -1,0 +1,34 @@
+import type { IncomingMessage } from 'node:http';
+
+/** This much of a body that is too long is read and thrown away, so that the client gets to read the answer. */
+const drainBytes = 1_048_576;
+
+/** Reads a body, whatever its headers say of its size: all of it, or why there is none. */
+export function readRaw(
+  req: IncomingMessage,
+  maxBytes: number,
+  timeoutMs: number,
+): Promise<Buffer | 'large' | 'slow' | 'gone'> {
+  return new Promise((resolve) => {
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    const data = (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes <= maxBytes) chunks.push(chunk);
+      else if (bytes > maxBytes + drainBytes) done('large');
+    };
+    const end = () => done(bytes > maxBytes ? 'large' : Buffer.concat(chunks));
+    const gone = () => done('gone');
+    const timer = setTimeout(() => done('slow'), timeoutMs);
+    const done = (result: Buffer | 'large' | 'slow' | 'gone') => {
+      clearTimeout(timer);
+      req.off('data', data).off('end', end).off('close', gone);
+      if (typeof result === 'string') req.resume();
+      resolve(result);
+    };
+    if (Number(req.headers['content-length'] ?? 0) > maxBytes + drainBytes) return done('large');
+    req.on('data', data).on('end', end).on('close', gone);
+    // It ends with `close`; without a listener it would end the process.
+    req.on('error', () => undefined);
+  });
+}
