@@ -1,19 +1,22 @@
 import examples from '@octokit/webhooks-examples';
 import { createHmac, randomBytes, randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { pino } from 'pino';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import type { App } from '#kernel/app.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
+import { data, type Auth } from '../support/client.ts';
 import { until } from '../support/embedded.ts';
 import { deliver, push } from '../support/github.ts';
 import { mutate } from '../support/mutate.ts';
 import { startTestServer, type TestServer } from '../support/server.ts';
-import { application, memberOf, tenant, type Tenant } from '../support/world.ts';
+import { application, memberOf, someone, tenant, type Tenant } from '../support/world.ts';
 
 const appSecret = randomBytes(32).toString('hex');
 const formerAppSecret = randomBytes(32).toString('hex');
 const octocat = { id: 186_853_002, fullName: 'Codertocat/Hello-World' };
+const operatorEmail = 'operator@example.com';
 const sha = (digit: string): string => digit.repeat(40);
 
 let server: TestServer;
@@ -23,6 +26,7 @@ beforeAll(async () => {
     // Applications stand on hosts that are not here: their deployments wait.
     SWITCHYARD_PROCESS_DRIVER: 'false',
     GITHUB_WEBHOOK_SECRETS: `${appSecret},${formerAppSecret}`,
+    SWITCHYARD_OPERATORS: operatorEmail,
   });
   ({ app } = server.running);
 });
@@ -102,6 +106,7 @@ test('of the whole corpus, signed, nothing gives a 5xx, and only branch pushes o
   for (const { event, payload } of all) {
     const status = await deliver(mine.address, mine.secret, payload, { event });
     statuses.set(status, (statuses.get(status) ?? 0) + 1);
+    if (event === 'push') await settled(); // in their order: a late one would give way to a newer one
   }
   expect([...statuses]).toEqual([[202, all.length]]);
   await settled();
@@ -183,6 +188,10 @@ test('huge, malformed and unknown messages are answered, and do nothing', async 
   expect((await fetch(mine.address)).status).toBe(405);
   const odd = [
     [{}, 'It is no push as GitHub sends them.'],
+    [
+      push({ id: 3, fullName: 'acme/odd' }, sha('c'), { ref: 'refs/heads/ma\0in' }),
+      'It is no push as GitHub sends them.',
+    ],
     [push({ id: 3, fullName: 'acme/odd' }, 'main'), 'It is no push as GitHub sends them.'],
     [{ ref: 7, repository: 'acme/odd', action: { a: 1 } }, 'It is no push as GitHub sends them.'],
     [{ ...push({ id: 3, fullName: 'acme/odd' }, sha('c')), action: 'a\0b' }, null],
@@ -218,6 +227,7 @@ test("the App's secret deploys where its installation is trusted, and nowhere el
   const sent = async (secret: string, commit: string, more: object) =>
     deliver(base(), secret, push(repository, commit, more));
   expect(await sent(appSecret, sha('d'), { installation: { id: 77 } })).toBe(202);
+  await settled();
   // While it is rotated, the secret before is good, too.
   expect(await sent(formerAppSecret, sha('e'), { installation: { id: 77 } })).toBe(202);
   expect(await sent(appSecret, sha('f'), {})).toBe(202);
@@ -229,6 +239,37 @@ test("the App's secret deploys where its installation is trusted, and nowhere el
   expect(await refs(second)).toEqual([sha('d'), sha('e')]);
   expect(await refs(byToken)).toEqual([]);
   expect(await refs(otherInstallation)).toEqual([]);
+
+  // Each workspace sees its own; what matched none, and all the others, operators see.
+  const seen = async (who: Auth) =>
+    (
+      await data<{ webhookDeliveries: { totalCount: number; nodes: { reason: string | null }[] } }>(
+        server.url,
+        '{ webhookDeliveries(first: 100) { totalCount nodes { reason } } }',
+        {},
+        who,
+      )
+    ).webhookDeliveries;
+  expect(await seen(first.of.owner)).toEqual({ totalCount: 2, nodes: [{ reason: null }, { reason: null }] });
+  expect((await seen(byToken.of.owner)).totalCount).toBe(0);
+  const operator = await someone(app);
+  await app.db.user.update({ where: { id: operator.id }, data: { email: operatorEmail, emailVerifiedAt: new Date() } });
+  const all = await seen(operator);
+  expect(all.totalCount).toBe(await app.db.webhookDelivery.count());
+  expect(all.nodes.slice(0, 2).map(({ reason }) => reason)).toEqual(
+    Array.from({ length: 2 }, () => 'No workspace has connected this repository.'),
+  );
+});
+
+test('without a secret of the App its address is closed, and that is said loudly at the start', async () => {
+  const lines: string[] = [];
+  const log = pino({ level: 'warn' }, { write: (line: string) => void lines.push(line) });
+  const closed = await startTestServer({ SWITCHYARD_ROLES: 'api' }, { log });
+  onTestFinished(() => closed.stop());
+  expect(lines.some((line) => line.includes('NO WEBHOOK SECRET'))).toBe(true);
+  const address = new URL('/webhooks/github', closed.url).href;
+  expect(await deliver(address, appSecret, push(octocat, sha('a')))).toBe(401);
+  expect(await deliver(address, 'undefined', '{}')).toBe(401);
 });
 
 test('pushes deploy only what follows them; an older one does not undo a newer one', async () => {

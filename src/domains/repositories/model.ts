@@ -37,7 +37,10 @@ export type Envelope = z.infer<typeof Envelope>;
 
 /** A push. @see https://docs.github.com/en/webhooks/webhook-events-and-payloads#push */
 export const PushEvent = z.object({
-  ref: z.string().max(300),
+  ref: z
+    .string()
+    .max(300)
+    .refine((ref) => ref.isWellFormed() && !ref.includes('\0')),
   after: z.string().regex(/^(?:[0-9a-f]{40}|[0-9a-f]{64})$/),
   deleted: z.boolean().default(false),
   repository: z.object({ id: z.int().positive(), full_name: z.string(), fork: z.boolean().default(false) }),

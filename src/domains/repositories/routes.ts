@@ -7,7 +7,8 @@ import { defineThrottle, Throttles } from '#kernel/rates/throttles.ts';
 import { maxBodyBytes } from './model.ts';
 import { Deliveries, isSignature, vouched, webhookPath } from './service/index.ts';
 
-const limits = '25 MiB a body, 200 MiB of all that are being read; the throttle repositories.deliveries';
+const limits =
+  '25 MiB a body; 200 MiB of all of more than 1 MiB that are being read; the throttle repositories.deliveries';
 const appRoute = defineRoute({
   path: webhookPath,
   methods: ['POST'],
@@ -33,8 +34,10 @@ const deliveriesThrottle = defineThrottle({
   durationS: 60,
 });
 
-/** Of all bodies that are being read, bytes. */
+/** Of all large bodies that are being read, bytes. Who fills it with what is not signed keeps out no common delivery. */
 const maxReadingBytes = 200 * 2 ** 20;
+/** Larger than that is large, bytes. */
+const largeBytes = 2 ** 20;
 const bodyTimeoutMs = 20_000;
 const uuid = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
 
@@ -54,7 +57,8 @@ export function webhookRoutes(app: App): Route[] {
     if (type?.trim().toLowerCase() !== 'application/json' || (headers['content-encoding'] ?? 'identity') !== 'identity')
       return answer(res, 415, 'UNSUPPORTED_MEDIA_TYPE', 'Choose the content type application/json at GitHub.');
     const said = Number(headers['content-length'] ?? maxBodyBytes);
-    const announced = Math.min(Number.isFinite(said) ? said : maxBodyBytes, maxBodyBytes);
+    const most = Number.isFinite(said) ? Math.min(said, maxBodyBytes) : maxBodyBytes;
+    const announced = most > largeBytes ? most : 0;
     if (reading + announced > maxReadingBytes) {
       res.setHeader('retry-after', '5');
       return answer(res, 503, 'BUSY', 'Too many deliveries at once.');
@@ -82,7 +86,7 @@ export function webhookRoutes(app: App): Route[] {
     }
     const [guid, event] = [headers['x-github-delivery'], headers['x-github-event']];
     const payload = parsed(body);
-    if (typeof guid !== 'string' || !uuid.test(guid) || typeof event !== 'string' || !/^[a-z_]{1,60}$/.test(event))
+    if (typeof guid !== 'string' || !uuid.test(guid) || typeof event !== 'string' || !/^[a-z0-9_]{1,60}$/.test(event))
       return answer(res, 400, 'BAD_REQUEST', 'X-GitHub-Delivery or X-GitHub-Event is missing or malformed.');
     if (payload === null) return answer(res, 400, 'BAD_REQUEST', 'The body is no JSON object.');
     await app.use(Deliveries).receive({ trusted: by.trusted, guid: guid.toLowerCase(), event, body, payload });
