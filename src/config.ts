@@ -561,7 +561,7 @@ export const settings = {
     description:
       "Secret of that App's webhook, at PUBLIC_URL/webhooks/github; while it is rotated, the new one and the one before, comma-separated. Unset: that address answers 401.",
     secret: true,
-    example: 'at least 16 bytes, from openssl rand -hex 32',
+    example: 'output of: openssl rand -hex 32',
     schema: webhookSecrets,
   }),
   SWITCHYARD_WEBHOOK_RETENTION_DAYS: setting({

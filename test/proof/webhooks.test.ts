@@ -1,5 +1,5 @@
-import examples from '@octokit/webhooks-examples';
 import { createHmac, randomBytes, randomUUID } from 'node:crypto';
+import { createRequire } from 'node:module';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import type { App } from '#kernel/app.ts';
@@ -12,6 +12,12 @@ import { deliver, push } from '../support/github.ts';
 import { mutate } from '../support/mutate.ts';
 import { startTestServer, type TestServer } from '../support/server.ts';
 import { application, memberOf, someone, tenant, type Tenant } from '../support/world.ts';
+
+// Its declarations are of a module with a default export, which it is not.
+const examples = createRequire(import.meta.url)('@octokit/webhooks-examples') as readonly {
+  readonly name: string;
+  readonly examples: readonly Readonly<Record<string, unknown>>[];
+}[];
 
 const appSecret = randomBytes(32).toString('hex');
 const formerAppSecret = randomBytes(32).toString('hex');

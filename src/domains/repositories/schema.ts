@@ -16,7 +16,7 @@ import {
 import { DeploymentRef } from '../deployments/index.ts';
 import { GitHubRefusal, RepositoryNotReached } from './errors.ts';
 import { can } from './policy.ts';
-import { Deliveries, Repositories, type Changed, type WithSecret } from './service/index.ts';
+import { Deliveries, Repositories, type Changed, type RepositoryPage, type WithSecret } from './service/index.ts';
 
 errorType(GitHubRefusal, {
   name: 'GitHubRefusal',
@@ -160,17 +160,27 @@ const GitHubRepositoryRef = builder.simpleObject('GitHubRepository', {
   }),
 });
 
+const GitHubRepositoryPageRef = builder.objectRef<RepositoryPage>('GitHubRepositoryPage').implement({
+  description: 'Repositories that one can connect, as GitHub pages them.',
+  fields: (t) => ({
+    repositories: t.field({
+      type: [GitHubRepositoryRef],
+      description: 'Those of this page, 50 at most.',
+      resolve: ({ repositories }) => [...repositories],
+    }),
+    nextPage: t.exposeInt('nextPage', { nullable: true, description: '`page` of the next one; null: there is none.' }),
+  }),
+});
+
 builder.queryFields((t) => ({
   repositories: t.field({
-    access: 'user',
-    type: [GitHubRepositoryRef],
+    access: 'member',
+    type: GitHubRepositoryPageRef,
     nullable: true,
-    description: 'Repositories at GitHub of whoever asks, by name, 50 a page; null for who is not linked with GitHub.',
+    description:
+      'Repositories at GitHub of whoever asks, by name, 50 a page; null for programs, and for who is not linked with GitHub.',
     args: { page: t.arg.int({ required: false, description: 'Page, from 1 on; default 1.' }) },
-    resolve: async (_, { page }, { app, actor }) => {
-      const found = await app.use(Repositories).ofPerson(actor, Math.max(1, page ?? 1));
-      return found && [...found];
-    },
+    resolve: (_, { page }, { app, actor }) => app.use(Repositories).ofPerson(actor, Math.max(1, page ?? 1)),
   }),
   webhookDeliveries: t.prismaConnection({
     access: 'member',

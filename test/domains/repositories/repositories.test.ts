@@ -194,10 +194,10 @@ test('a private repository is connected; a signed push deploys it, and GitHub is
 test('who connects a repository reaches it with what is theirs, and may push to it', async () => {
   const grace = await linked(await person(server.url, 'Grace'));
   const { id: workspaceId } = await workspace(server.url, grace);
-  const query = '{ repositories { fullName isPrivate mayPush } }';
+  const query = '{ repositories { nextPage repositories { fullName isPrivate mayPush } } }';
   const list = async (who: Person) =>
-    (await data<{ repositories: unknown[] | null }>(server.url, query, {}, who)).repositories;
-  expect(await list(grace)).toContainEqual({ fullName: 'octo/open', isPrivate: false, mayPush: true });
+    (await data<{ repositories: { repositories: unknown[] } | null }>(server.url, query, {}, who)).repositories;
+  expect((await list(grace))?.repositories).toContainEqual({ fullName: 'octo/open', isPrivate: false, mayPush: true });
   expect(await list(on.who)).toBeNull();
 
   expect((await connect(workspaceId, 'octo/open', grace))['connectedRepository'].access).toBe('PERSON');

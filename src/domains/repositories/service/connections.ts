@@ -38,6 +38,12 @@ export interface WithSecret extends Changed {
   readonly webhookSecret: string;
 }
 
+export interface RepositoryPage {
+  readonly repositories: readonly GitHubRepository[];
+  /** Null: this was the last one. */
+  readonly nextPage: number | null;
+}
+
 interface Reached {
   readonly repository: GitHubRepository;
   readonly access: ConnectedRepository['access'];
@@ -163,11 +169,12 @@ export const Repositories = service('repositories', (app) => {
      * Repositories that the actor can pick from, by name, a page at a time; null: they are not linked with GitHub.
      * @throws {GitHubRefusal}
      */
-    async ofPerson(actor: Actor, page: number): Promise<readonly GitHubRepository[] | null> {
+    async ofPerson(actor: Actor, page: number): Promise<RepositoryPage | null> {
       const token = await tokenOfPerson(app, actor);
       if (token === null) return null;
       const { api } = app.use(RepositorySettings);
-      return asking((signal) => api.repositories(token, { page, pageSize }, signal));
+      const repositories = await asking((signal) => api.repositories(token, { page, pageSize }, signal));
+      return { repositories, nextPage: repositories.length < pageSize ? null : page + 1 };
     },
 
     /** A connection and the secrets that sign its deliveries; null: there is none. */

@@ -1,4 +1,4 @@
-export { Repositories, webhookPath, type Changed, type WithSecret } from './connections.ts';
+export { Repositories, webhookPath, type Changed, type RepositoryPage, type WithSecret } from './connections.ts';
 export { Deliveries, type Arrival } from './deliveries.ts';
 export { RepositorySettings } from './settings.ts';
 export { Statuses } from './statuses.ts';
