@@ -205,7 +205,7 @@ builder.queryFields((t) => ({
 }));
 
 const of = (workspaceId: string | null | undefined) =>
-  workspaceId == null ? {} : { workspaceId: rowId('Workspace', String(workspaceId)) };
+  workspaceId == null ? {} : { workspaceId: rowId('Workspace', workspaceId) };
 
 const eventCursor = {
   nullable: true,
