@@ -155,7 +155,10 @@ test('a private repository is connected; a signed push deploys it, and GitHub is
   expect(statusesOf(sha).every(({ context, authorization }) => context === 'switchyard/shop' && authorization === `Bearer ${token}`)).toBe(true); // prettier-ignore
   const { id: runId } = (await deployment()) ?? { id: '' };
   expect(statusesOf(sha).at(-1)?.target_url).toContain(`/deployments/${runId}`);
-  const status = await db().commitStatus.findUniqueOrThrow({ where: { id: runId } });
+  const statusOf = () => db().commitStatus.findUniqueOrThrow({ where: { id: runId } });
+  // It is written down after GitHub was told.
+  await until('the row says so', async () => (await statusOf()).state === 'SUCCESS', livenessMs);
+  const status = await statusOf();
   expect([status.state, status.error, status.attempts >= 3]).toEqual(['SUCCESS', null, true]);
   const lines = await db().logLine.findMany({ where: { runId } });
   expect(lines.length).toBeGreaterThan(0);
