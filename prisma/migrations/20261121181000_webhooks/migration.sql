@@ -36,7 +36,7 @@ CREATE TABLE "connected_repository" (
 CREATE TABLE "webhook_delivery" (
     "id" UUID NOT NULL,
     "workspace_id" UUID NOT NULL,
-    "instance_id" UUID NOT NULL DEFAULT '00000000-0000-7000-8000-000000000001',
+    "instance_id" UUID NOT NULL DEFAULT '00000000-0000-7000-8000-000000000001'::uuid,
     "repository_id" UUID,
     "guid" UUID NOT NULL,
     "event" VARCHAR(60) NOT NULL,
