@@ -1,3 +1,4 @@
+import { createPrivateKey } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import { homedir } from 'node:os';
 import path from 'node:path';
@@ -144,6 +145,26 @@ const variableNames = z
     (names) => names.every((name) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name)),
     'must be names of variables, comma-separated',
   );
+
+/** One secret, or two while they are rotated. */
+const webhookSecrets = z.string().transform((text, context): readonly Secret[] => {
+  const secrets = split(text);
+  if (secrets.length <= 2 && secrets.every((one) => Buffer.byteLength(one) >= 16))
+    return secrets.map((one) => new Secret(one));
+  context.addIssue('must be one secret, or two, comma-separated, of at least 16 bytes each');
+  return z.NEVER;
+});
+
+const rsaKey = z.string().transform((text, context): Secret => {
+  const pem = text.replaceAll('\\n', '\n');
+  try {
+    if (createPrivateKey(pem).asymmetricKeyType === 'rsa') return new Secret(pem);
+  } catch {
+    // Told below: nothing of the text is in the message.
+  }
+  context.addIssue('must be a private RSA key in PEM');
+  return z.NEVER;
+});
 
 const encryptionKeys = z.string().transform((text, context) => {
   const keys = parseKeys(text);
@@ -537,6 +558,37 @@ export const settings = {
     default: 'https://api.github.com',
     example: 'https://github.example.com/api/v3',
     schema: webUrl,
+  }),
+  GITHUB_APP_ID: optional({
+    group: 'Deployments',
+    description:
+      'Id of a GitHub App, through whose installations repositories are reached. Unset: by tokens of people and repositories only.',
+    example: '123456',
+    schema: z.string().regex(/^[A-Za-z0-9.]{1,60}$/, 'must be an id, or a client id, of a GitHub App'),
+  }),
+  GITHUB_APP_PRIVATE_KEY: optional({
+    group: 'Deployments',
+    description: 'Private key of that App: PEM, with line ends or `\\n` in their place.',
+    secret: true,
+    example: 'as GitHub gives it',
+    schema: rsaKey,
+  }),
+  GITHUB_WEBHOOK_SECRETS: optional({
+    group: 'Deployments',
+    description:
+      "Secret of that App's webhook, at PUBLIC_URL/webhooks/github; while it is rotated, the new one and the one before, comma-separated. Unset: that address answers 401.",
+    secret: true,
+    example: 'output of: openssl rand -hex 32',
+    schema: webhookSecrets,
+  }),
+  SWITCHYARD_WEBHOOK_RETENTION_DAYS: setting({
+    group: 'Deployments',
+    description:
+      'How long the bodies of deliveries of GitHub are kept, so that they can be processed again. They have names and addresses of people.',
+    unit: 'days',
+    default: '30',
+    example: '7',
+    schema: whole(1, 3650),
   }),
   SWITCHYARD_JWT_ISSUERS: optional({
     group: 'Sign-in',
@@ -1053,6 +1105,14 @@ export interface Config {
       | undefined;
     readonly jwtIssuers: readonly JwtIssuer[];
   };
+  readonly github: {
+    readonly apiUrl: string;
+    /** Undefined: there is no App. */
+    readonly app: { readonly id: string; readonly privateKey: Secret } | undefined;
+    /** At most two. */
+    readonly webhookSecrets: readonly Secret[];
+    readonly webhookRetentionDays: number;
+  };
   /** E-mail addresses, lower case. */
   readonly operators: readonly string[];
   /** One of them at most; neither only outside production: generate one with `ensureSecret(stateDir, 'encryption')`. */
@@ -1252,6 +1312,8 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   for (const [name, other] of [
     ['GITHUB_CLIENT_ID', 'GITHUB_CLIENT_SECRET'],
     ['GITHUB_CLIENT_SECRET', 'GITHUB_CLIENT_ID'],
+    ['GITHUB_APP_ID', 'GITHUB_APP_PRIVATE_KEY'],
+    ['GITHUB_APP_PRIVATE_KEY', 'GITHUB_APP_ID'],
   ] as const) {
     if (given.has(name) && !given.has(other)) problem(other, `must be set with ${name}`);
   }
@@ -1308,6 +1370,15 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
             }
           : undefined,
       jwtIssuers: v.SWITCHYARD_JWT_ISSUERS ?? [],
+    },
+    github: {
+      apiUrl: v.GITHUB_API_URL,
+      app:
+        v.GITHUB_APP_ID && v.GITHUB_APP_PRIVATE_KEY
+          ? { id: v.GITHUB_APP_ID, privateKey: v.GITHUB_APP_PRIVATE_KEY }
+          : undefined,
+      webhookSecrets: v.GITHUB_WEBHOOK_SECRETS ?? [],
+      webhookRetentionDays: v.SWITCHYARD_WEBHOOK_RETENTION_DAYS,
     },
     operators: v.SWITCHYARD_OPERATORS ?? [],
     encryption: {

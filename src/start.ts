@@ -9,6 +9,7 @@ import {
   Outside,
   type OutsideOptions,
 } from './domains/identity/index.ts';
+import { connectGitHub, webhookRoutes } from './domains/repositories/index.ts';
 import { createBreachList, limits as breachListLimits } from './integrations/pwned-passwords/index.ts';
 import { services, type App, type Service } from './kernel/app.ts';
 import { Denials } from './kernel/audit/denials.ts';
@@ -225,6 +226,21 @@ async function begin(
   };
   const use = services(provided)(app);
 
+  connectGitHub(
+    app,
+    provided,
+    {
+      apiUrl: config.github.apiUrl,
+      app: config.github.app ? { id: config.github.app.id, privateKey: config.github.app.privateKey.reveal() } : null,
+      webhookSecrets: config.github.webhookSecrets.map((secret) => secret.reveal()),
+      payloadDays: config.github.webhookRetentionDays,
+      allowLoopback: config.outbound.allowLoopback,
+    },
+    { baseUrl: serverUrl, appUrl: () => config.accounts.appUrl ?? serverUrl() },
+  );
+  if (config.roles.api && config.github.webhookSecrets.length === 0)
+    log.warn('NO WEBHOOK SECRET: GITHUB_WEBHOOK_SECRETS is not set, so /webhooks/github answers 401 to everything');
+
   const checking = new AbortController();
   let checked: Promise<void> | undefined;
   undo.push(async () => {
@@ -298,6 +314,7 @@ async function begin(
       }),
       routes: [
         ...authRoutes(app, { secureCookies, baseUrl: serverUrl }),
+        ...webhookRoutes(app),
         ...(mailTransport.mode === 'keeps' && isLoopback(config.http.host) ? [outboxRoute(app)] : []),
       ],
       checks: {

@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from 'node:crypto';
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { ConfigError, loadConfig, Secret, settings, type Machine } from '../src/config.ts';
@@ -268,7 +269,29 @@ describe('loadConfig', () => {
       examples.map(([name, text]) => [name, text.startsWith('output of') ? 'x'.repeat(64) : text]),
     );
     const { SWITCHYARD_ENCRYPTION_KEYS: keys } = production;
+    const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+    env['GITHUB_APP_PRIVATE_KEY'] = privateKey.export({ type: 'pkcs1', format: 'pem' }).toString();
     expect(problemsOf({ ...env, SWITCHYARD_ENCRYPTION_KEYS: keys, SWITCHYARD_ENCRYPTION_KEYS_FILE: '' })).toEqual([]);
     expect(problemsOf({ ...env, SWITCHYARD_ENCRYPTION_KEYS: '' })).toEqual([]);
+  });
+
+  it('takes one webhook secret or two, and the RSA key of an App with its id', () => {
+    const secret = 'x'.repeat(16);
+    const { github } = load({ GITHUB_WEBHOOK_SECRETS: `${secret}, ${'y'.repeat(16)}` });
+    expect(github.webhookSecrets.map((one) => one.reveal())).toEqual([secret, 'y'.repeat(16)]);
+    for (const text of ['short', `${secret},`, `${secret},${secret},${secret}`])
+      expect(problemsOf({ GITHUB_WEBHOOK_SECRETS: text })).toEqual([
+        'GITHUB_WEBHOOK_SECRETS: must be one secret, or two, comma-separated, of at least 16 bytes each',
+      ]);
+    const pem = (type: 'rsa' | 'ed25519') =>
+      (type === 'rsa' ? generateKeyPairSync('rsa', { modulusLength: 2048 }) : generateKeyPairSync('ed25519')).privateKey
+        .export({ type: 'pkcs8', format: 'pem' })
+        .toString()
+        .replaceAll('\n', '\\n');
+    expect(load({ GITHUB_APP_ID: '1', GITHUB_APP_PRIVATE_KEY: pem('rsa') }).github.app?.id).toBe('1');
+    const wrong = 'GITHUB_APP_PRIVATE_KEY: must be a private RSA key in PEM';
+    for (const text of ['nonsense', pem('ed25519')])
+      expect(problemsOf({ GITHUB_APP_ID: '1', GITHUB_APP_PRIVATE_KEY: text })).toEqual([wrong]);
+    expect(problemsOf({ GITHUB_APP_ID: '1' })).toEqual(['GITHUB_APP_PRIVATE_KEY: must be set with GITHUB_APP_ID']);
   });
 });

@@ -9,6 +9,8 @@ import { fileURLToPath } from 'node:url';
 const domainUses: Readonly<Record<string, readonly string[]>> = {
   identity: [],
   deployments: [],
+  // A push deploys by the verb of deployments; a repository is reached by the token that identity keeps of a person.
+  repositories: ['deployments', 'identity'],
   instance: [],
 };
 

@@ -1,4 +1,4 @@
-import { argon2Sync, randomBytes } from 'node:crypto';
+import { argon2Sync, randomBytes, randomUUID } from 'node:crypto';
 import type { Role } from '#prisma';
 import type { App } from '#kernel/app.ts';
 import { system, type SignInMethod } from '#kernel/auth/actor.ts';
@@ -7,6 +7,7 @@ import { newApiKey, newToken, sha256Hex } from '#kernel/crypto.ts';
 import { newId } from '#kernel/ids.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { runKind } from '#kernel/runs/kinds.ts';
+import { Sealing } from '#kernel/sealing/sealing.ts';
 import type { Auth } from './client.ts';
 
 /** A workspace made of rows, not by verbs, so that tests can have what no verb makes. */
@@ -311,9 +312,50 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
     const letter = { id: newId(), workspaceId: of.id, job: 'kernel.cleanUp', payload, error: of.marker, attempts: 3 };
     return (await app.db.deadLetter.create({ data: letter })).id;
   },
+  ConnectedRepository: async (app, of) => (await connectedRepository(app, of)).id,
+  WebhookDelivery: async (app, of) => {
+    const { id: repositoryId, fullName } = await connectedRepository(app, of);
+    const row = {
+      id: newId(),
+      workspaceId: of.id,
+      repositoryId,
+      guid: randomUUID(),
+      event: 'push',
+      fullName,
+      ref: `refs/heads/${of.marker}`,
+      status: 'IGNORED' as const,
+      reason: of.marker,
+      payload: JSON.stringify({ ref: of.marker }),
+    };
+    return (await app.db.webhookDelivery.create({ data: row })).id;
+  },
   Application: application,
-  Deployment: async (app, of) => deployment(app, of, await application(app, of)),
+  Deployment: async (app, of) => {
+    const id = await deployment(app, of, await application(app, of));
+    const { id: repositoryId } = await connectedRepository(app, of);
+    await app.db.commitStatus.create({ data: { id, repositoryId, commitSha: 'b'.repeat(40), error: of.marker } });
+    return id;
+  },
 };
+
+async function connectedRepository(app: App, of: Tenant) {
+  const id = newId();
+  const fullName = `${of.marker}/${randomBytes(4).toString('hex')}`;
+  const sealed = await app.use(Sealing).seal(of.marker, `connected_repository.webhook_secret:${id}`);
+  return app.db.connectedRepository.create({
+    data: {
+      id,
+      workspaceId: of.id,
+      githubId: BigInt(randomBytes(6).readUIntBE(0, 6)),
+      fullName,
+      cloneUrl: `https://github.example/${fullName}.git`,
+      urlKey: `https://github.example/${fullName}`.toLowerCase(),
+      isPrivate: true,
+      access: 'TOKEN',
+      webhookSecret: sealed,
+    },
+  });
+}
 
 /** A release that can be brought back; not a node, but mutations take its id. */
 export async function retiredRelease(app: App, of: Tenant): Promise<{ applicationId: string; id: string }> {

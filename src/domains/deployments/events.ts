@@ -9,6 +9,10 @@ export const applicationStopped = defineEvent<{ releaseId: string }>('applicatio
   subject: 'Application',
   description: 'Its address serves nothing any more; the release that served is kept.',
 });
+export const applicationAutoDeploySet = defineEvent<{ autoDeploy: boolean }>('application.autoDeploySet', {
+  subject: 'Application',
+  description: 'It was said whether pushes to its branch deploy it.',
+});
 export const releaseActivated = defineEvent<{ releaseId: string; previousReleaseId: string | null }>(
   'application.released',
   {

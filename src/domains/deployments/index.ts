@@ -4,5 +4,15 @@ import './schema/environment.ts';
 import './schema/quotas.ts';
 import './schema/releases.ts';
 import './schema/security.ts';
+export { DeploymentRef } from './schema.ts';
 
-export { Applications, Deployments, startDeployments, type DeploymentsHost } from './service/index.ts';
+export {
+  Applications,
+  Deployments,
+  SourceAccess,
+  startDeployments,
+  watchDeployments,
+  type DeploymentsHost,
+  type Push,
+  type SourceCredentials,
+} from './service/index.ts';

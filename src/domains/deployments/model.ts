@@ -129,6 +129,7 @@ export type ApplicationDeletionPhase = keyof typeof applicationDeletionPhases;
 
 /** A type, because an interface is no JSON. */
 export type ApplicationDeletionInput = { readonly applicationId: string; readonly name: string };
+export const AutoDeploy = z.object({ id: z.string(), autoDeploy: z.boolean() });
 
 export const NewDeployment = z.object({
   applicationId: z.string(),

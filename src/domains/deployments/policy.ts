@@ -8,6 +8,7 @@ export const can = definePolicy('deployments', {
     stopApplication: 'MEMBER',
     setEnvironmentVariables: 'MEMBER',
     unsetEnvironmentVariables: 'MEMBER',
+    setAutoDeploy: 'MEMBER',
     createDeployment: 'MEMBER',
     rollbackDeployment: 'MEMBER',
     // Whoever may deploy does not decide what may be deployed.

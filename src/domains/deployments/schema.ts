@@ -173,6 +173,9 @@ export const ApplicationRef = builder.prismaNode('Application', {
       description: "Processors that an instance may take, for the Docker driver; null: the server's default.",
       resolve: ({ milliCpus }) => (milliCpus === null ? null : milliCpus / 1000),
     }),
+    autoDeploy: t.exposeBoolean('autoDeploy', {
+      description: 'Whether pushes to its branch deploy it, where the workspace has connected its repository.',
+    }),
     address: t.string({
       nullable: true,
       description: 'Stable address on its host; null before the first deployment and while it is stopped.',
@@ -418,6 +421,18 @@ builder.mutationFields((t) => ({
       app
         .use(Applications)
         .create(actor, { ...withoutNulls(input), workspaceId: rowId('Workspace', input.workspaceId) }),
+  }),
+  setAutoDeploy: t.fieldWithInput({
+    access: can.setAutoDeploy,
+    type: applicationSuccess('SetAutoDeploySuccess', 'It was said whether pushes deploy the application.'),
+    errors: failing(),
+    description: 'Says whether pushes to the branch of an application deploy it.',
+    input: {
+      id: t.input.id({ description: 'Global id of the application.' }),
+      autoDeploy: t.input.boolean({ description: 'True: they do, where its repository is connected.' }),
+    },
+    resolve: (_, { input }, { app, actor }) =>
+      app.use(Applications).setAutoDeploy(actor, { ...input, id: rowId('Application', input.id) }),
   }),
   stopApplication: t.fieldWithInput({
     access: can.stopApplication,

@@ -2,6 +2,17 @@ import { createHash, randomBytes } from 'node:crypto';
 import { z } from 'zod';
 import type { OutboundFetch, OutboundInit } from '#kernel/outbound-fetch.ts';
 
+export {
+  appKey,
+  createGitHubApi,
+  GitHubApiFailed,
+  repositoryName,
+  type CommitState,
+  type GitHubApi,
+  type GitHubRepository,
+} from './api.ts';
+export { isSignature, isSigned } from './webhooks.ts';
+
 /** GitHub did not do as it should; the message is for the log. */
 export class GitHubRefused extends Error {
   override readonly name = 'GitHubRefused';

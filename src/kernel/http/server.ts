@@ -5,6 +5,7 @@ import type { App } from '../app.ts';
 import { timingSafeEqualText } from '../crypto.ts';
 import type { StorageHandler } from '../storage/http.ts';
 import { withTrace } from '../telemetry/trace.ts';
+import { held, readRaw } from './body.ts';
 import { Connections } from './connections.ts';
 import type { OriginRules } from './credentials.ts';
 import { createDoor } from './door.ts';
@@ -355,7 +356,7 @@ async function readBody(
   if (type !== 'application/json' || (charset !== undefined && charset !== 'utf-8' && charset !== 'utf8')) {
     return refuse(res, 415, 'UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json in UTF-8.');
   }
-  const body = await collect(req, maxBytes, timeoutMs);
+  const body = await readRaw(req, maxBytes, timeoutMs);
   if (body === 'full') {
     res.setHeader('retry-after', '5');
     return refuse(res, 503, 'BUSY', 'There are too many large requests right now.');
@@ -366,9 +367,9 @@ async function readBody(
     return refuse(res, 413, 'BODY_TOO_LARGE', `The body has more than ${maxBytes} bytes.`, { limit: maxBytes });
   }
   // As bytes it waits outside of the heap.
-  kept.bytes += body.length;
+  held.bytes += body.length;
   const leave = await limits.room.enter(body.length).finally(() => {
-    kept.bytes -= body.length;
+    held.bytes -= body.length;
   });
   const refused = (code: string, message: string, extensions?: object): false => {
     leave();
@@ -387,47 +388,6 @@ async function readBody(
   // The fetch adapter below Yoga takes a body that was read already from here; an empty one it would wait for.
   (req as IncomingMessage & { body?: string }).body = text || ' ';
   return leave;
-}
-
-/** This much of a body that is too long is read and thrown away, so that the client gets to read the answer. */
-const drainBytes = 1_048_576;
-
-/** What has arrived of bodies and waits, for the rest or for room, bytes. */
-const kept = { bytes: 0, most: 134_217_728 };
-
-function collect(
-  req: IncomingMessage,
-  maxBytes: number,
-  timeoutMs: number,
-): Promise<Buffer | 'large' | 'slow' | 'gone' | 'full'> {
-  return new Promise((resolve) => {
-    const chunks: Buffer[] = [];
-    let bytes = 0;
-    let own = 0;
-    const data = (chunk: Buffer): void => {
-      bytes += chunk.length;
-      if (kept.bytes + chunk.length > kept.most) return done('full');
-      if (bytes <= maxBytes) {
-        chunks.push(chunk);
-        kept.bytes += chunk.length;
-        own += chunk.length;
-      } else if (bytes > maxBytes + drainBytes) done('large');
-    };
-    const end = () => done(bytes > maxBytes ? 'large' : Buffer.concat(chunks));
-    const gone = () => done('gone');
-    const timer = setTimeout(() => done('slow'), timeoutMs);
-    const done = (result: Buffer | 'large' | 'slow' | 'gone' | 'full'): void => {
-      clearTimeout(timer);
-      kept.bytes -= own;
-      req.off('data', data).off('end', end).off('close', gone);
-      if (typeof result === 'string') req.resume();
-      resolve(result);
-    };
-    if (Number(req.headers['content-length'] ?? 0) > maxBytes + drainBytes) return done('large');
-    req.on('data', data).on('end', end).on('close', gone);
-    // It ends with `close`; without a listener it would end the process.
-    req.on('error', () => undefined);
-  });
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });

@@ -39,9 +39,9 @@ export interface RunKind<I = unknown> {
    */
   readonly hasRoom?: (tx: Transaction, run: Run, app: App) => Promise<boolean>;
   /** Adds the kind's own rows for a new run. */
-  readonly onCreate: (tx: Transaction, run: Run, input: I) => Promise<void>;
+  readonly onCreate: (tx: Transaction, run: Run, input: I, app: App) => Promise<void>;
   /** Changes the kind's own rows when the run ends, in the same transaction. */
-  readonly onEnd?: (tx: Transaction, run: Pick<Run, 'id' | 'workspaceId'>, phase: string) => Promise<void>;
+  readonly onEnd?: (tx: Transaction, run: Pick<Run, 'id' | 'workspaceId'>, phase: string, app: App) => Promise<void>;
   /** The input of a retry. */
   readonly retryInput: (tx: Transaction, run: Run) => Promise<I & Json>;
 }

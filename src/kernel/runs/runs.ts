@@ -70,7 +70,7 @@ export const Runs = service('runs', (app) => ({
         steps: { create: kind.steps(input).map((name, position) => ({ name, position })) },
       },
     });
-    await kind.onCreate(tx, run, input);
+    await kind.onCreate(tx, run, input, app);
     const event = tx.append({
       type: kind.queued,
       workspaceId: run.workspaceId,
@@ -361,7 +361,7 @@ export const Runs = service('runs', (app) => ({
         data: { step: step.name, attempt: step.attempt },
       });
     }
-    await kind.onEnd?.(tx, run, end.phase);
+    await kind.onEnd?.(tx, run, end.phase, app);
     if (run.lockKey) {
       await tx.db.runLock.deleteMany({ where: { key: run.lockKey, runId: run.id } });
       const next = await tx.db.run.findFirst({

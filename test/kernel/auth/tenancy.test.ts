@@ -72,6 +72,11 @@ const idInputs: Readonly<Record<string, string>> = {
   'UnsetEnvironmentVariablesInput.applicationId': 'Application',
   'AddSsoDomainInput.workspaceId': 'Workspace',
   'CancelRunInput.id': 'Deployment',
+  'ConnectRepositoryInput.workspaceId': 'Workspace',
+  'DisconnectRepositoryInput.id': 'ConnectedRepository',
+  'RotateWebhookSecretInput.id': 'ConnectedRepository',
+  'RedeliverWebhookInput.id': 'WebhookDelivery',
+  'SetAutoDeployInput.id': 'Application',
   'ChangeMemberRoleInput.membershipId': 'Membership',
   'CreateApiKeyInput.workspaceId': 'Workspace',
   'CreateApplicationInput.workspaceId': 'Workspace',
@@ -125,6 +130,9 @@ const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
   'BeginIdentityLinkInput.password': () => password,
   'BeginIdentityLinkInput.provider': () => 'GITHUB',
   'UnlinkIdentityInput.password': () => password,
+  // No name of a repository: GitHub is not asked.
+  'ConnectRepositoryInput.repository': () => 'nonsense',
+  'SetAutoDeployInput.autoDeploy': () => false,
   'CreateApplicationInput.name': () => `app-${newId()}`,
   'CreateApplicationInput.repositoryUrl': () => 'https://example.com/repository.git',
   'CreateUploadInput.contentType': () => 'text/plain',
@@ -166,7 +174,14 @@ let calls = 0;
 const elsewhere = (): string => `10.${++calls >> 16}.${(calls >> 8) & 255}.${calls & 255}`;
 
 /** Root fields that tell of no workspace, or only to whoever has a secret. */
-const ofNoWorkspace = new Set(['accountDeletion', 'invitation', 'rateLimit', 'signInMethods', 'workspaceDeletion']);
+const ofNoWorkspace = new Set([
+  'accountDeletion',
+  'invitation',
+  'rateLimit',
+  'repositories',
+  'signInMethods',
+  'workspaceDeletion',
+]);
 
 /** Types whose rows are somebody's own: they are made for who asks. */
 const personal = new Set(['Session', 'ExternalIdentity']);
@@ -174,6 +189,7 @@ const personal = new Set(['Session', 'ExternalIdentity']);
 /** What a verb answers that is allowed and, with the inputs of the walk, does not succeed. */
 const unlike: Readonly<Record<string, RegExp>> = {
   cancelRun: /^IllegalTransition$/,
+  connectRepository: /^ValidationError$/,
   createSsoConnection: /^SsoMisconfigured$/,
 };
 

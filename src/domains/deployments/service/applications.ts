@@ -9,8 +9,8 @@ import { parse } from '#kernel/input.ts';
 import { validateRef, validateRepositoryUrl } from '../../../integrations/git/index.ts';
 import { validateEnvironment } from '../../../integrations/process/index.ts';
 import { QuotaExceeded } from '../errors.ts';
-import { applicationCreated, applicationStopped, applicationUpdated } from '../events.ts';
-import { ChangedApplication, NewApplication } from '../model.ts';
+import { applicationAutoDeploySet, applicationCreated, applicationStopped, applicationUpdated } from '../events.ts';
+import { AutoDeploy, ChangedApplication, NewApplication } from '../model.ts';
 import { can } from '../policy.ts';
 import { Environments, type Change } from './environment.ts';
 import { endServing } from './serving.ts';
@@ -135,6 +135,21 @@ export const Applications = service('applications', (app) => ({
       if (isTaken(error)) throw new Conflict(`There is an application ${name} in this workspace already.`);
       throw error;
     }
+  },
+
+  /** Whether pushes to its branch deploy it. @throws {ValidationError} {NotFound} {Forbidden} */
+  async setAutoDeploy(actor: Actor, raw: unknown): Promise<Written> {
+    const { id, autoDeploy } = parse(AutoDeploy, raw);
+    if (!isId(id)) throw new NotFound('Application', id);
+    return app.transact(actor, async (tx) => {
+      const application = await lockApplication(tx, id);
+      authorizeRow(actor, can.setAutoDeploy, application, 'Application', id);
+      const { workspaceId } = application;
+      if (application.autoDeploy === autoDeploy) return { id, workspaceId, event: null };
+      await tx.db.application.update({ where: { id }, data: { autoDeploy } });
+      const event = tx.append({ type: applicationAutoDeploySet, workspaceId, subjectId: id, data: { autoDeploy } });
+      return { id, workspaceId, event };
+    });
   },
 
   /** Takes an application off its address. Its releases stay and can be restored. @throws {NotFound} {Forbidden} */

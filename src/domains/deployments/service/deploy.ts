@@ -14,6 +14,7 @@ import { DeploymentSettings, isAddressPort, lockApplication, notifyHost, userSlo
 import type { Built, Driver, Opaque, Probe } from './driver.ts';
 import { environmentOf, Environments, secretsOf } from './environment.ts';
 import { beginServing } from './serving.ts';
+import { SourceAccess } from './ports.ts';
 import { DeploymentHost, driverOf, limitsOf, noInstance, runningOf } from './host.ts';
 import { scanCommit } from './scan.ts';
 
@@ -84,7 +85,10 @@ async function build(context: Context, application: Application): Promise<Made> 
       userSlot: userSlotOf(application),
     });
     const lines = inOrder((line: string) => step.log(line));
+    const credentials = await app.use(SourceAccess).credentials(application, step.signal);
+    if (credentials) context.addSecrets([credentials.password]);
     const commit = await git.fetchCommit({
+      ...(credentials ? { credentials } : {}),
       repositoryUrl: application.repositoryUrl,
       ref,
       intoDir: path,
@@ -114,7 +118,7 @@ async function build(context: Context, application: Application): Promise<Made> 
     },
   );
 
-    // A folder in which an earlier execution began to build is not built in again: the same commit is laid out anew.
+  // A folder in which an earlier execution began to build is not built in again: the same commit is laid out anew.
   let folder = fetched.attempt === hold.attempt ? fetched.path : null;
   const laidOut = async (step: StepContext): Promise<string> =>
     (folder ??= (await checkout(step, fetched.commitSha, timeouts.fetchS * 1000)).path);

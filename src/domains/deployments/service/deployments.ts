@@ -1,4 +1,4 @@
-import type { Release } from '#prisma';
+import type { Release, RunTrigger } from '#prisma';
 import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
@@ -16,6 +16,17 @@ import { can } from '../policy.ts';
 import { deploymentKind } from './kind.ts';
 import { isTaken, lockApplication, refuse } from './applications.ts';
 
+/** A commit that another system says is to be deployed. */
+export interface Push {
+  readonly applicationId: string;
+  /** Full commit id. */
+  readonly commitSha: string;
+  /** Why it is not deployed, decided under the application's lock; null: it is. */
+  readonly refusal: (tx: Transaction, application: Application) => Promise<string | null>;
+  /** Writes down, in the same transaction, what came of it. */
+  readonly made: (tx: Transaction, deploymentId: string) => Promise<void>;
+}
+
 export interface Requested {
   readonly id: string;
   readonly workspaceId: string;
@@ -29,6 +40,7 @@ export const Deployments = service('deployments', (app) => {
     verb: 'createDeployment' | 'rollbackDeployment',
     input: { readonly applicationId: string; readonly idempotencyKey?: string | null | undefined },
     inputOf: (tx: Transaction, application: Application) => Promise<DeploymentInput>,
+    trigger: RunTrigger = 'API',
   ): Promise<Requested> => {
     const id = input.applicationId;
     if (!isId(id)) throw new NotFound('Application', id);
@@ -41,21 +53,20 @@ export const Deployments = service('deployments', (app) => {
       const { idempotencyKey, ...rest } = input;
       const started = await app
         .use(Runs)
-        .once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async () => {
-          const runInput = await inputOf(tx, application);
-          const hostId = application.hostId ? await offering(tx, application) : await place(tx, application);
-          await supersede(tx, id);
-          return app.use(Runs).create(tx, {
-            kind: deploymentKind,
-            workspaceId,
-            input: runInput,
-            lockKey: `application:${id}`,
-            hostId,
-            trigger: runInput.kind === 'RESTORE' ? 'ROLLBACK' : 'API',
-          });
-        });
+        .once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async () =>
+          start(tx, application, await inputOf(tx, application), trigger),
+        );
       return { ...started, workspaceId };
     });
+  };
+
+  /** Queues the run, for an application whose row is locked. */
+  const start = async (tx: Transaction, application: Application, input: DeploymentInput, trigger: RunTrigger) => {
+    const { id, workspaceId } = application;
+    const hostId = application.hostId ? await offering(tx, application) : await place(tx, application);
+    await supersede(tx, id);
+    const lockKey = `application:${id}`;
+    return app.use(Runs).create(tx, { kind: deploymentKind, workspaceId, input, lockKey, hostId, trigger });
   };
 
   /**
@@ -132,6 +143,23 @@ export const Deployments = service('deployments', (app) => {
     },
 
     /**
+     * Queues a deployment of one commit, as `create` does it; or tells why not.
+     * @throws {NotFound} {Forbidden} {NoHost} {DriverNotOffered} {NoFreeUser} {Conflict}
+     */
+    async push(actor: Actor, push: Push): Promise<{ readonly id: string } | { readonly refused: string }> {
+      const { applicationId, commitSha: ref } = push;
+      return app.transact(actor, async (tx) => {
+        const application = await lockApplication(tx, applicationId);
+        authorizeRow(actor, can.createDeployment, application, 'Application', applicationId);
+        const refused = await push.refusal(tx, application);
+        if (refused !== null) return { refused };
+        const { id } = await start(tx, application, { kind: 'BUILD', applicationId, ref }, 'WEBHOOK');
+        await push.made(tx, id);
+        return { id };
+      });
+    },
+
+    /**
      * Queues a deployment that brings back a former release, exactly as it was built: the given one, or the one that
      * served before the one that serves.
      * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NothingToRestore} {NoHost}
@@ -139,25 +167,31 @@ export const Deployments = service('deployments', (app) => {
      */
     async rollback(actor: Actor, raw: unknown): Promise<Requested> {
       const input = parse(NewRollback, raw);
-      return request(actor, 'rollbackDeployment', input, async (tx, application) => {
-        if (input.releaseId && !isId(input.releaseId)) throw new NotFound('Release', input.releaseId);
-        const release = input.releaseId
-          ? await tx.db.release.findFirst({ where: { id: input.releaseId, applicationId: application.id } })
-          : await tx.db.release.findFirst({
-              where: { applicationId: application.id, status: 'RETIRED', activatedAt: { not: null }, prunedAt: null },
-              orderBy: { retiredAt: 'desc' },
-            });
-        if (input.releaseId && !release) throw new NotFound('Release', input.releaseId);
-        if (!release) throw new NothingToRestore('No release served before the present one.');
-        const problem = refusalOfRestore(application, release);
-        if (problem !== null) throw new NothingToRestore(problem);
-        return {
-          kind: 'RESTORE',
-          applicationId: application.id,
-          releaseId: release.id,
-          environment: input.environment ?? 'RELEASE',
-        };
-      });
+      return request(
+        actor,
+        'rollbackDeployment',
+        input,
+        async (tx, application) => {
+          if (input.releaseId && !isId(input.releaseId)) throw new NotFound('Release', input.releaseId);
+          const release = input.releaseId
+            ? await tx.db.release.findFirst({ where: { id: input.releaseId, applicationId: application.id } })
+            : await tx.db.release.findFirst({
+                where: { applicationId: application.id, status: 'RETIRED', activatedAt: { not: null }, prunedAt: null },
+                orderBy: { retiredAt: 'desc' },
+              });
+          if (input.releaseId && !release) throw new NotFound('Release', input.releaseId);
+          if (!release) throw new NothingToRestore('No release served before the present one.');
+          const problem = refusalOfRestore(application, release);
+          if (problem !== null) throw new NothingToRestore(problem);
+          return {
+            kind: 'RESTORE',
+            applicationId: application.id,
+            releaseId: release.id,
+            environment: input.environment ?? 'RELEASE',
+          };
+        },
+        'ROLLBACK',
+      );
     },
   };
 });

@@ -7,6 +7,7 @@ import { phases, type DeploymentInput } from '../model.ts';
 import { lockApplication } from './applications.ts';
 import { deploy } from './deploy.ts';
 import { Quotas } from './quotas.ts';
+import { tellWatchers } from './ports.ts';
 
 const isRestore = (input: DeploymentInput): boolean => input.kind === 'RESTORE';
 
@@ -35,7 +36,7 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
     const begun = { workspaceId, kind, completedAt: null, attempt: { gt: 0 }, id: { not: id } };
     return (await tx.db.run.count({ where: begun })) < maxConcurrentDeployments;
   },
-  async onCreate(tx, run, input) {
+  async onCreate(tx, run, input, app) {
     const restored =
       input.kind === 'RESTORE' ? await tx.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
     await tx.db.deployment.create({
@@ -48,8 +49,10 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
         environmentVersion: await environmentVersionOf(tx, input, restored),
       },
     });
+    await tellWatchers(app, tx, run.id);
   },
-  async onEnd(tx, run, phase) {
+  async onEnd(tx, run, phase, app) {
+    await tellWatchers(app, tx, run.id);
     if (phase === 'DEPLOYED') return;
     const { applicationId, restoresId } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
     // The address that it had reserved is nobody's; one that was never visited may become another application's.

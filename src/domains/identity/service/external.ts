@@ -224,6 +224,16 @@ export const External = service('external', (app) => {
       }
     },
 
+    /** The token that GitHub gave for somebody; null: they are not linked. @throws {UnknownKey} {SealBroken} */
+    async gitHubToken(userId: string): Promise<string | null> {
+      const identity = await app.db.externalIdentity.findFirst({
+        where: { userId, provider: 'github', token: { not: null } },
+        orderBy: { id: 'desc' },
+      });
+      if (!identity?.token) return null;
+      return app.use(Sealing).openText(identity.token, tokenColumn.context(identity.id));
+    },
+
     /**
      * Has another system vouch for the actor no more.
      * @throws {Unauthenticated} {Forbidden} {ReauthenticationRequired} {RateLimited} {NotFound} {LastWayIn}

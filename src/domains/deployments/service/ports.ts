@@ -1,0 +1,35 @@
+import { service, type App } from '#kernel/app.ts';
+import type { Transaction } from '#kernel/db/transact.ts';
+
+/** HTTP Basic credentials for one repository. */
+export interface SourceCredentials {
+  readonly username: string;
+  readonly password: string;
+}
+
+/** Who knows how a workspace reaches a private repository. `start` provides it; without it, everything is public. */
+export interface SourceAccess {
+  /**
+   * What to fetch this repository with, for that workspace; null: nothing.
+   * @throws DomainError when it should be reached with something that is not good any more
+   */
+  credentials(
+    of: { readonly workspaceId: string; readonly repositoryUrl: string },
+    signal: AbortSignal,
+  ): Promise<SourceCredentials | null>;
+}
+export const SourceAccess = service<SourceAccess>('source access', () => ({ credentials: async () => null }));
+
+/** Is told of a deployment that was created, and of its end, in the transaction that does it. */
+export type DeploymentWatcher = (app: App, tx: Transaction, deploymentId: string) => Promise<void>;
+
+const watchers: DeploymentWatcher[] = [];
+
+/** Declares a watcher, for domains that this one does not know. */
+export function watchDeployments(watcher: DeploymentWatcher): void {
+  watchers.push(watcher);
+}
+
+export async function tellWatchers(app: App, tx: Transaction, deploymentId: string): Promise<void> {
+  for (const watcher of watchers) await watcher(app, tx, deploymentId);
+}

@@ -1,0 +1,107 @@
+import { z } from 'zod';
+import type { CommitState, RunStatus } from '#prisma';
+import { service, type App } from '#kernel/app.ts';
+import type { Transaction } from '#kernel/db/transact.ts';
+import { DomainError } from '#kernel/errors.ts';
+import { defineJob } from '#kernel/jobs/define.ts';
+import { watchDeployments } from '../../deployments/index.ts';
+import { GitHubApiFailed } from '../../../integrations/github/index.ts';
+import { urlKey } from '../model.ts';
+import { Repositories } from './connections.ts';
+import { RepositorySettings } from './settings.ts';
+
+const commitId = /^(?:[0-9a-f]{40}|[0-9a-f]{64})$/;
+/** Of a run that changes its status again and again, this many are told in one go. */
+const rounds = 5;
+
+function stateOf(status: RunStatus): CommitState {
+  if (status === 'SUCCEEDED') return 'SUCCESS';
+  if (status === 'FAILED' || status === 'TIMED_OUT') return 'FAILURE';
+  return status === 'CANCELED' ? 'ERROR' : 'PENDING';
+}
+
+const descriptions: Readonly<Record<CommitState, string>> = {
+  PENDING: 'Being deployed.',
+  SUCCESS: 'Deployed.',
+  FAILURE: 'The deployment failed.',
+  ERROR: 'The deployment was canceled or superseded.',
+};
+
+/** Tells GitHub what became of commits. The only writer of commit_status. */
+export const Statuses = service('commit statuses', (app) => ({
+  /** Has GitHub told of a deployment whose commit is known, where the workspace has connected the repository. */
+  async watch(tx: Transaction, deploymentId: string): Promise<void> {
+    const { application, ...deployment } = await tx.db.deployment.findUniqueOrThrow({
+      where: { id: deploymentId },
+      select: { ref: true, commitSha: true, application: { select: { workspaceId: true, repositoryUrl: true } } },
+    });
+    const commitSha = deployment.commitSha ?? (commitId.test(deployment.ref) ? deployment.ref : null);
+    const key = urlKey(application.repositoryUrl);
+    if (commitSha === null || key === null) return;
+    const { workspaceId } = application;
+    const repository = await tx.db.connectedRepository.findUnique({
+      where: { workspaceId_urlKey: { workspaceId, urlKey: key } },
+      select: { id: true },
+    });
+    if (!repository) return;
+    await tx.db.commitStatus.upsert({
+      where: { id: deploymentId },
+      create: { id: deploymentId, repositoryId: repository.id, commitSha },
+      update: { repositoryId: repository.id, commitSha },
+    });
+    await app.jobs.enqueue(tx, reportJob, { deploymentId, workspaceId });
+  },
+
+  /** Tells GitHub how a deployment stands now, unless it knows. Rejects when it could not, which the row says, too. */
+  async report(id: string, signal: AbortSignal): Promise<void> {
+    // Told in rounds: what changed while GitHub was told is told next, so the last word is the right one.
+    for (let round = 0; round < rounds; round++) {
+      const row = await app.db.commitStatus.findUnique({
+        where: { id },
+        include: {
+          repository: true,
+          deployment: { select: { run: { select: { status: true } }, application: { select: { name: true } } } },
+        },
+      });
+      if (!row) return;
+      const state = stateOf(row.deployment.run.status);
+      if (row.state === state) return;
+      const tried = (data: { state?: CommitState; toldAt?: Date; error: string | null }) =>
+        app.db.commitStatus.updateMany({ where: { id }, data: { ...data, attempts: { increment: 1 } } });
+      try {
+        const token = await app.use(Repositories).token(row.repository, { statuses: 'write' }, signal);
+        const { api, appUrl } = app.use(RepositorySettings);
+        await api.setStatus(
+          token,
+          {
+            fullName: row.repository.fullName,
+            commitSha: row.commitSha,
+            state: state.toLowerCase() as Lowercase<CommitState>,
+            targetUrl: `${appUrl()}/deployments/${id}`,
+            description: descriptions[state],
+            context: `switchyard/${row.deployment.application.name}`,
+          },
+          signal,
+        );
+        await tried({ state, toldAt: new Date(), error: null });
+      } catch (error) {
+        const known = error instanceof GitHubApiFailed || error instanceof DomainError;
+        await tried({ error: (known ? error.message : 'Something went wrong on the server.').slice(0, 500) });
+        throw error; // the job is tried again
+      }
+    }
+  },
+}));
+
+const reportJob = defineJob({
+  name: 'repositories.reportStatus',
+  payload: z.object({ workspaceId: z.string(), deploymentId: z.string() }),
+  attempts: 8,
+  retryDelayS: 5,
+  timeoutS: 60,
+  workspaceOf: ({ workspaceId }) => workspaceId,
+  handle: ({ deploymentId }, { app, signal }: { app: App; signal: AbortSignal }) =>
+    app.use(Statuses).report(deploymentId, signal),
+});
+
+watchDeployments((app, tx, deploymentId) => app.use(Statuses).watch(tx, deploymentId));

@@ -1,0 +1,227 @@
+import { randomUUID, generateKeyPairSync } from 'node:crypto';
+import { chmod, mkdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { newId } from '#kernel/ids.ts';
+import { Sealing } from '#kernel/sealing/sealing.ts';
+import { member, person, workspace, type Person } from '../../support/actors.ts';
+import { data } from '../../support/client.ts';
+import { until } from '../../support/embedded.ts';
+import { git, startGitHttp, type GitHttp } from '../../support/git-http.ts';
+import { deliver, push, startGitHub, type GitHubEdge } from '../../support/github.ts';
+import { mutate, type Outcome } from '../../support/mutate.ts';
+import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
+import {
+  livenessMs,
+  raw,
+  repository,
+  serving,
+  plain,
+  team,
+  type Repository,
+  type Team,
+} from '../deployments/harness.ts';
+
+const token = 'ghp_ofTheShopAndOfNothingElse';
+const personal = 'gho_ofGrace';
+
+let folder: string;
+let gitHttp: GitHttp;
+let github: GitHubEdge;
+let server: TestServer;
+let on: Team;
+let source: Repository;
+let bare: string;
+
+beforeAll(async () => {
+  folder = await testFolder();
+  await mkdir(path.join(folder, 'work'));
+  const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+  const pem = privateKey.export({ type: 'pkcs1', format: 'pem' }).toString();
+  source = await repository(path.join(folder, 'work'), 'shop');
+  bare = path.join(folder, 'git', 'octo', 'shop.git');
+  await mkdir(path.dirname(bare), { recursive: true });
+  await source.commit({ ...plain, 'server.js': serving('one') });
+  await git(folder, 'clone', '--quiet', '--bare', path.join(folder, 'work', 'shop'), bare);
+  await chmod(path.join(folder, 'git'), 0o755);
+  gitHttp = await startGitHttp(path.join(folder, 'git'), {
+    credentials: { username: 'x-access-token', password: token },
+  });
+  github = await startGitHub(gitHttp.url, {
+    tokens: {
+      [token]: { login: 'octo', scopes: ['repo'] },
+      [personal]: { login: 'octo', scopes: ['repo'] },
+    },
+    github: {
+      users: [{ login: 'octo', name: 'Octo', email: 'octo@github.example' }],
+      repos: [
+        { owner: 'octo', name: 'shop', private: true },
+        { owner: 'octo', name: 'installed' },
+        { owner: 'octo', name: 'open' },
+      ],
+      apps: [
+        {
+          app_id: 4711,
+          slug: 'switchyard',
+          name: 'Switchyard',
+          private_key: pem,
+          permissions: { contents: 'read', statuses: 'write' },
+          installations: [
+            {
+              installation_id: 99,
+              account: 'octo',
+              repository_selection: 'selected',
+              repositories: ['octo/installed'],
+            },
+          ],
+        },
+      ],
+    },
+  });
+  server = await startTestServer({
+    GITHUB_URL: github.url,
+    GITHUB_API_URL: github.url,
+    GITHUB_APP_ID: '4711',
+    GITHUB_APP_PRIVATE_KEY: pem.replaceAll('\n', '\\n'),
+  });
+  on = await team(server.url);
+});
+afterAll(async () => {
+  await server.stop();
+  await github.close();
+  await gitHttp.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const db = () => server.running.app.db;
+
+/** Commits, and pushes to where GitHub has it. */
+async function pushed(text: string): Promise<string> {
+  const sha = await source.commit({ 'server.js': serving(text) });
+  await git(path.join(folder, 'work', 'shop'), 'push', '--quiet', bare, 'main');
+  return sha;
+}
+
+const connect = (workspaceId: string, name: string, who: Person, given?: string): Promise<Outcome> =>
+  mutate(server.url, 'connectRepository', { workspaceId, repository: name, token: given }, who, 'webhookSecret connectedRepository { id webhookUrl access isPrivate fullName cloneUrl }'); // prettier-ignore
+
+/** Links somebody with GitHub, as signing in there does. */
+async function linked(who: Person): Promise<Person> {
+  const id = newId();
+  await db().externalIdentity.create({
+    data: {
+      id,
+      userId: raw('User', who.id),
+      provider: 'github',
+      subject: id,
+      token: await server.running.app.use(Sealing).seal(personal, `external_identity.token:${id}`),
+    },
+  });
+  return who;
+}
+
+const statusesOf = (sha: string) => github.statuses.filter((one) => one.path.endsWith(`/${sha}`));
+const told = (sha: string, state: string) =>
+  until(`GitHub was told ${state} of ${sha}`, async () => statusesOf(sha).at(-1)?.state === state, livenessMs);
+
+test('a private repository is connected; a signed push deploys it, and GitHub is told, though it was down', async () => {
+  const made = await connect(on.workspaceId, 'octo/shop', on.who, token);
+  expect(made).toMatchObject({
+    __typename: 'ConnectRepositorySuccess',
+    connectedRepository: {
+      access: 'TOKEN',
+      isPrivate: true,
+      fullName: 'octo/shop',
+      cloneUrl: `${github.url}/octo/shop.git`,
+    },
+  });
+  const { id, webhookUrl } = made['connectedRepository'];
+  const row = await db().connectedRepository.findUniqueOrThrow({ where: { id: raw('ConnectedRepository', id) } });
+  expect(JSON.stringify(row, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value))).not.toContain(
+    token,
+  );
+  expect((await connect(on.workspaceId, 'octo/shop', on.who, token)).__typename).toBe('Conflict');
+
+  const applicationId = await on.application({ name: 'shop', repositoryUrl: `${github.url}/octo/shop.git` });
+  const sha = await pushed('two');
+  github.failStatuses(2);
+  const guid = randomUUID();
+  const repositoryOf = { id: row.githubId, fullName: 'octo/shop' };
+  expect(await deliver(webhookUrl, made['webhookSecret'], push(repositoryOf, sha), { guid })).toBe(202);
+  const deployment = async () => db().deployment.findFirst({ where: { ref: sha }, include: { run: true } });
+  await until('the push deployed', async () => (await deployment())?.run.phase === 'DEPLOYED', livenessMs);
+  expect(await on.answer(applicationId)).toBe('two');
+  await told(sha, 'success');
+  expect(statusesOf(sha).every(({ context, authorization }) => context === 'switchyard/shop' && authorization === `Bearer ${token}`)).toBe(true); // prettier-ignore
+  const { id: runId } = (await deployment()) ?? { id: '' };
+  expect(statusesOf(sha).at(-1)?.target_url).toContain(`/deployments/${runId}`);
+  const statusOf = () => db().commitStatus.findUniqueOrThrow({ where: { id: runId } });
+  // It is written down after GitHub was told.
+  await until('the row says so', async () => (await statusOf()).state === 'SUCCESS', livenessMs);
+  const status = await statusOf();
+  expect([status.state, status.error, status.attempts >= 3]).toEqual(['SUCCESS', null, true]);
+  const lines = await db().logLine.findMany({ where: { runId } });
+  expect(lines.length).toBeGreaterThan(0);
+  expect(lines.some(({ text }) => text.includes(token))).toBe(false);
+
+  // Everybody of the workspace sees the delivery; nobody else does.
+  const query = `query ($id: ID) { webhookDeliveries(workspaceId: $id) { totalCount nodes { guid event status reason attempts ref fullName } } }`;
+  const seen = async (who: Person) =>
+    (await data<{ webhookDeliveries: { totalCount: number } }>(server.url, query, { id: on.workspaceId }, who))
+      .webhookDeliveries;
+  expect(await seen(await member(server.url, on.who, on.workspaceId, 'VIEWER'))).toEqual({
+    totalCount: 1,
+    nodes: [{ guid, event: 'push', status: 'PROCESSED', reason: null, attempts: 1, ref: 'refs/heads/main', fullName: 'octo/shop' }], // prettier-ignore
+  });
+  expect(await seen(await person(server.url))).toEqual({ totalCount: 0, nodes: [] });
+
+  // A commit that does not become healthy, and a new secret, next to which the one before is good.
+  const broken = await source.commit({ 'server.js': 'process.exit(1)' });
+  await git(path.join(folder, 'work', 'shop'), 'push', '--quiet', bare, 'main');
+  const rotated = await mutate(server.url, 'rotateWebhookSecret', { id }, on.who, 'webhookSecret');
+  expect(rotated['webhookSecret']).not.toBe(made['webhookSecret']);
+  expect(await deliver(webhookUrl, made['webhookSecret'], push(repositoryOf, broken))).toBe(202);
+  await told(broken, 'failure');
+  expect(await deliver(webhookUrl, rotated['webhookSecret'], { zen: 'z' }, { event: 'ping' })).toBe(202);
+  await db().connectedRepository.update({ where: { id: row.id }, data: { formerUntil: new Date(0) } });
+  expect(await deliver(webhookUrl, made['webhookSecret'], { zen: 'z' }, { event: 'ping' })).toBe(401);
+
+  expect((await mutate(server.url, 'disconnectRepository', { id }, on.who)).__typename).toBe(
+    'DisconnectRepositorySuccess',
+  );
+  expect(await deliver(webhookUrl, rotated['webhookSecret'], { zen: 'z' }, { event: 'ping' })).toBe(401);
+  const without = await on.deploy(applicationId);
+  expect([without.phase, without.statusReason]).toEqual(['FAILED', expect.stringContaining('cannot be read')]);
+});
+
+test('who connects a repository reaches it with what is theirs, and may push to it', async () => {
+  const grace = await linked(await person(server.url, 'Grace'));
+  const { id: workspaceId } = await workspace(server.url, grace);
+  const query = '{ repositories { nextPage repositories { fullName isPrivate mayPush } } }';
+  const list = async (who: Person) =>
+    (await data<{ repositories: { repositories: unknown[] } | null }>(server.url, query, {}, who)).repositories;
+  expect((await list(grace))?.repositories).toContainEqual({ fullName: 'octo/open', isPrivate: false, mayPush: true });
+  expect(await list(on.who)).toBeNull();
+
+  expect((await connect(workspaceId, 'octo/open', grace))['connectedRepository'].access).toBe('PERSON');
+  expect((await connect(workspaceId, 'octo/installed', grace))['connectedRepository'].access).toBe('INSTALLATION');
+  expect((await connect(workspaceId, 'octo/none', grace)).code).toBe('REPOSITORY_NOT_REACHED');
+  expect((await connect(workspaceId, '../octo', grace)).issues?.map((one) => one.path)).toEqual(['repository']);
+  expect((await connect(on.workspaceId, 'octo/open', on.who)).code).toBe('REPOSITORY_NOT_REACHED');
+  const maintainer = await member(server.url, grace, workspaceId, 'MEMBER');
+  expect((await connect(workspaceId, 'octo/open', maintainer, token)).__typename).toBe('Forbidden');
+  expect((await connect(workspaceId, 'octo/open', on.who, token)).__typename).toBe('NotFound');
+
+  // What is said of a commit is said with a token of the installation, and with that of a person as long as they lend it.
+  const commit = 'a'.repeat(40);
+  const app = (name: string, repo: string) =>
+    mutate(server.url, 'createApplication', { workspaceId, name, repositoryUrl: `${github.url}/octo/${repo}` }, grace, 'application { id }'); // prettier-ignore
+  const deploy = async (made: Outcome) =>
+    mutate(server.url, 'createDeployment', { applicationId: made['application'].id, ref: commit }, grace, 'deployment { id }'); // prettier-ignore
+  await deploy(await app('installed', 'installed'));
+  await deploy(await app('open', 'open'));
+  const toldBy = (repo: string) => statusesOf(commit).filter((one) => one.path.includes(`/octo/${repo}/`));
+  await until('both are told', async () => toldBy('installed').length > 0 && toldBy('open').length > 0, livenessMs);
+  expect(toldBy('open')[0]?.authorization).toBe(`Bearer ${personal}`);
+  expect(toldBy('installed')[0]?.authorization).toMatch(/^Bearer ghs_/);
+});
