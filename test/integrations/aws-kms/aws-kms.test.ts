@@ -105,6 +105,7 @@ describe('a key in KMS', () => {
     const first = await blobOf();
     // Half of its age: the old one is still good for those who come first.
     await until('there is another', async () => (await blobOf()) !== first);
+    expect(await blobOf()).not.toBe(first);
   });
 
   test('of another KMS key, or bound to another id, does not open', async () => {
