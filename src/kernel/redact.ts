@@ -13,7 +13,7 @@ export const pieceChars = 8_000;
 export interface Redactor {
   /** The text with every secret in it replaced by `[redacted]`. Complete texts only: what is split needs `stream`. */
   redact(text: string): string;
-  /** The same for a text that was cut off: what may be the start of a secret at its end is masked, too. */
+  /** The same for a text that may be cut off: at its end 6 characters and more that begin a secret are masked, too. */
   redactCut(text: string): string;
   /**
    * A transform of UTF-8 text (Buffers or strings in, strings out) that also finds a secret that is split over chunks.
@@ -69,7 +69,8 @@ export function createRedactor(secrets: readonly string[]): Redactor {
     redactCut(text) {
       const one = session();
       const out = one.push(text);
-      return one.end() === '' ? out : out + mask;
+      const rest = one.end();
+      return rest.length < minLength ? out + rest : out + mask;
     },
     stream() {
       const one = session();

@@ -8,6 +8,8 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test, type TestContext } from 'vitest';
 import { sessionCookie } from '#kernel/auth/actors.ts';
 import { sealedColumns } from '#kernel/sealing/columns.ts';
+import { rowId } from '#kernel/graphql/global-id.ts';
+import { newId } from '#kernel/ids.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { invitationToken, invite, workspace } from '../support/actors.ts';
 import { Browser } from '../support/browser.ts';
@@ -25,8 +27,6 @@ import { account, mail, mutate, other, password, reset, tokenIn, verification } 
 
 /** Secrets by what they are. */
 const secrets: Record<string, string> = {};
-/** Stored as they are today: see "Not defended" of docs/security.md. Once they are sealed, they belong to `secrets`. */
-const plainToday: Record<string, string> = {};
 
 const githubSecret = `github-${randomBytes(16).toString('hex')}`;
 const encryptionKey = randomBytes(32).toString('base64');
@@ -129,10 +129,30 @@ beforeAll(async () => {
   secrets['a password that was wrong'] = 'a password that was wrong';
   await mutate(server, 'signIn', { email: bob.email, password: secrets['a password that was wrong'] });
 
-  plainToday['an environment variable'] = randomBytes(16).toString('hex');
+  const variable = keep('an environment variable', randomBytes(16).toString('hex'));
   const application = { workspaceId, name: 'app', repositoryUrl: 'https://example.com/app.git' };
-  const environment = { SECRET: plainToday['an environment variable'] };
+  const environment = { SECRET: variable };
   await success(server, 'createApplication', { ...application, environment }, ada);
+
+  const sealing = server.running.app.use(Sealing);
+  const repositoryId = newId();
+  const sealed = (what: string, column: string): Promise<string> =>
+    sealing.seal(keep(what, randomBytes(16).toString('hex')), `connected_repository.${column}:${repositoryId}`);
+  await server.running.app.db.connectedRepository.create({
+    data: {
+      id: repositoryId,
+      workspaceId: rowId('Workspace', workspaceId),
+      githubId: 1n,
+      fullName: 'ada/app',
+      cloneUrl: 'https://github.example/ada/app.git',
+      urlKey: 'https://github.example/ada/app',
+      isPrivate: true,
+      access: 'TOKEN',
+      token: await sealed('a token of a repository', 'token'),
+      webhookSecret: await sealed('the secret of a webhook', 'webhook_secret'),
+      formerSecret: await sealed('the former secret of a webhook', 'former_secret'),
+    },
+  });
 });
 afterAll(async () => {
   await server.stop();

@@ -99,6 +99,7 @@ describe('every argument that takes an address is known', () => {
   /** What becomes of it. A new one has to be put here, and into a walk below. */
   const known: Readonly<Record<string, string>> = {
     'CreateApplicationInput.repositoryUrl': 'git fetches from it: below',
+    'UpdateApplicationInput.repositoryUrl': 'the same',
     'CreateSsoConnectionInput.issuer': 'OpenID Connect discovery begins there: below',
     'AddSsoDomainInput.domain': 'its TXT records are asked for at the resolver; nothing connects to it',
   };

@@ -64,6 +64,8 @@ export function environment(
     // Whatever engine this machine has: tests of the Docker driver start one of their own.
     SWITCHYARD_DOCKER: 'off',
     SWITCHYARD_APP_USER_BASE: userBase(),
+    // Tests have as many as they like where they are about something else.
+    SWITCHYARD_MAX_APPLICATIONS: '100000',
     // Everybody in a test comes from one address.
     SWITCHYARD_SIGN_UPS_PER_HOUR: '1000000',
     // Passwords of tests are no secrets; production refuses to be told so.

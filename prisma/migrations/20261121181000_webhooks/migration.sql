@@ -36,7 +36,6 @@ CREATE TABLE "connected_repository" (
 CREATE TABLE "webhook_delivery" (
     "id" UUID NOT NULL,
     "workspace_id" UUID NOT NULL,
-    "instance_id" UUID NOT NULL DEFAULT '00000000-0000-7000-8000-000000000001'::uuid,
     "repository_id" UUID,
     "guid" UUID NOT NULL,
     "event" VARCHAR(60) NOT NULL,
@@ -94,9 +93,6 @@ CREATE UNIQUE INDEX "connected_repository_workspace_id_url_key_key" ON "connecte
 
 -- CreateIndex
 CREATE INDEX "webhook_delivery_workspace_id_created_at_id_idx" ON "webhook_delivery"("workspace_id", "created_at" DESC, "id");
-
--- CreateIndex
-CREATE INDEX "webhook_delivery_instance_id_created_at_id_idx" ON "webhook_delivery"("instance_id", "created_at" DESC, "id");
 
 -- CreateIndex
 CREATE INDEX "webhook_delivery_repository_id_idx" ON "webhook_delivery"("repository_id");

@@ -1,4 +1,4 @@
-import { anyOf, definePolicy, inWorkspace, withParent } from '#kernel/auth/policy.ts';
+import { definePolicy, inWorkspace, withParent } from '#kernel/auth/policy.ts';
 
 export const can = definePolicy('repositories', {
   verbs: {
@@ -9,8 +9,8 @@ export const can = definePolicy('repositories', {
   },
   rows: {
     ConnectedRepository: inWorkspace('VIEWER'),
-    // Operators own the server's own workspace: they see every delivery.
-    WebhookDelivery: anyOf(inWorkspace('VIEWER'), inWorkspace('OWNER', 'instanceId')),
+    // What matched no workspace is in the server's own, which operators have.
+    WebhookDelivery: inWorkspace('VIEWER'),
     // Reached through their deployment.
     CommitStatus: withParent,
     PushDeployment: withParent,

@@ -88,7 +88,7 @@ const WebhookDeliveryRef = builder.prismaNode('WebhookDelivery', {
   id: { field: 'id' },
   description: 'A signed message of GitHub, as it concerns one workspace.',
   // Never its body: that is for the server, and may be long.
-  select: { id: true, workspaceId: true, instanceId: true },
+  select: { id: true, workspaceId: true },
   ...guarded('WebhookDelivery'),
   fields: (t) => ({
     guid: t.exposeString('guid'),
@@ -186,7 +186,8 @@ builder.queryFields((t) => ({
     access: 'member',
     type: WebhookDeliveryRef,
     cursor: 'id',
-    description: 'Deliveries of GitHub that matched a workspace, newest first. Operators see all of them.',
+    description:
+      'Deliveries of GitHub that matched a workspace, newest first; those that matched none are for operators.',
     args: {
       workspaceId: t.arg.id({
         required: false,

@@ -225,7 +225,7 @@ describe('deleting', () => {
     await pool.query(
       `with made as (
          insert into run (id, workspace_id, kind, status, phase, deadline_at, updated_at)
-         select gen_random_uuid(), $1, 'Deployment', 'SUCCEEDED', 'X', now(), now() from generate_series(1, 900) returning id
+         select gen_random_uuid(), $1, 'Deployment', 'SUCCEEDED', 'DEPLOYED', now(), now() from generate_series(1, 900) returning id
        ) insert into run_step (id, run_id, name, position, updated_at) select gen_random_uuid(), id, 'x', 0, now() from made`,
       [workspaceId],
     );

@@ -39,6 +39,8 @@ const statuses: Readonly<Record<string, Readonly<Record<string, number>>>> = {
   '/auth/sso/x/callback': { GET: 400, else: 405 },
   '/auth/github': { GET: 302, else: 405 },
   '/auth/github/callback': { GET: 400, else: 405 },
+  '/webhooks/github': { POST: 401, else: 405 },
+  '/webhooks/github/x': { POST: 401, else: 405 },
   '/dev/mail': { GET: 200, else: 405 },
   '/': { else: 404 },
   '/nothing': { else: 404 },
