@@ -255,6 +255,7 @@ async function begin(
     worker: config.roles.worker,
     driver: config.driver,
     outbound: config.outbound,
+    metricsMs: config.driver.metricsIntervalS * 1000,
     keepsApplications: !options.endApplications,
   });
   undo.push(() => host.stop({ endApplications: options.endApplications ?? false }));

@@ -19,3 +19,14 @@ export const instanceRestarted = defineEvent<{ releaseId: string }>('application
   subject: 'Application',
   description: 'The instance that serves had died and was started again.',
 });
+export const alertRuleSet = defineEvent<{ ruleId: string; condition: string; threshold: number; windowS: number }>(
+  'application.alertRuleSet',
+  {
+    subject: 'Application',
+    description: 'A rule tells people of a condition of it.',
+  },
+);
+export const alertRuleDeleted = defineEvent<{ ruleId: string; condition: string }>('application.alertRuleDeleted', {
+  subject: 'Application',
+  description: 'A rule does not tell of a condition of it any more.',
+});

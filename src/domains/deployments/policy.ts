@@ -6,6 +6,8 @@ export const can = definePolicy('deployments', {
     stopApplication: 'MEMBER',
     createDeployment: 'MEMBER',
     rollbackDeployment: 'MEMBER',
+    setAlertRule: 'MEMBER',
+    deleteAlertRule: 'MEMBER',
   },
   rows: {
     Application: inWorkspace('VIEWER'),
@@ -13,5 +15,6 @@ export const can = definePolicy('deployments', {
     Release: withParent,
     // A deployment is a run: the rule of Run holds for it.
     Deployment: withParent,
+    AlertRule: inWorkspace('VIEWER'),
   },
 }).verbs;

@@ -5,9 +5,7 @@ export function toUsage(stats: Docker.ContainerStats) {
   const memory = memoryOf(stats);
   const limit = stats.memory_stats.limit ?? null;
   const disk = (stats.blkio_stats as Docker.BlkioStats | undefined)?.io_service_bytes_recursive as
-    | { readonly op: string; readonly value: number }[]
-    | null
-    | undefined;
+    { readonly op: string; readonly value: number }[] | null | undefined;
   const bytes = (op: string): number | null =>
     disk?.filter((one) => one.op.toLowerCase() === op).reduce((total, { value }) => total + value, 0) ?? null;
   const networks = Object.values((stats.networks as Docker.ContainerStats['networks'] | undefined) ?? {});

@@ -121,7 +121,7 @@ export const GapRef = builder.objectRef<Gap>('StreamGap').implement({
 const typeOf = (entry: string) => (item: unknown) =>
   ({ entry, checkpoint: 'StreamCheckpoint', gap: 'StreamGap' })[(item as StreamItem<unknown>).kind];
 
-const EventStreamItem = builder.unionType('EventStreamItem', {
+export const EventStreamItem = builder.unionType('EventStreamItem', {
   description: 'What a stream of events sends.',
   types: [EventRef, CheckpointRef, GapRef],
   resolveType: typeOf('Event'),
@@ -145,7 +145,7 @@ const EventFilterInput = builder.inputType('EventFilter', {
   }),
 });
 
-const after = (otherwise: string) =>
+export const after = (otherwise: string) =>
   ({ required: false, description: `Cursor to resume after: what came since is told first. ${otherwise}` }) as const;
 
 builder.subscriptionFields((t) => ({

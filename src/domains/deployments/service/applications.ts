@@ -8,6 +8,7 @@ import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { validateRef, validateRepositoryUrl, type GitProtocol } from '../../../integrations/git/index.ts';
 import { validateEnvironment } from '../../../integrations/process/index.ts';
+import { addUsualRules } from './alerts.ts';
 import { applicationCreated, applicationStopped } from '../events.ts';
 import { NewApplication } from '../model.ts';
 import { can } from '../policy.ts';
@@ -71,6 +72,7 @@ export const Applications = service('applications', (app) => ({
             portAsked: input.port != null,
           },
         });
+        await addUsualRules(tx, input.workspaceId, id);
         const event = tx.append({ type: applicationCreated, workspaceId: input.workspaceId, subjectId: id });
         return { id, workspaceId: input.workspaceId, event };
       });

@@ -25,6 +25,7 @@ import {
 import { instanceRestarted } from '../events.ts';
 import { DeploymentSettings, lockApplication, userSlotOf } from './applications.ts';
 import type { Driver, DriverName, Opaque } from './driver.ts';
+import { Monitor } from './monitor.ts';
 import {
   connectDocker,
   Drivers,
@@ -75,6 +76,8 @@ export interface DeploymentsOptions {
     readonly buildEnvironment: Readonly<Record<string, string>>;
   };
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
+  /** How often instances are looked at, milliseconds; 0: never. */
+  readonly metricsMs: number;
   /** Whether its applications stay when the server goes; else it needs no users for longer than it runs. */
   readonly keepsApplications: boolean;
 }
@@ -199,7 +202,7 @@ class HostAgent {
   #ensuring: Promise<ProxyHandle> | null = null;
   #sweptAt = -Infinity;
   #toldAway = -Infinity;
-  #loop: Promise<void> = Promise.resolve();
+  #loop: Promise<unknown> = Promise.resolve();
   #wake: () => void = () => undefined;
 
   constructor(app: App, drivers: Drivers, checkouts: ProcessDriver, options: AgentOptions) {
@@ -213,7 +216,12 @@ class HostAgent {
     await this.#seen();
     await this.#ensureProxy();
     this.#app.hub.onHost(this.#options.hostId, () => this.#wake());
-    this.#loop = this.#run();
+    const monitor = new Monitor(this.#app, this.#drivers, {
+      hostId: this.#options.hostId,
+      agentId: this.#agentId,
+      everyMs: this.#options.metricsMs,
+    });
+    this.#loop = Promise.all([this.#run(), this.#options.metricsMs > 0 ? monitor.run(this.#abort.signal) : null]);
   }
 
   async stop({ endApplications }: { endApplications: boolean }): Promise<void> {
