@@ -64,6 +64,8 @@ export function environment(
     // Whatever engine this machine has: tests of the Docker driver start one of their own.
     SWITCHYARD_DOCKER: 'off',
     SWITCHYARD_APP_USER_BASE: userBase(),
+    // Only where a test is about it.
+    SWITCHYARD_METRICS_INTERVAL_S: '0',
     // Everybody in a test comes from one address.
     SWITCHYARD_SIGN_UPS_PER_HOUR: '1000000',
     ...extra,
