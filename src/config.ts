@@ -877,6 +877,15 @@ export const settings = {
     example: '1024',
     schema: whole(16, 1_048_576),
   }),
+  SWITCHYARD_METRICS_INTERVAL_S: setting({
+    group: 'Deployments',
+    description:
+      'How often each instance that serves is asked what it uses and whether it is healthy; 0: never. Each look is kept for a day, minutes for 14 days, hours for 400.',
+    unit: 's',
+    default: '15',
+    example: '60',
+    schema: whole(0, 3600),
+  }),
   SWITCHYARD_ADDRESS_PORTS: setting({
     group: 'Deployments',
     description: 'Ports from which each application’s stable address is taken, both ends included.',
@@ -1177,6 +1186,7 @@ export interface Config {
     /** Whether deployed applications may run as processes of this host. */
     readonly process: boolean;
     readonly appUserBase: number;
+    readonly metricsIntervalS: number;
     readonly appMemoryMb: number;
     readonly maxMemoryMb: number;
     readonly maxMilliCpus: number;
@@ -1425,6 +1435,7 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
     },
     driver: {
       process: v.SWITCHYARD_PROCESS_DRIVER,
+      metricsIntervalS: v.SWITCHYARD_METRICS_INTERVAL_S,
       appUserBase: v.SWITCHYARD_APP_USER_BASE,
       appMemoryMb: v.SWITCHYARD_APP_MEMORY_MB,
       maxMemoryMb: v.SWITCHYARD_APP_MEMORY_MAX_MB,

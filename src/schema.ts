@@ -1,6 +1,7 @@
 import './kernel/auth/schema.ts';
 import './kernel/audit/schema.ts';
 import './kernel/live/schema.ts';
+import './kernel/inbox/schema.ts';
 import './kernel/mail/schema.ts';
 import './kernel/storage/schema.ts';
 import './kernel/rates/schema.ts';

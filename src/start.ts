@@ -264,6 +264,7 @@ async function begin(
     driver: config.driver,
     scanning: config.scanning,
     outbound: config.outbound,
+    metricsMs: config.driver.metricsIntervalS * 1000,
     keepsApplications: !options.endApplications,
   });
   undo.push(() => host.stop({ endApplications: options.endApplications ?? false }));

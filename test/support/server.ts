@@ -66,6 +66,8 @@ export function environment(
     SWITCHYARD_APP_USER_BASE: userBase(),
     // Tests have as many as they like where they are about something else.
     SWITCHYARD_MAX_APPLICATIONS: '100000',
+    // Only where a test is about it.
+    SWITCHYARD_METRICS_INTERVAL_S: '0',
     // Everybody in a test comes from one address.
     SWITCHYARD_SIGN_UPS_PER_HOUR: '1000000',
     // Passwords of tests are no secrets; production refuses to be told so.

@@ -312,6 +312,22 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
     const letter = { id: newId(), workspaceId: of.id, job: 'kernel.cleanUp', payload, error: of.marker, attempts: 3 };
     return (await app.db.deadLetter.create({ data: letter })).id;
   },
+  AlertRule: async (app, of) => {
+    const applicationId = await application(app, of);
+    const rule = {
+      id: newId(),
+      workspaceId: of.id,
+      applicationId,
+      condition: 'CPU' as const,
+      threshold: 1,
+      windowS: 60,
+    };
+    return (await app.db.alertRule.create({ data: rule })).id;
+  },
+  InboxItem: async (app, of) => {
+    const item = { id: newId(), workspaceId: of.id, kind: of.marker, subjectType: 'Workspace', subjectId: of.id, title: of.marker, openKey: newId() }; // prettier-ignore
+    return (await app.db.inboxItem.create({ data: item })).id;
+  },
   ConnectedRepository: async (app, of) => (await connectedRepository(app, of)).id,
   WebhookDelivery: async (app, of) => {
     const { id: repositoryId, fullName } = await connectedRepository(app, of);

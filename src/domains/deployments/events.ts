@@ -79,3 +79,14 @@ export const findingUnsuppressed = defineEvent<{ fingerprint: string }>('applica
   subject: 'Application',
   description: 'A finding counts again.',
 });
+export const alertRuleSet = defineEvent<{ ruleId: string; condition: string; threshold: number; windowS: number }>(
+  'application.alertRuleSet',
+  {
+    subject: 'Application',
+    description: 'A rule tells people of a condition of it.',
+  },
+);
+export const alertRuleDeleted = defineEvent<{ ruleId: string; condition: string }>('application.alertRuleDeleted', {
+  subject: 'Application',
+  description: 'A rule does not tell of a condition of it any more.',
+});

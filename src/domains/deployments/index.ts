@@ -5,6 +5,7 @@ import './schema/quotas.ts';
 import './schema/releases.ts';
 import './schema/security.ts';
 export { DeploymentRef } from './schema.ts';
+import './schema/metrics.ts';
 
 export {
   Applications,

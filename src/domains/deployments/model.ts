@@ -168,3 +168,37 @@ export const NewSuppression = z.object({
 });
 
 export const EndedSuppression = z.object({ applicationId: z.string(), fingerprint: Fingerprint });
+
+/** Length of the spans of metric points, seconds. */
+export const resolutions = { LOOK: 0, MINUTE: 60, HOUR: 3600 } as const;
+export type Resolution = keyof typeof resolutions;
+
+const percent = (value: number): string => `${Math.round(value)} %`;
+
+/** What alert rules look at: the usual rule of it, its bounds, and how it is told. */
+export const conditions = {
+  UNHEALTHY: {
+    most: 100,
+    title: (value: number, windowS: number) => `${percent(value)} of the health checks of ${windowS} s failed`,
+  },
+  RESTARTS: {
+    most: 1000,
+    title: (value: number, windowS: number) => `${value} restarts within ${windowS} s`,
+  },
+  MEMORY: {
+    most: 100,
+    title: (value: number, windowS: number) => `${percent(value)} of its memory in use for ${windowS} s`,
+  },
+  CPU: {
+    most: 1_000_000,
+    title: (value: number, windowS: number) => `${Math.round(value) / 1000} processors in use for ${windowS} s`,
+  },
+} as const satisfies Record<string, { most: number; title: (value: number, windowS: number) => string }>;
+export type AlertConditionName = keyof typeof conditions;
+
+export const NewAlertRule = z.object({
+  applicationId: z.uuid(),
+  condition: z.enum(Object.keys(conditions) as [AlertConditionName, ...AlertConditionName[]]),
+  threshold: z.number().positive(),
+  windowS: z.int().min(30).max(3600),
+});

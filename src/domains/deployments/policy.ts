@@ -15,6 +15,8 @@ export const can = definePolicy('deployments', {
     setScanPolicy: 'ADMIN',
     suppressFinding: 'ADMIN',
     unsuppressFinding: 'ADMIN',
+    setAlertRule: 'MEMBER',
+    deleteAlertRule: 'MEMBER',
   },
   rows: {
     Application: inWorkspace('VIEWER'),
@@ -30,6 +32,7 @@ export const can = definePolicy('deployments', {
     SecurityScan: withParent,
     Finding: withParent,
     KnownFinding: withParent,
+    AlertRule: inWorkspace('VIEWER'),
   },
 }).verbs;
 

@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { DomainError } from '#kernel/errors.ts';
 import { absentAsNull, createEngine, DriverUnavailable, saidBy, statusOf, translated } from './engine.ts';
+import { toUsage } from './usage.ts';
 import { linesOf, messagesOf, type Splitter } from './streams.ts';
 import { objectionTo } from './dockerfile.ts';
 import { ContextRefused, contextOf, readSmall } from './tar.ts';
@@ -235,6 +236,10 @@ export async function createDockerDriver(options: DockerDriverOptions) {
           throw error;
         }
       }),
+
+    async usage(instances: readonly Opaque[]) {
+      return Promise.all(instances.map((one) => usageOf(containerOf(one))));
+    },
 
     async ending(instance: Opaque): Promise<string | null> {
       const found = await inspect(instance);
@@ -480,6 +485,16 @@ export async function createDockerDriver(options: DockerDriverOptions) {
   async function inspect(instance: Opaque): Promise<Docker.ContainerInspectInfo | null> {
     const id = containerOf(instance);
     return absentAsNull(engine.ask((docker) => docker.getContainer(id).inspect()));
+  }
+
+  /** @see https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerStats */
+  async function usageOf(id: string) {
+    const stats = await absentAsNull(
+      engine.ask((docker) => docker.getContainer(id).stats({ stream: false, 'one-shot': true })),
+    );
+    // Of a container that does not run the engine tells nothing but zeros.
+    if (!stats?.cpu_stats.cpu_usage.total_usage) return null;
+    return toUsage(stats);
   }
 
   async function removeImage(name: string): Promise<void> {

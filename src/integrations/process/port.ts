@@ -1,6 +1,7 @@
 import { isAlive, type ProcessIdentity } from '#kernel/processes/children.ts';
 import type { ProcessDriver, RecordChild } from './driver.ts';
 import type { DetectedProject } from './projects.ts';
+import { usageOf } from './usage.ts';
 
 type Opaque = { readonly [key: string]: string | number | boolean | null };
 type Owner = { readonly applicationId: string; readonly userSlot: number };
@@ -83,6 +84,8 @@ export function createProcessPort(driver: ProcessDriver) {
         signal: what.signal,
         userSlot: what.userSlot,
       }),
+
+    usage: (instances: readonly Opaque[]) => usageOf(instances.map(processOf)),
 
     ending: () => Promise.resolve(null),
 

@@ -131,6 +131,7 @@ export class Hub {
   readonly #lines: Logs<LoggedLine>;
   readonly #onCancel = new Set<(runId: string) => void>();
   readonly #onHost = new Map<string, () => void>();
+  readonly #onKey = new Map<string, Set<() => void>>();
   #timer: NodeJS.Timeout | null = null;
   #polling = false;
   #polledAt = performance.now();
@@ -198,6 +199,16 @@ export class Hub {
     return () => this.#onCancel.delete(fn);
   }
 
+  /** Hears of a key of a domain's own. Returns the way to stop hearing. */
+  onKey(key: string, fn: () => void): () => void {
+    const all = this.#onKey.get(key) ?? new Set();
+    this.#onKey.set(key, all.add(fn));
+    return () => {
+      all.delete(fn);
+      if (all.size === 0) this.#onKey.delete(key);
+    };
+  }
+
   /** Hears that a host has something to do. */
   onHost(hostId: string, fn: () => void): void {
     this.#onHost.set(hostId, fn);
@@ -255,6 +266,7 @@ export class Hub {
 
   #hear(key: string, source: WakeUpSource): void {
     this.#metrics?.wakeUps.inc({ source });
+    for (const fn of this.#onKey.get(key) ?? []) fn();
     const id = key.slice(2);
     if (key.startsWith('w:')) this.#wake(this.#events.watched.get(id));
     else if (key.startsWith('l:')) this.#wake(this.#lines.watched.get(id));

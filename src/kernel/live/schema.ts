@@ -122,7 +122,7 @@ export const GapRef = builder.objectRef<Gap>('StreamGap').implement({
 const typeOf = (entry: string) => (item: unknown) =>
   ({ entry, checkpoint: 'StreamCheckpoint', gap: 'StreamGap' })[(item as StreamItem<unknown>).kind];
 
-const EventStreamItem = builder.unionType('EventStreamItem', {
+export const EventStreamItem = builder.unionType('EventStreamItem', {
   description: 'What a stream of events sends.',
   types: [EventRef, CheckpointRef, GapRef],
   resolveType: typeOf('Event'),
@@ -158,7 +158,7 @@ export const LogFilterInput = builder.inputType('LogFilter', {
   }),
 });
 
-const after = (otherwise: string) =>
+export const after = (otherwise: string) =>
   ({ required: false, description: `Cursor to resume after: what came since is told first. ${otherwise}` }) as const;
 
 builder.subscriptionFields((t) => ({

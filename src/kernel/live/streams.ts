@@ -302,6 +302,40 @@ async function* followEvents(
   }
 }
 
+/** A stream of a workspace that is no log of it: it ends when the right to the workspace does. */
+export function workspaceStream<T>(
+  context: Context,
+  workspaceId: string,
+  make: (signal: AbortSignal) => AsyncIterable<T>,
+): AsyncIterableIterator<T> {
+  requireMember(context, workspaceId, 'Workspace', workspaceId);
+  return abortable(context, async function* (outer) {
+    const stop = new AbortController();
+    const signal = AbortSignal.any([outer, stop.signal]);
+    let lost: unknown = null;
+    const watch = async (): Promise<void> => {
+      for await (const item of followEvents(context, { workspaceId, after: null, signal, wanted: () => false }))
+        if (item.kind === 'gap')
+          throw new GraphQLError('The workspace is gone.', { extensions: { code: 'NOT_FOUND' } });
+    };
+    const watching = watch()
+      .catch((error: unknown) => {
+        lost = error;
+      })
+      .finally(() => stop.abort());
+    try {
+      for await (const item of make(signal)) {
+        if (lost) throw lost;
+        yield item;
+      }
+      if (lost) throw lost;
+    } finally {
+      stop.abort();
+      await watching;
+    }
+  });
+}
+
 async function findRun(context: Context, id: string): Promise<{ workspaceId: string; kind: string }> {
   const run = isId(id)
     ? await context.app.db.run.findUnique({ where: { id }, select: { workspaceId: true, kind: true } })

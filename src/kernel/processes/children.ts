@@ -203,11 +203,19 @@ export async function endProcess(identity: ProcessIdentity, { graceMs }: { grace
 }
 
 /** The living members of the identity's group and the descendants of those. */
-async function findTree(identity: ProcessIdentity): Promise<ListedProcess[]> {
-  const all = await listProcesses();
+const findTree = async (identity: ProcessIdentity): Promise<ListedProcess[]> =>
+  treeIn(await listProcesses(), identity, await currentBoot());
+
+/** The same of several, in one look at the system's processes. */
+export async function findTrees(identities: readonly ProcessIdentity[]): Promise<ListedProcess[][]> {
+  const [all, now] = [await listProcesses(), await currentBoot()];
+  return identities.map((one) => treeIn(all, one, now));
+}
+
+function treeIn(all: readonly ListedProcess[], identity: ProcessIdentity, now: string): ListedProcess[] {
   const leader = all.find((one) => one.pid === identity.pid);
   if (leader && leader.startTime !== identity.startTime) return [];
-  if (!leader && bootOf(identity) !== (await currentBoot())) return [];
+  if (!leader && bootOf(identity) !== now) return [];
   const tree = new Map(
     all.filter((one) => one.groupId === identity.pid || one.pid === identity.pid).map((one) => [one.pid, one]),
   );

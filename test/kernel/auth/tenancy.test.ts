@@ -62,6 +62,9 @@ import {
 
 /** What an input field that holds an id is an id of: a type with a row in rowOf, or `Release`. */
 const idInputs: Readonly<Record<string, string>> = {
+  'SetAlertRuleInput.applicationId': 'Application',
+  'DeleteAlertRuleInput.id': 'AlertRule',
+  'DismissInboxItemInput.id': 'InboxItem',
   'SetScanPolicyInput.applicationId': 'Application',
   'SuppressFindingInput.applicationId': 'Application',
   'UnsuppressFindingInput.applicationId': 'Application',
@@ -110,6 +113,8 @@ const idInputs: Readonly<Record<string, string>> = {
 
 /** Values of the required input fields that are no ids; `*` stands for every input. */
 const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
+  'SetAlertRuleInput.threshold': () => 50,
+  'SetAlertRuleInput.windowS': () => 60,
   'SuppressFindingInput.fingerprint': () => someFingerprint,
   'SuppressFindingInput.reason': () => 'Why',
   'UnsuppressFindingInput.fingerprint': () => someFingerprint,

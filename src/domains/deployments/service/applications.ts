@@ -11,6 +11,7 @@ import { validateEnvironment } from '../../../integrations/process/index.ts';
 import { QuotaExceeded } from '../errors.ts';
 import { applicationAutoDeploySet, applicationCreated, applicationStopped, applicationUpdated } from '../events.ts';
 import { AutoDeploy, ChangedApplication, NewApplication } from '../model.ts';
+import { addUsualRules } from './alerts.ts';
 import { can } from '../policy.ts';
 import { Environments, type Change } from './environment.ts';
 import { endServing } from './serving.ts';
@@ -61,6 +62,7 @@ export const Applications = service('applications', (app) => ({
             portAsked: input.port != null,
           },
         });
+        await addUsualRules(tx, input.workspaceId, id);
         const event = tx.append({ type: applicationCreated, workspaceId: input.workspaceId, subjectId: id });
         await app
           .use(Environments)

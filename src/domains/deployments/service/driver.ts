@@ -51,6 +51,26 @@ export interface Probe {
   readonly latencyMs: number;
 }
 
+/** What an instance is measured by. */
+export type Figure = 'CPU' | 'MEMORY' | 'MEMORY_LIMIT' | 'DISK' | 'NETWORK';
+/** Why a figure is not there. */
+export type Missing = 'SHARED_WITH_HOST' | 'NOT_REPORTED' | 'NO_LIMIT' | 'OTHER_SYSTEM';
+
+/** What an instance has used since it began; null: it cannot be told, and `missing` says why. */
+export interface Usage {
+  /** Time on processors, milliseconds. */
+  readonly cpuMs: number | null;
+  /** Now, bytes. */
+  readonly memoryBytes: number | null;
+  readonly memoryLimitBytes: number | null;
+  /** Of block devices. */
+  readonly diskReadBytes: number | null;
+  readonly diskWrittenBytes: number | null;
+  readonly networkReceivedBytes: number | null;
+  readonly networkSentBytes: number | null;
+  readonly missing: Readonly<Partial<Record<Figure, Missing>>>;
+}
+
 /** A release that runs, or ran. */
 export interface Running {
   readonly artifact: Opaque;
@@ -107,6 +127,8 @@ export interface Driver {
       readonly signal: AbortSignal;
     },
   ): Promise<Probe>;
+  /** What instances have used, in their order; null: it does not run. @throws DriverUnavailable when it cannot be told */
+  usage(instances: readonly Opaque[]): Promise<(Usage | null)[]>;
   /** Why it ended, where the driver knows more than its output tells; null: it does not. */
   ending(instance: Opaque): Promise<string | null>;
   /** Last lines of its output. */

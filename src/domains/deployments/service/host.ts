@@ -28,6 +28,7 @@ import type { QuotaLimits } from './quotas.ts';
 import type { Driver, DriverName, Opaque } from './driver.ts';
 import { environmentOf, Environments } from './environment.ts';
 import { isCrashLoop, leaveCrashLoop } from './crash-loop.ts';
+import { Monitor } from './monitor.ts';
 import {
   connectDocker,
   Drivers,
@@ -81,6 +82,8 @@ export interface DeploymentsOptions {
   };
   readonly scanning: ScanningOptions;
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
+  /** How often instances are looked at, milliseconds; 0: never. */
+  readonly metricsMs: number;
   /** Whether its applications stay when the server goes; else it needs no users for longer than it runs. */
   readonly keepsApplications: boolean;
 }
@@ -218,7 +221,7 @@ class HostAgent {
   #ensuring: Promise<ProxyHandle> | null = null;
   #sweptAt = -Infinity;
   #toldAway = -Infinity;
-  #loop: Promise<void> = Promise.resolve();
+  #loop: Promise<unknown> = Promise.resolve();
   #wake: () => void = () => undefined;
 
   constructor(app: App, drivers: Drivers, checkouts: ProcessDriver, options: AgentOptions) {
@@ -232,7 +235,12 @@ class HostAgent {
     await this.#seen();
     await this.#ensureProxy();
     this.#app.hub.onHost(this.#options.hostId, () => this.#wake());
-    this.#loop = this.#run();
+    const monitor = new Monitor(this.#app, this.#drivers, {
+      hostId: this.#options.hostId,
+      agentId: this.#agentId,
+      everyMs: this.#options.metricsMs,
+    });
+    this.#loop = Promise.all([this.#run(), this.#options.metricsMs > 0 ? monitor.run(this.#abort.signal) : null]);
   }
 
   async stop({ endApplications }: { endApplications: boolean }): Promise<void> {

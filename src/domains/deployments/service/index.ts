@@ -10,3 +10,5 @@ export { startDeployments, type DeploymentsHost } from './host.ts';
 export { Quotas } from './quotas.ts';
 export { suppressedNow } from './scan.ts';
 export { Suppressions } from './suppressions.ts';
+export { Alerts, type RuleWritten } from './alerts.ts';
+export { maxPoints, Metrics, resolutionFor, type Point } from './metrics.ts';
