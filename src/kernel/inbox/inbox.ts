@@ -18,13 +18,13 @@ export interface Waiting {
   /** One line for a person, at most 300 characters. */
   readonly title: string;
   readonly data: Prisma.InputJsonObject;
-  /** While an item with this key is open, no other is opened. */
+  /** Until what it is about is over, no other item with this key is opened, also when a person has put it away. */
   readonly key: string;
 }
 
 /** The writer of inbox items. What waits for people, whatever domain it comes from. */
 export const Inbox = service('inbox', (app) => ({
-  /** Opens an item, unless one with its key is open. */
+  /** Opens an item, unless one with its key has been opened and not resolved. */
   async open(tx: Transaction, { workspaceId, kind, subjectType, subjectId, title, data, key }: Waiting): Promise<void> {
     const id = newId();
     const row = { id, workspaceId, kind, subjectType, subjectId, title: title.slice(0, 300), data, openKey: key };
@@ -32,10 +32,12 @@ export const Inbox = service('inbox', (app) => ({
     if (count > 0) tx.append({ type: inboxOpened, workspaceId, subjectId: id, data: { kind, subjectType, subjectId } });
   },
 
-  /** Closes the open item of a key: what it was about is over. Fine when there is none. */
+  /** What a key's item was about is over: closes it, and lets the next one be opened. Fine when there is none. */
   async resolve(tx: Transaction, workspaceId: string, key: string): Promise<void> {
     const item = await tx.db.inboxItem.findUnique({ where: { workspaceId_openKey: { workspaceId, openKey: key } } });
-    if (item) await close(tx, item, 'RESOLVED', null);
+    if (!item) return;
+    await close(tx, item, 'RESOLVED', null);
+    await tx.db.inboxItem.updateMany({ where: { id: item.id }, data: { openKey: null } });
   },
 
   /** Puts an item away. One that is closed stays as it is. @throws {Unauthenticated} {NotFound} {Forbidden} */
@@ -60,7 +62,7 @@ async function close(
 ): Promise<Appended | null> {
   const { count } = await tx.db.inboxItem.updateMany({
     where: { id, status: 'OPEN' },
-    data: { status, openKey: null, closedAt: new Date(), closedById },
+    data: { status, closedAt: new Date(), closedById },
   });
   return count === 0
     ? null

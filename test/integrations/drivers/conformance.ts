@@ -254,6 +254,29 @@ export function conformance(subject: (context: TestContext) => Promise<Subject>)
     expect(await on.driver.alive(other.started.instance)).toBe(true);
   });
 
+  test('tells what instances use: each figure, or why there is none', async (context) => {
+    const on = await subject(context);
+    const busy = await serve(
+      on,
+      context,
+      `${answer(`'busy'`)} const held = Buffer.alloc(60_000_000, 1); for (const end = Date.now() + 500; Date.now() < end; ) held[0]++;`,
+      { limits: { memoryMb: 200, milliCpus: 1000 } },
+    );
+    const ended = await serve(on, context, answer(`'ended'`));
+    await on.driver.stop(ended.started.instance, 0);
+    const [usage, none] = await on.driver.usage([busy.started.instance, ended.started.instance]);
+    expect(none).toBeNull();
+    expect(usage?.cpuMs).toBeGreaterThan(300);
+    expect(usage?.memoryBytes).toBeGreaterThan(60_000_000);
+    const { memoryLimitBytes, diskReadBytes, diskWrittenBytes, networkReceivedBytes, networkSentBytes, missing } = usage ?? {}; // prettier-ignore
+    expect(memoryLimitBytes).toBe(on.confines ? 200 * 2 ** 20 : null);
+    // What is null has a reason, and what has one is null.
+    const known = { CPU: true, MEMORY: true, MEMORY_LIMIT: memoryLimitBytes !== null, DISK: diskReadBytes !== null, NETWORK: networkSentBytes !== null }; // prettier-ignore
+    expect(Object.keys(missing ?? {}).toSorted()).toEqual(Object.entries(known).flatMap(([figure, is]) => (is ? [] : [figure])).toSorted()); // prettier-ignore
+    expect([diskWrittenBytes === null, networkReceivedBytes === null]).toEqual([!known.DISK, !known.NETWORK]);
+    expect(known.NETWORK).toBe(on.confines);
+  });
+
   test('stop ends everything that it started, with a grace for those who use it', async (context) => {
     const on = await subject(context);
     const polite = await serve(

@@ -1,6 +1,8 @@
+import DataLoader from 'dataloader';
 import { AlertCondition } from '#prisma';
 import { NotFound, ValidationError } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
+import type { Context } from '#kernel/graphql/context.ts';
 import { globalId, rowId } from '#kernel/graphql/global-id.ts';
 import { cursorOf, descriptionOfCursor, failing, guarded, visible } from '#kernel/graphql/kit.ts';
 import { workspaceStream } from '#kernel/live/streams.ts';
@@ -86,6 +88,32 @@ const MetricSeries = builder.objectRef<Series>('MetricSeries').implement({
 
 const hourMs = 3_600_000;
 
+/** What a request asks of the same time is read for all of its applications at once. */
+const requests = new WeakMap<
+  Context,
+  { readonly now: Date; readonly loaders: Map<string, DataLoader<string, Point[]>> }
+>();
+
+function requestOf(context: Context) {
+  const request = requests.get(context) ?? { now: new Date(), loaders: new Map() };
+  requests.set(context, request);
+  return request;
+}
+const nowOf = (context: Context): Date => requestOf(context).now;
+
+function loadPoints(context: Context, from: Date, to: Date, resolution: Resolution): DataLoader<string, Point[]> {
+  const { loaders } = requestOf(context);
+  const key = `${from.getTime()} ${to.getTime()} ${resolution}`;
+  const loader =
+    loaders.get(key) ??
+    new DataLoader<string, Point[]>(async (ids) => {
+      const found = await context.app.use(Metrics).between(ids, from, to, resolutions[resolution]);
+      return ids.map((id) => found.get(id) ?? []);
+    });
+  loaders.set(key, loader);
+  return loader;
+}
+
 builder.prismaObjectField(ApplicationRef, 'metrics', (t) =>
   t.field({
     type: MetricSeries,
@@ -100,12 +128,12 @@ builder.prismaObjectField(ApplicationRef, 'metrics', (t) =>
         description: `Default: the finest that is kept and needs at most ${maxPoints} points.`,
       }),
     },
-    async resolve({ id }, args, { app }) {
-      const to = args.to ?? new Date();
+    async resolve({ id }, args, context) {
+      const to = args.to ?? nowOf(context);
       const from = args.from ?? new Date(to.getTime() - hourMs);
       if (from >= to) throw new ValidationError([{ path: 'from', message: 'must be before `to`' }]);
       const resolution = args.resolution ?? resolutionFor(from, to);
-      return { resolution, points: await app.use(Metrics).between(id, from, to, resolutions[resolution]) };
+      return { resolution, points: await loadPoints(context, from, to, resolution).load(id) };
     },
   }),
 );

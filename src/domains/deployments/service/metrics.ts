@@ -74,13 +74,16 @@ export const Metrics = service('metrics', (app) => {
       for (const { applicationId } of samples) app.wakeUps.publish(`m:${applicationId}`);
     },
 
-    /** Points of a time, oldest first; at most `maxPoints`, the newest. */
-    async between(applicationId: string, from: Date, to: Date, spanS: number): Promise<Point[]> {
-      const { rows } = await app.database.pool.query<Point>(
-        `select ${columns} from metric_point where application_id = $1 and span_s = $2 and at >= $3 and at < $4 order by at desc limit $5`,
-        [applicationId, spanS, from, to, maxPoints],
+    /** Points of a time of several applications, oldest first; of each at most `maxPoints`, the newest. */
+    async between(ids: readonly string[], from: Date, to: Date, spanS: number): Promise<ReadonlyMap<string, Point[]>> {
+      const { rows } = await app.database.pool.query<Point & { applicationId: string }>(
+        `select a.id "applicationId", p.* from unnest($1::uuid[]) a(id) cross join lateral (
+           select ${columns} from metric_point where application_id = a.id and span_s = $2 and at >= $3 and at < $4
+           order by at desc limit $5
+         ) p order by p.at`,
+        [ids, spanS, from, to, maxPoints],
       );
-      return rows.toReversed();
+      return Map.groupBy(rows, ({ applicationId }) => applicationId);
     },
 
     /** Looks after a moment, oldest first. */
