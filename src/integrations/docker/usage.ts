@@ -4,7 +4,7 @@ import type Docker from 'dockerode';
 export function toUsage(stats: Docker.ContainerStats) {
   const memory = memoryOf(stats);
   const limit = stats.memory_stats.limit ?? null;
-  const disk = (stats.blkio_stats as Docker.BlkioStats | undefined)?.io_service_bytes_recursive as
+  const disk = stats.blkio_stats?.io_service_bytes_recursive as
     { readonly op: string; readonly value: number }[] | null | undefined;
   const bytes = (op: string): number | null =>
     disk?.filter((one) => one.op.toLowerCase() === op).reduce((total, { value }) => total + value, 0) ?? null;

@@ -109,7 +109,8 @@ process.once('SIGTERM', () => process.exit(0));
     const source = await repository(folder, 'measured');
     await source.commit({ ...plain, 'server.js': program });
     id = await on.application({ name: 'measured', repositoryUrl: source.url });
-    expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+    const { phase, statusReason } = await on.deploy(id);
+    if (phase !== 'DEPLOYED') throw new Error(`${phase}: ${statusReason}`);
   });
 
   test('is looked at: figures that are known, and reasons for those that are not', async () => {
