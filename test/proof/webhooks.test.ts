@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import type { App } from '#kernel/app.ts';
+import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
@@ -246,7 +247,7 @@ test("the App's secret deploys where its installation is trusted, and nowhere el
   expect(await refs(byToken)).toEqual([]);
   expect(await refs(otherInstallation)).toEqual([]);
 
-  // Each workspace sees its own; what matched none, and all the others, operators see.
+  // Each workspace sees its own; what matched none, operators see, and nothing of the others.
   const seen = async (who: Auth) =>
     (
       await data<{ webhookDeliveries: { totalCount: number; nodes: { reason: string | null }[] } }>(
@@ -261,10 +262,8 @@ test("the App's secret deploys where its installation is trusted, and nowhere el
   const operator = await someone(app);
   await app.db.user.update({ where: { id: operator.id }, data: { email: operatorEmail, emailVerifiedAt: new Date() } });
   const all = await seen(operator);
-  expect(all.totalCount).toBe(await app.db.webhookDelivery.count());
-  expect(all.nodes.slice(0, 2).map(({ reason }) => reason)).toEqual(
-    Array.from({ length: 2 }, () => 'No workspace has connected this repository.'),
-  );
+  expect(all.totalCount).toBe(await app.db.webhookDelivery.count({ where: { workspaceId: instanceWorkspaceId } }));
+  expect(new Set(all.nodes.map(({ reason }) => reason))).toContain('No workspace has connected this repository.');
 });
 
 test('without a secret of the App its address is closed, and that is said loudly at the start', async () => {

@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { App } from '#kernel/app.ts';
 import { RateLimited } from '#kernel/errors.ts';
-import { readRaw } from '#kernel/http/body.ts';
+import { held, readRaw } from '#kernel/http/body.ts';
 import { defineRoute, type Route } from '#kernel/http/routes.ts';
 import { defineThrottle, Throttles } from '#kernel/rates/throttles.ts';
 import { maxBodyBytes } from './model.ts';
@@ -34,8 +34,11 @@ const deliveriesThrottle = defineThrottle({
   durationS: 60,
 });
 
-/** Of all large bodies that are being read, bytes. Who fills it with what is not signed keeps out no common delivery. */
-const maxReadingBytes = 200 * 2 ** 20;
+/**
+ * Of all large deliveries at once, bytes: half of what may wait in the server. Who fills it with what is not signed keeps
+ * out no common delivery, and nothing else.
+ */
+const maxReadingBytes = held.most / 2;
 /** Larger than that is large, bytes. */
 const largeBytes = 2 ** 20;
 const bodyTimeoutMs = 20_000;
@@ -64,12 +67,22 @@ export function webhookRoutes(app: App): Route[] {
       return answer(res, 503, 'BUSY', 'Too many deliveries at once.');
     }
     reading += announced;
-    let raw: Awaited<ReturnType<typeof readRaw>>;
     try {
-      raw = await readRaw(req, maxBodyBytes, bodyTimeoutMs);
+      await take(req, res, signature, connectionId);
     } finally {
+      // All of it, also while its signature is looked at.
       reading -= announced;
     }
+  };
+
+  const take = async (
+    req: IncomingMessage,
+    res: ServerResponse,
+    signature: string,
+    connectionId: string | null,
+  ): Promise<void> => {
+    const { headers } = req;
+    const raw = await readRaw(req, maxBodyBytes, bodyTimeoutMs);
     if (raw === 'gone') return;
     if (raw === 'full') {
       res.setHeader('retry-after', '5');

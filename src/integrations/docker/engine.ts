@@ -39,8 +39,8 @@ export async function createEngine(socketPath: string): Promise<Engine> {
       try {
         await docker.ping();
       } catch (error) {
-        if (translated(error) instanceof DriverUnavailable) return true;
-        throw error;
+        // Whatever else it says, the first answer is the one that counts.
+        return translated(error) instanceof DriverUnavailable;
       }
     }
     return false;

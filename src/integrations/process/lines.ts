@@ -11,8 +11,12 @@ export function lineSplitter(emit: (line: string) => void): { push(chunk: string
       const lines = (rest + chunk).split(/\r?\n|\r(?!$)/);
       rest = lines.pop() ?? '';
       for (const line of lines) emitPieces(line);
+      if (rest.length <= maxLine) return;
+      // Cleaned before it is cut: a piece that is shorter than all others would look like the last one.
+      const whole = unfinished.exec(rest)?.index ?? rest.length;
+      rest = printable(rest.slice(0, whole)) + rest.slice(whole);
       while (rest.length > maxLine) {
-        emit(printable(rest.slice(0, maxLine)));
+        emit(rest.slice(0, maxLine).toWellFormed());
         rest = rest.slice(maxLine);
       }
     },
@@ -23,11 +27,16 @@ export function lineSplitter(emit: (line: string) => void): { push(chunk: string
   };
 
   function emitPieces(line: string): void {
-    for (let at = 0; at === 0 || at < line.length; at += maxLine) emit(printable(line.slice(at, at + maxLine)));
+    const clean = printable(line);
+    for (let at = 0; at === 0 || at < clean.length; at += maxLine) emit(clean.slice(at, at + maxLine).toWellFormed());
   }
 }
 
+/** A terminal sequence whose end has not come yet. */
+// oxlint-disable-next-line no-control-regex
+const unfinished = /\u001b(?:\[[0-9;?]*)?$/;
+
 function printable(text: string): string {
   // oxlint-disable-next-line no-control-regex
-  return text.replace(/\u001b\[[0-9;?]*[a-zA-Z]|[\u0000-\u0008\u000a-\u001f\u007f-\u009f]/g, '').toWellFormed();
+  return text.replace(/\u001b\[[0-9;?]*[a-zA-Z]|[\u0000-\u0008\u000a-\u001f\u007f-\u009f]/g, '');
 }

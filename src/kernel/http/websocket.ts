@@ -15,7 +15,7 @@ import { originOf, sameSite, sessionOf, type OriginRules } from './credentials.t
 import type { Door } from './door.ts';
 import { onceAt } from '../timer.ts';
 import { hasTooManyValues } from './limits.ts';
-import { smallBytes, type Room } from './room.ts';
+import { Room, smallBytes } from './room.ts';
 import { maskError } from './errors.ts';
 import { documentOf, underRequestId, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
 
@@ -254,6 +254,8 @@ async function currentActor(app: App, extra: Connection): Promise<Actor> {
 
 /** Messages that may come at once, in seconds of the rate. */
 const burstS = 5;
+/** What one socket may have of the room for large messages, bytes. */
+const ownBytes = 4_194_304;
 /** How long a client that was told to go may take. */
 const goneMs = 1000;
 
@@ -273,10 +275,11 @@ function boundMessages(ws: WebSocket, perS: number, room: Room): void {
     setTimeout(() => ws.terminate(), goneMs).unref();
   };
   /** What is too large to be parsed beside all else that is. */
+  const own = new Room(ownBytes);
   const weigh = (data: RawData) => {
     const bytes = (data as Buffer).length;
     if (bytes <= smallBytes) return;
-    if (!room.tryEnter(bytes)) end(closeCode.later, 'Try again later');
+    if (!own.tryEnter(bytes) || !room.tryEnter(bytes)) end(closeCode.later, 'Try again later');
     else if (hasTooManyValues((data as Buffer).toString(), 1)) end(closeCode.tooMany, 'Too many values');
     else return;
     // Whoever listens after this is told of the message all the same, but there is nothing in it.

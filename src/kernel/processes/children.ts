@@ -71,7 +71,11 @@ const gate =
 export async function spawnRecorded(options: SpawnRecordedOptions): Promise<RecordedChild> {
   const [stdin, stdout, stderr] = options.stdio ?? ['ignore', 'pipe', 'pipe'];
   const umask = (options.umask ?? 0o027).toString(8);
-  inherited ??= openForChildren();
+  inherited ??= openForChildren().catch((error: unknown) => {
+    // Asked again by the next one: too many open files may be fewer then.
+    inherited = undefined;
+    throw error;
+  });
   const child = spawnWithout(
     await inherited,
     ['-c', gate, 'gate', umask, stdin === 'pipe' ? '1' : '0', options.command, ...options.args],

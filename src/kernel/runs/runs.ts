@@ -156,12 +156,15 @@ export const Runs = service('runs', (app) => ({
 
   /** Ends a run that was told to stop, whoever holds it. @returns false when it is over already */
   async giveUp(id: string, reason: string): Promise<boolean> {
-    return app.transact(system, async (tx) => {
-      const run = await lockRow(tx, id);
-      if (!run || isTerminal(run.status)) return false;
-      await this.end(tx, run, { phase: runKind(run.kind).ends.canceled(run.phase), reason });
-      return true;
-    });
+    return app.transact(system, (tx) => this.giveUpWithin(tx, id, reason));
+  },
+
+  /** The same in the caller's transaction. */
+  async giveUpWithin(tx: Transaction, id: string, reason: string): Promise<boolean> {
+    const run = await lockRow(tx, id);
+    if (!run || isTerminal(run.status)) return false;
+    await this.end(tx, run, { phase: runKind(run.kind).ends.canceled(run.phase), reason });
+    return true;
   },
 
   /** Tells a run whose row is locked to stop. @throws {IllegalTransition} when it is over already */

@@ -5,6 +5,7 @@ import { authorizeRow } from '#kernel/auth/policy.ts';
 import { NotFound } from '#kernel/errors.ts';
 import { isId } from '#kernel/ids.ts';
 import type { RunContext } from '#kernel/runs/context.ts';
+import { isLost } from '#kernel/runs/host.ts';
 import { defineRunKind } from '#kernel/runs/kinds.ts';
 import { openRun, Runs } from '#kernel/runs/runs.ts';
 import { applicationDeleted, applicationRemovalAsked } from '../events.ts';
@@ -93,7 +94,13 @@ export const ApplicationDeletions = service('application deletions', (app) => ({
         select: { id: true },
         orderBy: { id: 'asc' },
       });
-      for (const run of open) await runs.stopWithin(tx, run.id);
+      const host = application.hostId && (await tx.db.host.findUnique({ where: { id: application.hostId } }));
+      for (const run of open) {
+        // Nobody is there who would end it; its fence keeps it from going on when its host comes back.
+        if (host && isLost(host))
+          await runs.giveUpWithin(tx, run.id, 'The application is deleted, and its host is lost.');
+        else await runs.stopWithin(tx, run.id);
+      }
       if (!application.removalAskedAt) tx.append({ type: applicationRemovalAsked, workspaceId, subjectId: id });
       await askForRemoval(app, tx, application);
       const input = { applicationId: id, name: application.name };

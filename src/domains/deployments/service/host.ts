@@ -368,7 +368,12 @@ class HostAgent {
     for (const application of applications) {
       const release = application.activeRelease;
       if (!release || this.#abort.signal.aborted) continue;
-      await this.#unlessAway(() => this.#keep(application, release));
+      try {
+        await this.#unlessAway(() => this.#keep(application, release));
+      } catch (error) {
+        // One that cannot be started holds up no other: of its environment a key may be missing.
+        this.#app.log.error({ err: error, applicationId: application.id }, 'an application that should serve does not');
+      }
     }
   }
 
@@ -507,7 +512,7 @@ class HostAgent {
     }>(
       `select id, application_id, driver, artifact from (
          select r.id, r.application_id, r.driver, r.artifact, r.activated_at,
-           least(coalesce(a.retained_releases, 100), coalesce(q.retained_releases, $2)) kept, row_number() over (partition by r.application_id, (r.activated_at is null) order by r.created_at desc) n
+           least(coalesce(a.retained_releases, 100), coalesce(q.retained_releases, $2)) kept, row_number() over (partition by r.application_id, (r.activated_at is null) order by coalesce(r.retired_at, r.created_at) desc) n
          from release r join application a on a.id = r.application_id
            left join workspace_quota q on q.workspace_id = a.workspace_id
          where a.host_id = $1 and r.status = 'RETIRED' and r.instance is null and r.pruned_at is null
@@ -585,9 +590,11 @@ class HostAgent {
     const known = found.filter(({ runId }) => isId(runId));
     const { rows } = await this.#app.database.pool.query<{ instance: Opaque }>(
       `select f.instance from unnest($1::jsonb[], $2::uuid[], $3::int[], $4::float8[]) f(instance, run_id, attempt, age_ms)
-       join run on run.id = f.run_id join deployment d on d.id = run.id
-       where ((run.completed_at is not null and f.age_ms > $5) or (f.attempt > 0 and f.attempt < run.attempt))
-         and not exists (select 1 from release r where r.application_id = d.application_id and r.instance @> f.instance)`,
+       left join run on run.id = f.run_id left join deployment d on d.id = run.id
+       -- Of an application that was deleted while its host was lost there is no run any more.
+       where (run.id is null and f.age_ms > $5) or (
+         ((run.completed_at is not null and f.age_ms > $5) or (f.attempt > 0 and f.attempt < run.attempt))
+         and not exists (select 1 from release r where r.application_id = d.application_id and r.instance @> f.instance))`,
       [
         known.map(({ instance }) => JSON.stringify(instance)),
         known.map(({ runId }) => runId),

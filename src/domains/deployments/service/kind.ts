@@ -69,7 +69,16 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
     });
     // One that it was to bring back stays in the order in which the releases had served.
     if (restoresId) {
-      await tx.db.release.updateMany({ where: { id: restoresId, status: 'CANDIDATE' }, data: { status: 'RETIRED' } });
+      // And has the environment that it last served with, whatever it was tried with now.
+      const served = await tx.db.activation.findFirst({
+        where: { releaseId: restoresId },
+        orderBy: [{ activatedAt: 'desc' }, { id: 'desc' }],
+        select: { environmentVersion: true },
+      });
+      await tx.db.release.updateMany({
+        where: { id: restoresId, status: 'CANDIDATE' },
+        data: { status: 'RETIRED', ...served },
+      });
     }
   },
   async retryInput(tx, run: Run) {
