@@ -24,9 +24,10 @@ import { ensureSecret } from '#kernel/secrets.ts';
 import { Unauthenticated } from '#kernel/errors.ts';
 import { accessOf, isPublic } from '#kernel/graphql/access.ts';
 import { isConnection } from '#kernel/graphql/builder.ts';
-import { globalId } from '#kernel/graphql/global-id.ts';
+import { globalId, rowId } from '#kernel/graphql/global-id.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import type { App } from '#kernel/app.ts';
+import { Metrics } from '../../../src/domains/deployments/service/metrics.ts';
 import { schema } from '../../../src/schema.ts';
 import { data, send, socket, type Answer, type Auth } from '../../support/client.ts';
 import { Selection } from '../../support/selection.ts';
@@ -113,6 +114,7 @@ const idInputs: Readonly<Record<string, string>> = {
 
 /** Values of the required input fields that are no ids; `*` stands for every input. */
 const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
+  'SetAlertRuleInput.condition': () => 'CPU',
   'SetAlertRuleInput.threshold': () => 50,
   'SetAlertRuleInput.windowS': () => 60,
   'SuppressFindingInput.fingerprint': () => someFingerprint,
@@ -630,12 +632,17 @@ describe('subscriptions', () => {
     // Something must happen for a stream without history to say anything.
     const over = new AbortController();
     const happen = async () => {
-      while (!over.signal.aborted) await nodeOf(app, a, 'Deployment');
+      const applicationId = rowId('Application', String(nodesOfA['Application']));
+      const look = { applicationId, milliCpus: null, memoryBytes: null, memoryLimitBytes: null, diskReadBytes: null, diskWrittenBytes: null, networkReceivedBytes: null, networkSentBytes: null, healthy: true, latencyMs: 1, missing: [] }; // prettier-ignore
+      while (!over.signal.aborted) {
+        await nodeOf(app, a, 'Deployment');
+        await app.use(Metrics).add([look]);
+      }
     };
     const happening = happen();
     const codes = await Promise.all(
       Object.values(nodesOfA).map(async (id) => {
-        const own = ['Workspace', 'Deployment'].map((type) => nodesOfA[type]).includes(id);
+        const own = ['Workspace', 'Deployment', 'Application'].map((type) => nodesOfA[type]).includes(id);
         // The audit log is for administrators.
         const member = field.name === 'auditLog' ? a.owner : onlooker;
         return own ? connected(member, (client) => first(client, field, id)) : 'other';
