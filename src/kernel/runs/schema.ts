@@ -270,7 +270,8 @@ export const RunRef = builder.prismaInterface('Run', {
     }),
     logs: t.field({
       type: LinePage,
-      complexity: (args) => ({ field: 1, multiplier: Math.min(args.first ?? 50, 200) }),
+      // With a filter it looks through many lines, however few it gives.
+      complexity: (args) => ({ field: args.filter ? 200 : 1, multiplier: Math.min(args.first ?? 50, 200) }),
       description:
         'Its output so far, oldest first. To follow, use the subscription `runLogs` after `endCursor`. With a filter a page may have fewer lines, or none, and say that there is a next one: it looks through so many lines and no more.',
       args: {

@@ -10,7 +10,7 @@ import { searchLines } from '../../../src/kernel/runs/log-search.ts';
 import { LogWriter } from '../../../src/kernel/runs/log-writer.ts';
 import { Runs, type Hold } from '../../../src/kernel/runs/runs.ts';
 import { person, workspace, type Person } from '../../support/actors.ts';
-import { data, headersOf, socket } from '../../support/client.ts';
+import { data, headersOf, send, socket } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
 import { append, documents, Follower, ignored, noted, upTo, type Item } from '../../support/live.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
@@ -243,6 +243,13 @@ describe('a run', () => {
     expect((await page({})).texts).toHaveLength(5);
     for (const filter of [{ text: '' }, { text: 'x'.repeat(201) }, { streams: [] }])
       await expect(page(filter)).rejects.toThrow(/filter|must|at most|VALIDATION|Too big|Too small/i);
+    // What it looks through is paid for, however little it gives.
+    const searches = Array.from(
+      { length: 25 },
+      (_, i) => `l${i}: logs(filter: { text: "hay" }, first: 1) { endCursor }`,
+    );
+    const costly = `query ($id: ID!) { node(id: $id) { ... on Run { ${searches.join(' ')} } } }`;
+    expect((await send(server.url, costly, run, ada)).errors?.[0]?.extensions?.['code']).toBe('TOO_COSTLY');
     await worker.log('the last needle');
     await worker.finish();
     await until('it ended', async () => followed.completed);
