@@ -14,6 +14,7 @@ import { data, headersOf, send, socket } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
 import { append, documents, Follower, ignored, noted, upTo, type Item } from '../../support/live.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
+import { keyOf } from '../../support/world.ts';
 
 let server: TestServer;
 let ada: Person;
@@ -326,6 +327,28 @@ describe('a run', () => {
       .use(Runs)
       .cancel(await actorOf(), second);
     await until('it ended', async () => snapshots.completed);
+  });
+
+  test('says that a key may stop or retry it only when the key is for that', async () => {
+    const { id } = await workspace(server.url, ada);
+    const of = { id: rowId('Workspace', id), marker: 'retries' };
+    const [open, over] = [await startRun(id), await startRun(id)];
+    await app().use(Runs).stop(over);
+    const query = `query ($ids: [ID!]!) { nodes(ids: $ids) { ... on Run { viewerCanCancel viewerCanRetry } } }`;
+    for (const verb of ['cancelRun', 'retryRun', 'createUpload']) {
+      const key = await keyOf(app(), of, rowId('User', ada.id), 'MEMBER', { scopes: [`runs.${verb}`] });
+      const { nodes } = await data<{ nodes: unknown }>(
+        server.url,
+        query,
+        { ids: [globalId('Probe', open), globalId('Probe', over)] },
+        key,
+      );
+      expect(nodes).toEqual([
+        { viewerCanCancel: verb === 'cancelRun', viewerCanRetry: false },
+        { viewerCanCancel: false, viewerCanRetry: verb === 'retryRun' },
+      ]);
+    }
+    await app().use(Runs).stop(open);
   });
 
   test('streams of a run that is over tell all of it and end', async () => {
