@@ -140,6 +140,27 @@ export function decidedByRow(rule: RowRule, actor: Actor, row: Record<string, un
   }
 }
 
+/** What is to be said to an actor who would use a verb in a workspace. */
+function judge(
+  actor: Actor,
+  verb: Verb,
+  workspaceId: string | null,
+): 'ALLOWED' | 'UNAUTHENTICATED' | 'NOT_FOUND' | 'FORBIDDEN' {
+  if (verb.least === 'public') return 'ALLOWED';
+  if (actor.kind === 'ANONYMOUS') return 'UNAUTHENTICATED';
+  if (verb.least === 'user') return isPerson(actor) ? 'ALLOWED' : 'FORBIDDEN';
+  const role = workspaceId === null ? undefined : actor.roles.get(workspaceId);
+  if (role === undefined) return 'NOT_FOUND';
+  if (workspaceId === instanceWorkspaceId && !verb.inInstance) return 'FORBIDDEN';
+  // Whatever role its token says: who administers is a person, or a key that one made.
+  if (actor.kind === 'MACHINE' && atLeast(verb.least, 'ADMIN')) return 'FORBIDDEN';
+  return atLeast(role, verb.least) && actor.scopes?.has(verb.name) !== false ? 'ALLOWED' : 'FORBIDDEN';
+}
+
+/** Whether `authorize` lets the actor use a verb in a workspace. */
+export const may = (actor: Actor, verb: Verb, workspaceId: string | null): boolean =>
+  judge(actor, verb, workspaceId) === 'ALLOWED';
+
 /**
  * Lets the actor use a verb in a workspace, or throws.
  * @throws {Unauthenticated} when nobody is signed in
@@ -153,32 +174,20 @@ export function authorize(
   workspaceId: string | null,
   target?: { kind: string; id: string },
 ): void {
-  if (verb.least === 'public') return;
-  if (actor.kind === 'ANONYMOUS') throw new Unauthenticated();
-  if (verb.least === 'user') {
-    if (!isPerson(actor)) throw new Forbidden(verb.name);
-    return;
+  const verdict = judge(actor, verb, workspaceId);
+  switch (verdict) {
+    case 'ALLOWED':
+      return;
+    case 'UNAUTHENTICATED':
+      throw new Unauthenticated();
+    case 'NOT_FOUND':
+      throw new NotFound(target?.kind ?? 'Workspace', target?.id ?? String(workspaceId), verb.name);
+    case 'FORBIDDEN':
+      if (verb.least === 'user') throw new Forbidden(verb.name);
+      throw new Forbidden(verb.name, workspaceId, target ?? null);
+    default:
+      verdict satisfies never;
   }
-  const role = workspaceId === null ? undefined : actor.roles.get(workspaceId);
-  if (role === undefined) throw new NotFound(target?.kind ?? 'Workspace', target?.id ?? String(workspaceId), verb.name);
-  if (workspaceId === instanceWorkspaceId && !verb.inInstance)
-    throw new Forbidden(verb.name, workspaceId, target ?? null);
-  // Whatever role its token says: who administers is a person, or a key that one made.
-  const isAdministered = actor.kind === 'MACHINE' && atLeast(verb.least, 'ADMIN');
-  if (isAdministered || !atLeast(role, verb.least) || actor.scopes?.has(verb.name) === false)
-    throw new Forbidden(verb.name, workspaceId, target ?? null);
-}
-
-/** Whether `authorize` would let the actor use a verb of workspaces in this one. */
-export function may(actor: Actor, verb: Verb, workspaceId: string): boolean {
-  const role = actor.roles.get(workspaceId);
-  return (
-    verb.least !== 'public' &&
-    verb.least !== 'user' &&
-    role !== undefined &&
-    atLeast(role, verb.least) &&
-    actor.scopes?.has(verb.name) !== false
-  );
 }
 
 /**

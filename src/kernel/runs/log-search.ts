@@ -24,8 +24,9 @@ export async function searchLines(
     epoch: number;
     found: string[];
   }>(
-    `with seen as materialized (select * from log_line where run_id = $1 and seq > $2 order by seq limit ${window}),
-       found as (select * from seen where ($5::text is null or strpos(lower(text), lower($5)) > 0)
+    `with seen as materialized (
+         select seq, stream, step, text from log_line where run_id = $1 and seq > $2 order by seq limit ${window}),
+       found as (select seq from seen where ($5::text is null or strpos(lower(text), lower($5)) > 0)
          and ($6::text[] is null or stream = any($6)) and ($7::text is null or step = $7) order by seq limit $4)
      select (select count(*)::int from seen) scanned, (select max(seq)::text from seen) last, h.epoch,
        coalesce((select array_agg(seq::text order by seq) from found), '{}') found

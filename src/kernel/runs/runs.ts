@@ -259,6 +259,8 @@ export const Runs = service('runs', (app) => ({
       if (!(await hasRoom(app, tx, run))) {
         // It was not begun: another one may have the lock.
         if (run.lockKey) await tx.db.runLock.deleteMany({ where: { key: run.lockKey, runId: id } });
+        // The next one that ends wakes it; the reconciler leaves it alone for a while.
+        await tx.db.$executeRaw`update run set updated_at = clock_timestamp() where id = ${id}::uuid`;
         return null;
       }
       const begin = run.phase === kind.initial && run.status === 'QUEUED' ? kind.begin(run.input as never) : run.phase;
@@ -375,7 +377,14 @@ export const Runs = service('runs', (app) => ({
     }
     if (kind.hasRoom) {
       const next = await tx.db.run.findFirst({
-        where: { workspaceId: run.workspaceId, kind: run.kind, status: 'QUEUED', attempt: 0, id: { not: run.id } },
+        where: {
+          workspaceId: run.workspaceId,
+          kind: run.kind,
+          status: 'QUEUED',
+          completedAt: null,
+          attempt: 0,
+          id: { not: run.id },
+        },
         orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
       });
       if (next) await app.jobs.wakeRun(tx, next);

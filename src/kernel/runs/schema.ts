@@ -27,8 +27,7 @@ import type { Appended } from '../db/transact.ts';
 import { searchLines } from './log-search.ts';
 import { Runs } from './runs.ts';
 import { runPolicy } from './policy.ts';
-import { atLeast } from '../auth/actor.ts';
-import type { Verb } from '../auth/policy.ts';
+import { may } from '../auth/policy.ts';
 import { isTerminal } from './model.ts';
 
 export const RunStatusEnum = builder.enumType(RunStatus, {
@@ -83,11 +82,6 @@ const RunStepRef = builder.prismaObject('RunStep', {
     completedAt: t.expose('completedAt', { type: 'DateTime', nullable: true, description: 'When it ended.' }),
   }),
 });
-
-const may = (context: Context, verb: Verb, workspaceId: string): boolean => {
-  const role = context.actor.roles.get(workspaceId);
-  return role !== undefined && verb.least !== 'public' && verb.least !== 'user' && atLeast(role, verb.least);
-};
 
 /** A page of a dense log of one run. */
 interface Page<T> {
@@ -270,7 +264,8 @@ export const RunRef = builder.prismaInterface('Run', {
     }),
     logs: t.field({
       type: LinePage,
-      complexity: (args) => ({ field: 1, multiplier: Math.min(args.first ?? 50, 200) }),
+      // With a filter it looks through many lines, however few it gives.
+      complexity: (args) => ({ field: args.filter ? 200 : 1, multiplier: Math.min(args.first ?? 50, 200) }),
       description:
         'Its output so far, oldest first. To follow, use the subscription `runLogs` after `endCursor`. With a filter a page may have fewer lines, or none, and say that there is a next one: it looks through so many lines and no more.',
       args: {
@@ -289,12 +284,14 @@ export const RunRef = builder.prismaInterface('Run', {
       resolve: (run, _, context) =>
         !isTerminal(run.status) &&
         run.status !== 'CANCELING' &&
-        may(context, runPolicy.verbs.cancelRun, run.workspaceId),
+        may(context.actor, runPolicy.verbs.cancelRun, run.workspaceId),
     }),
     viewerCanRetry: t.boolean({
       description: 'Whether you may retry it now.',
       resolve: (run, _, context) =>
-        isTerminal(run.status) && run.status !== 'SUCCEEDED' && may(context, runPolicy.verbs.retryRun, run.workspaceId),
+        isTerminal(run.status) &&
+        run.status !== 'SUCCEEDED' &&
+        may(context.actor, runPolicy.verbs.retryRun, run.workspaceId),
     }),
   }),
 });

@@ -5,6 +5,7 @@ import { member, person, type Person } from '../../support/actors.ts';
 import { data, send } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
 import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
+import { keyOf } from '../../support/world.ts';
 import { answering, asProcess, livenessMs, plain, raw, repository, team, type Team } from './harness.ts';
 
 let server: TestServer;
@@ -269,4 +270,39 @@ test('an instance and a build show the values to no list of processes', async ()
   const done = await on.deploy(id);
   expect(done).toMatchObject({ phase: 'DEPLOYED' });
   expect(done.logs.nodes.filter(({ step, stream }) => step === 'build' && stream === 'STDOUT').map(({ text }) => text)).toEqual(['0']); // prettier-ignore
+});
+
+test('a key that is for an application alone is not for its environment', async () => {
+  const id = await nowhere('scoped', { environment: { THERE: 'x' } });
+  const of = { id: raw('Workspace', on.workspaceId), marker: 'scoped' };
+  const key = (...verbs: string[]) =>
+    keyOf(server.running.app, of, raw('User', on.who.id), 'MEMBER', { scopes: verbs.map((v) => `deployments.${v}`) });
+  const alone = await key('createApplication', 'updateApplication');
+  const setter = await key('createApplication', 'updateApplication', 'setEnvironmentVariables');
+  const unsetter = await key('updateApplication', 'unsetEnvironmentVariables');
+  const mutate = async (verb: 'create' | 'update', input: object, by: typeof alone) => {
+    const name = `${verb === 'create' ? 'Create' : 'Update'}Application`;
+    const query = `mutation ($input: ${name}Input!) { done: ${verb}Application(input: $input) { __typename } }`;
+    return (await data<{ done: { __typename: string } }>(server.url, query, { input }, by)).done.__typename;
+  };
+  const update = (environment: object, by: typeof alone) => mutate('update', { id, environment }, by);
+  expect(await update({ THERE: 'y' }, alone)).toBe('Forbidden');
+  expect(await update({ THERE: null }, alone)).toBe('Forbidden');
+  expect(await update({ THERE: null }, setter)).toBe('Forbidden');
+  expect(await update({ THERE: null, NEW: 'x' }, unsetter)).toBe('Forbidden');
+  expect(await environment(id)).toMatchObject({ version: 1 });
+  expect(await update({}, alone)).toBe('UpdateApplicationSuccess');
+  expect(await update({ NEW: 'x' }, setter)).toBe('UpdateApplicationSuccess');
+  expect(await update({ THERE: null }, unsetter)).toBe('UpdateApplicationSuccess');
+  expect(await environment(id)).toMatchObject({ version: 3, variables: [{ name: 'NEW' }] });
+  const fresh = (name: string) => ({
+    workspaceId: on.workspaceId,
+    name,
+    repositoryUrl: 'https://example.com/repository.git',
+  });
+  expect(await mutate('create', { ...fresh('with'), environment: { A: 'x' } }, alone)).toBe('Forbidden');
+  expect(await mutate('create', { ...fresh('with'), environment: { A: 'x' } }, setter)).toBe(
+    'CreateApplicationSuccess',
+  );
+  expect(await mutate('create', fresh('without'), alone)).toBe('CreateApplicationSuccess');
 });

@@ -241,6 +241,15 @@ test('a workspace has what operators allow it: applications are refused, deploym
   const fast = await on.application({ name: 'passes', repositoryUrl: source.url });
   expect(await on.deploy(fast)).toMatchObject({ phase: 'DEPLOYED' });
   expect(await state(second)).toEqual({ status: 'QUEUED', queuePosition: 1 });
+  // Whoever looks whether there is room, and finds none, says when: it is not woken again at once.
+  const waiting = { where: { id: raw('Deployment', second) } };
+  await db().$executeRaw`update run set updated_at = 'epoch' where id = ${waiting.where.id}::uuid`;
+  await until(
+    'it was looked at',
+    async () => (await db().run.findUniqueOrThrow(waiting)).updatedAt.getTime() > 0,
+    livenessMs,
+  );
+  expect(await state(second)).toEqual({ status: 'QUEUED', queuePosition: 1 });
   expect(await quota()).toEqual({ maxApplications: 2, applications: 2, maxConcurrentDeployments: 1, concurrentDeployments: 1, retainedReleases: 1 }); // prettier-ignore
   await writeFile(gate, '');
   expect(await other.over(first)).toMatchObject({ phase: 'DEPLOYED' });

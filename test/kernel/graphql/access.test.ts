@@ -2,7 +2,9 @@ import SchemaBuilder from '@pothos/core';
 import { parse } from 'graphql';
 import { describe, expect, test } from 'vitest';
 import { anonymous, type Actor } from '#kernel/auth/actor.ts';
-import { allPolicies } from '#kernel/auth/policy.ts';
+import { allPolicies, authorize, may, type Verb } from '#kernel/auth/policy.ts';
+import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
+import { DomainError } from '#kernel/errors.ts';
 import { access, accessOf, admit, isPublic, rootFields, rootFieldsOf } from '#kernel/graphql/access.ts';
 import { schema } from '../../../src/schema.ts';
 
@@ -73,6 +75,40 @@ describe('what is known of a right beforehand', () => {
     expect(outcome(elsewhere, declared)).toBe(withOtherKey);
     expect(outcome(scoped, declared)).toBe(withKey);
   });
+});
+
+function isLet(...asked: Parameters<typeof authorize>): boolean {
+  try {
+    authorize(...asked);
+    return true;
+  } catch (error) {
+    if (error instanceof DomainError) return false;
+    throw error;
+  }
+}
+
+test('what an actor is told that they may do is what they may do', () => {
+  const roles = new Map([['w', 'ADMIN'], [instanceWorkspaceId, 'OWNER']] as const); // prettier-ignore
+  const verb = (least: Verb['least'], more: object = {}): Verb => ({ name: 'domain.verb', least, ...more });
+  const admin: Actor = { ...person, roles };
+  const machine: Actor = { ...anonymous, kind: 'MACHINE', roles };
+  for (const [actor, asked, workspaceId, expected] of [
+    [admin, verb('ADMIN'), 'w', true],
+    [admin, verb('OWNER'), 'w', false],
+    [admin, verb('VIEWER'), 'elsewhere', false],
+    [admin, verb('VIEWER'), instanceWorkspaceId, false],
+    [admin, verb('VIEWER', { inInstance: true }), instanceWorkspaceId, true],
+    [machine, verb('MEMBER'), 'w', true],
+    [machine, verb('ADMIN'), 'w', false],
+    [{ ...key, roles, scopes: new Set(['domain.verb']) }, verb('MEMBER'), 'w', true],
+    [{ ...key, roles, scopes: new Set<string>() }, verb('MEMBER'), 'w', false],
+    [anonymous, verb('VIEWER'), 'w', false],
+    [anonymous, verb('public'), 'w', true],
+    [key, verb('user'), 'w', false],
+  ] as const) {
+    expect(may(actor, asked, workspaceId)).toBe(expected);
+    expect(isLet(actor, asked, workspaceId)).toBe(expected);
+  }
 });
 
 describe('the root fields of an operation are found', () => {

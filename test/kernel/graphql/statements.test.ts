@@ -122,6 +122,16 @@ const cases: Readonly<Record<string, Counted>> = {
     items: (answer: { nodes: unknown[] }) => answer.nodes.filter((node) => node !== null),
     expected: 2,
   },
+  'workspaces with quotas': {
+    query: `query ($n: Int!) { workspaces(first: $n) { nodes { deploymentQuota { maxApplications applications maxConcurrentDeployments concurrentDeployments retainedReleases } } } }`,
+    items: (answer: { workspaces: { nodes: unknown[] } }) => answer.workspaces.nodes,
+    expected: 5,
+  },
+  'applications with their environments': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { applications(first: $n) { nodes { environment { version variables { name value } versions { version } } } } } }`,
+    items: (answer: { workspace: { applications: { nodes: unknown[] } } }) => answer.workspace.applications.nodes,
+    expected: 4,
+  },
   'runs with what hangs on their events': {
     query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { runs(first: $n) { nodes { events(first: 5) { nodes { seq run { id status } } } } } } }`,
     items: (answer: { workspace: { runs: { nodes: unknown[] } } }) => answer.workspace.runs.nodes,

@@ -10,10 +10,11 @@ import { searchLines } from '../../../src/kernel/runs/log-search.ts';
 import { LogWriter } from '../../../src/kernel/runs/log-writer.ts';
 import { Runs, type Hold } from '../../../src/kernel/runs/runs.ts';
 import { person, workspace, type Person } from '../../support/actors.ts';
-import { data, headersOf, socket } from '../../support/client.ts';
+import { data, headersOf, send, socket } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
 import { append, documents, Follower, ignored, noted, upTo, type Item } from '../../support/live.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
+import { keyOf } from '../../support/world.ts';
 
 let server: TestServer;
 let ada: Person;
@@ -243,6 +244,13 @@ describe('a run', () => {
     expect((await page({})).texts).toHaveLength(5);
     for (const filter of [{ text: '' }, { text: 'x'.repeat(201) }, { streams: [] }])
       await expect(page(filter)).rejects.toThrow(/filter|must|at most|VALIDATION|Too big|Too small/i);
+    // What it looks through is paid for, however little it gives.
+    const searches = Array.from(
+      { length: 25 },
+      (_, i) => `l${i}: logs(filter: { text: "hay" }, first: 1) { endCursor }`,
+    );
+    const costly = `query ($id: ID!) { node(id: $id) { ... on Run { ${searches.join(' ')} } } }`;
+    expect((await send(server.url, costly, run, ada)).errors?.[0]?.extensions?.['code']).toBe('TOO_COSTLY');
     await worker.log('the last needle');
     await worker.finish();
     await until('it ended', async () => followed.completed);
@@ -319,6 +327,28 @@ describe('a run', () => {
       .use(Runs)
       .cancel(await actorOf(), second);
     await until('it ended', async () => snapshots.completed);
+  });
+
+  test('says that a key may stop or retry it only when the key is for that', async () => {
+    const { id } = await workspace(server.url, ada);
+    const of = { id: rowId('Workspace', id), marker: 'retries' };
+    const [open, over] = [await startRun(id), await startRun(id)];
+    await app().use(Runs).stop(over);
+    const query = `query ($ids: [ID!]!) { nodes(ids: $ids) { ... on Run { viewerCanCancel viewerCanRetry } } }`;
+    for (const verb of ['cancelRun', 'retryRun', 'createUpload']) {
+      const key = await keyOf(app(), of, rowId('User', ada.id), 'MEMBER', { scopes: [`runs.${verb}`] });
+      const { nodes } = await data<{ nodes: unknown }>(
+        server.url,
+        query,
+        { ids: [globalId('Probe', open), globalId('Probe', over)] },
+        key,
+      );
+      expect(nodes).toEqual([
+        { viewerCanCancel: verb === 'cancelRun', viewerCanRetry: false },
+        { viewerCanCancel: false, viewerCanRetry: verb === 'retryRun' },
+      ]);
+    }
+    await app().use(Runs).stop(open);
   });
 
   test('streams of a run that is over tell all of it and end', async () => {

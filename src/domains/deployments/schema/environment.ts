@@ -1,7 +1,10 @@
+import DataLoader from 'dataloader';
+import type { EnvironmentVariable, EnvironmentVersion } from '#prisma';
 import { may } from '#kernel/auth/policy.ts';
 import { loadUser, UserRef } from '#kernel/auth/schema.ts';
 import type { Appended } from '#kernel/db/transact.ts';
 import { builder } from '#kernel/graphql/builder.ts';
+import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import { cursorOf, descriptionOfCursor, ErrorInterface, errorType, failing, guardedPart } from '#kernel/graphql/kit.ts';
 import { SecretScalar } from '#kernel/graphql/secret.ts';
@@ -68,6 +71,51 @@ interface EnvironmentOf {
 /** Versions that are told at once. */
 const maxVersions = 100;
 
+interface Loaders {
+  readonly variables: DataLoader<EnvironmentOf, EnvironmentVariable[]>;
+  readonly versions: DataLoader<string, EnvironmentVersion[]>;
+}
+
+const ofContext = new WeakMap<Context, Loaders>();
+
+/** Of many applications in one statement each. Nothing is remembered: a later mutation of the operation changes it. */
+function loaders(context: Context): Loaders {
+  let made = ofContext.get(context);
+  if (!made) {
+    const { db } = context.app;
+    made = {
+      variables: new DataLoader<EnvironmentOf, EnvironmentVariable[]>(
+        async (keys) => {
+          const rows = await db.environmentVariable.findMany({
+            where: { OR: keys.map(({ applicationId, version }) => inVersion(applicationId, version)) },
+            orderBy: { name: 'asc' },
+          });
+          const byApplication = Map.groupBy(rows, (row) => row.applicationId);
+          return keys.map(({ applicationId, version }) =>
+            (byApplication.get(applicationId) ?? []).filter(
+              (row) => row.sinceVersion <= version && (row.untilVersion === null || row.untilVersion > version),
+            ),
+          );
+        },
+        { cache: false },
+      ),
+      versions: new DataLoader<string, EnvironmentVersion[]>(
+        async (ids) => {
+          const rows = await db.application.findMany({
+            where: { id: { in: [...ids] } },
+            select: { id: true, environmentVersions: { orderBy: { version: 'desc' }, take: maxVersions } },
+          });
+          const byId = new Map(rows.map((row) => [row.id, row.environmentVersions]));
+          return ids.map((id) => byId.get(id) ?? []);
+        },
+        { cache: false },
+      ),
+    };
+    ofContext.set(context, made);
+  }
+  return made;
+}
+
 const EnvironmentRef = builder.objectRef<EnvironmentOf>('Environment').implement({
   description: "An application's environment variables, as build and instances get them.",
   fields: (t) => ({
@@ -77,18 +125,12 @@ const EnvironmentRef = builder.objectRef<EnvironmentOf>('Environment').implement
     variables: t.field({
       type: [VariableRef],
       description: 'The variables, by name.',
-      resolve: ({ applicationId, version }, _, { app }) =>
-        app.db.environmentVariable.findMany({ where: inVersion(applicationId, version), orderBy: { name: 'asc' } }),
+      resolve: (of, _, context) => loaders(context).variables.load(of),
     }),
     versions: t.field({
       type: [VersionRef],
       description: `The versions that are kept, newest first, at most ${maxVersions}.`,
-      resolve: ({ applicationId }, _, { app }) =>
-        app.db.environmentVersion.findMany({
-          where: { applicationId },
-          orderBy: { version: 'desc' },
-          take: maxVersions,
-        }),
+      resolve: ({ applicationId }, _, context) => loaders(context).versions.load(applicationId),
     }),
   }),
 });

@@ -1,10 +1,12 @@
+import DataLoader from 'dataloader';
 import type { Appended } from '#kernel/db/transact.ts';
 import { builder } from '#kernel/graphql/builder.ts';
+import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import { cursorOf, descriptionOfCursor, ErrorInterface, errorType, failing } from '#kernel/graphql/kit.ts';
 import { QuotaExceeded } from '../errors.ts';
 import { canOperate } from '../policy.ts';
-import { Quotas } from '../service/index.ts';
+import { Quotas, type QuotaLimits, type QuotaUse } from '../service/index.ts';
 
 const QuotaEnum = builder.enumType('Quota', {
   description: 'What a workspace may have so many of.',
@@ -25,30 +27,53 @@ errorType(QuotaExceeded, {
   }),
 });
 
+interface Loaders {
+  readonly limits: DataLoader<string, QuotaLimits>;
+  readonly used: DataLoader<string, QuotaUse>;
+}
+
+const ofContext = new WeakMap<Context, Loaders>();
+
+/** Of many workspaces in one statement each. Nothing is remembered: a later mutation of the operation changes it. */
+function loaders(context: Context): Loaders {
+  let made = ofContext.get(context);
+  if (!made) {
+    const quotas = context.app.use(Quotas);
+    made = {
+      limits: new DataLoader((ids: readonly string[]) => quotas.ofAll(ids), { cache: false }),
+      used: new DataLoader((ids: readonly string[]) => quotas.used(ids), { cache: false }),
+    };
+    ofContext.set(context, made);
+  }
+  return made;
+}
+
 const WorkspaceQuotaRef = builder.objectRef<{ workspaceId: string }>('WorkspaceQuota').implement({
   description: 'What a workspace may have, and has, in deployments.',
   fields: (t) => ({
     maxApplications: t.int({
       description: 'Most applications.',
-      resolve: async ({ workspaceId }, _, { app }) => (await app.use(Quotas).of(app.db, workspaceId)).maxApplications,
+      resolve: async ({ workspaceId }, _, context) => (await loaders(context).limits.load(workspaceId)).maxApplications,
     }),
     applications: t.int({
       description: 'Applications that it has.',
-      resolve: async ({ workspaceId }, _, { app }) => (await app.use(Quotas).used(workspaceId)).applications,
+      resolve: async ({ workspaceId }, _, context) => (await loaders(context).used.load(workspaceId)).applications,
     }),
     maxConcurrentDeployments: t.int({
       description: 'Most deployments that are executed at once; more wait. Of one application it is always one.',
-      resolve: async ({ workspaceId }, _, { app }) =>
-        (await app.use(Quotas).of(app.db, workspaceId)).maxConcurrentDeployments,
+      resolve: async ({ workspaceId }, _, context) =>
+        (await loaders(context).limits.load(workspaceId)).maxConcurrentDeployments,
     }),
     concurrentDeployments: t.int({
       description: 'Deployments that are executed now.',
-      resolve: async ({ workspaceId }, _, { app }) => (await app.use(Quotas).used(workspaceId)).concurrentDeployments,
+      resolve: async ({ workspaceId }, _, context) =>
+        (await loaders(context).used.load(workspaceId)).concurrentDeployments,
     }),
     retainedReleases: t.int({
       description:
         'Releases that are kept for a rollback of each application, at most, the one that serves not counted.',
-      resolve: async ({ workspaceId }, _, { app }) => (await app.use(Quotas).of(app.db, workspaceId)).retainedReleases,
+      resolve: async ({ workspaceId }, _, context) =>
+        (await loaders(context).limits.load(workspaceId)).retainedReleases,
     }),
   }),
 });

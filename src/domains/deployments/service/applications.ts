@@ -26,6 +26,7 @@ export const Applications = service('applications', (app) => ({
   async create(actor: Actor, raw: unknown): Promise<Written> {
     const input = parse(NewApplication, raw);
     authorize(actor, can.createApplication, input.workspaceId);
+    authorizeChanges(actor, input.environment, input.workspaceId);
     const { addressPorts, maxMemoryMb, maxMilliCpus } = app.use(DeploymentSettings);
     const milliCpus = input.cpus == null ? null : Math.round(input.cpus * 1000);
     refuse([
@@ -95,6 +96,7 @@ export const Applications = service('applications', (app) => ({
       return await app.transact(actor, async (tx) => {
         const application = await lockApplication(tx, id);
         authorizeRow(actor, can.updateApplication, application, 'Application', id);
+        authorizeChanges(actor, environment ?? {}, application.workspaceId);
         if (application.removalAskedAt) throw new Conflict('The application is being deleted.');
         const { retainedReleases } = await app.use(Quotas).of(tx.db, application.workspaceId);
         if ((input.retainedReleases ?? 0) > retainedReleases)
@@ -182,6 +184,13 @@ export const Applications = service('applications', (app) => ({
     });
   },
 }));
+
+/** A key is for variables only when it is for the mutations that are for them. @throws {Forbidden} */
+function authorizeChanges(actor: Actor, environment: Readonly<Record<string, string | null>>, workspaceId: string) {
+  const values = Object.values(environment);
+  if (values.some((value) => value !== null)) authorize(actor, can.setEnvironmentVariables, workspaceId);
+  if (values.includes(null)) authorize(actor, can.unsetEnvironmentVariables, workspaceId);
+}
 
 /** Those that are neither absent nor null. */
 function given<T extends object>(values: T): { [K in keyof T]?: NonNullable<T[K]> } {

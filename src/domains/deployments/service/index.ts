@@ -7,7 +7,7 @@ export { ApplicationDeletions } from './deletion.ts';
 export { Deployments, refusalOfRestore, type Push, type Requested } from './deployments.ts';
 export { SourceAccess, watchDeployments, type SourceCredentials } from './ports.ts';
 export { startDeployments, type DeploymentsHost } from './host.ts';
-export { Quotas } from './quotas.ts';
+export { Quotas, type QuotaLimits, type QuotaUse } from './quotas.ts';
 export { suppressedNow } from './scan.ts';
 export { Suppressions } from './suppressions.ts';
 export { Alerts, type RuleWritten } from './alerts.ts';

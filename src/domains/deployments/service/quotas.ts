@@ -22,17 +22,34 @@ const NewQuota = z.object({
   retainedReleases: z.int().min(1).max(100).nullish(),
 });
 
+/** How much a workspace has of what is limited. */
+export interface QuotaUse {
+  readonly applications: number;
+  readonly concurrentDeployments: number;
+}
+
+/** What an operator has said, else the settings. */
+function limits(app: App, own: { readonly [K in keyof QuotaLimits]: number | null } | null): QuotaLimits {
+  const { quotas } = app.use(DeploymentSettings);
+  return {
+    maxApplications: own?.maxApplications ?? quotas.maxApplications,
+    maxConcurrentDeployments: own?.maxConcurrentDeployments ?? quotas.maxConcurrentDeployments,
+    retainedReleases: own?.retainedReleases ?? quotas.retainedReleases,
+  };
+}
+
 /** What workspaces may have. The only writer of workspace_quota. */
 export const Quotas = service('quotas', (app) => ({
   /** What operators have said of the workspace, else the settings. */
   async of(db: Pick<App['db'], 'workspaceQuota'>, workspaceId: string): Promise<QuotaLimits> {
-    const { quotas } = app.use(DeploymentSettings);
-    const own = await db.workspaceQuota.findUnique({ where: { workspaceId } });
-    return {
-      maxApplications: own?.maxApplications ?? quotas.maxApplications,
-      maxConcurrentDeployments: own?.maxConcurrentDeployments ?? quotas.maxConcurrentDeployments,
-      retainedReleases: own?.retainedReleases ?? quotas.retainedReleases,
-    };
+    return limits(app, await db.workspaceQuota.findUnique({ where: { workspaceId } }));
+  },
+
+  /** The same of many workspaces, in their order. */
+  async ofAll(workspaceIds: readonly string[]): Promise<QuotaLimits[]> {
+    const rows = await app.db.workspaceQuota.findMany({ where: { workspaceId: { in: [...workspaceIds] } } });
+    const byId = new Map(rows.map((row) => [row.workspaceId, row]));
+    return workspaceIds.map((id) => limits(app, byId.get(id) ?? null));
   },
 
   /** Makes sure that a workspace may have one application more, until the end of the transaction. @throws {QuotaExceeded} */
@@ -44,13 +61,24 @@ export const Quotas = service('quotas', (app) => ({
     if (count >= maxApplications) throw new QuotaExceeded('APPLICATIONS', maxApplications, count);
   },
 
-  /** How much of it is used. */
-  async used(workspaceId: string): Promise<{ applications: number; concurrentDeployments: number }> {
-    const [applications, concurrentDeployments] = await Promise.all([
-      app.db.application.count({ where: { workspaceId } }),
-      app.db.run.count({ where: { workspaceId, kind: 'Deployment', completedAt: null, attempt: { gt: 0 } } }),
+  /** How much of it is used in each of these workspaces, in their order. */
+  async used(workspaceIds: readonly string[]): Promise<QuotaUse[]> {
+    const workspaceId = { in: [...workspaceIds] };
+    const [applications, deployments] = await Promise.all([
+      app.db.application.groupBy({ by: ['workspaceId'], where: { workspaceId }, _count: { id: true } }),
+      app.db.run.groupBy({
+        by: ['workspaceId'],
+        where: { workspaceId, kind: 'Deployment', completedAt: null, attempt: { gt: 0 } },
+        _count: { id: true },
+      }),
     ]);
-    return { applications, concurrentDeployments };
+    const count = (of: typeof applications | typeof deployments) =>
+      new Map(of.map((one) => [one.workspaceId, one._count.id]));
+    const [ofApplications, ofDeployments] = [count(applications), count(deployments)];
+    return workspaceIds.map((id) => ({
+      applications: ofApplications.get(id) ?? 0,
+      concurrentDeployments: ofDeployments.get(id) ?? 0,
+    }));
   },
 
   /**
