@@ -392,10 +392,13 @@ describe('Trivy', () => {
     const missing = await scan(dir, trivyIn(await repo({})));
     expect(missing['TRIVY']).toMatchObject({ status: 'NOT_RUN', reason: 'It is not installed on this host.' });
     expect(missing['SECRETS']?.status).toBe('RAN');
-    const failing = await scan(dir, trivyIn(await trivy('echo "FATAL: no database" >&2; exit 3')));
+    const failing = await scan(
+      dir,
+      trivyIn(await trivy('for folder; do :; done; echo "FATAL: cannot read $folder/a.js" >&2; exit 3')),
+    );
     expect(failing['TRIVY']).toMatchObject({
       status: 'FAILED',
-      reason: 'Trivy ended with exit code 3. FATAL: no database',
+      reason: 'Trivy ended with exit code 3. FATAL: cannot read …/a.js',
     });
     const late = await scan(dir, trivyIn(await trivy('exec sleep 1000'), { timeoutMs: 300 }));
     expect(late['TRIVY']).toMatchObject({ status: 'FAILED', reason: 'Trivy took longer than 0.3 s.' });
