@@ -7,6 +7,7 @@ import { Sealing } from '#kernel/sealing/sealing.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
+import { Statuses } from '../../../src/domains/repositories/service/statuses.ts';
 import { git, startGitHttp, type GitHttp } from '../../support/git-http.ts';
 import { deliver, push, startGitHub, type GitHubEdge } from '../../support/github.ts';
 import { mutate, type Outcome } from '../../support/mutate.ts';
@@ -216,12 +217,26 @@ test('who connects a repository reaches it with what is theirs, and may push to 
   const commit = 'a'.repeat(40);
   const app = (name: string, repo: string) =>
     mutate(server.url, 'createApplication', { workspaceId, name, repositoryUrl: `${github.url}/octo/${repo}` }, grace, 'application { id }'); // prettier-ignore
-  const deploy = async (made: Outcome) =>
+  const deploy = async (made: Outcome): Promise<Outcome> =>
     mutate(server.url, 'createDeployment', { applicationId: made['application'].id, ref: commit }, grace, 'deployment { id }'); // prettier-ignore
   await deploy(await app('installed', 'installed'));
-  await deploy(await app('open', 'open'));
+  const open = await app('open', 'open');
+  const first = raw('Run', (await deploy(open))['deployment'].id);
   const toldBy = (repo: string) => statusesOf(commit).filter((one) => one.path.includes(`/octo/${repo}/`));
   await until('both are told', async () => toldBy('installed').length > 0 && toldBy('open').length > 0, livenessMs);
   expect(toldBy('open')[0]?.authorization).toBe(`Bearer ${personal}`);
   expect(toldBy('installed')[0]?.authorization).toMatch(/^Bearer ghs_/);
+
+  // Of two deployments of a commit the newer one has the last word, whoever of them is late.
+  const toldOf = (runId: string) => toldBy('open').filter(({ target_url: url }) => String(url).endsWith(runId)).length;
+  const ended = (id: string) => until('it ended', async () => (await db().run.findUniqueOrThrow({ where: { id } })).completedAt !== null, livenessMs); // prettier-ignore
+  await ended(first);
+  const second = raw('Run', (await deploy(open))['deployment'].id);
+  await ended(second);
+  await until('GitHub knows', async () => (await db().commitStatus.findUnique({ where: { id: second } }))?.state === 'FAILURE', livenessMs); // prettier-ignore
+  await db().commitStatus.updateMany({ where: { id: { in: [first, second] } }, data: { state: null } });
+  const before = [toldOf(first), toldOf(second)];
+  for (const id of [second, first]) await server.running.app.use(Statuses).report(id, AbortSignal.timeout(livenessMs));
+  expect(toldOf(first)).toBe(before[0]);
+  expect(toldOf(second)).toBeGreaterThan(before[1] ?? 0);
 });
