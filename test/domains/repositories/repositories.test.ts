@@ -1,7 +1,7 @@
 import { randomUUID, generateKeyPairSync } from 'node:crypto';
 import { chmod, mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { newId } from '#kernel/ids.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
@@ -181,6 +181,20 @@ test('a private repository is connected; a signed push deploys it, and GitHub is
   await git(path.join(folder, 'work', 'shop'), 'push', '--quiet', bare, 'main');
   const rotated = await mutate(server.url, 'rotateWebhookSecret', { id }, on.who, 'webhookSecret');
   expect(rotated['webhookSecret']).not.toBe(made['webhookSecret']);
+  // Whoever read the secret before somebody else changed it is told so, and nothing is lost.
+  const sealing = server.running.app.use(Sealing);
+  vi.spyOn(sealing, 'openText').mockImplementationOnce(async () => {
+    const { webhookSecret } = await db().connectedRepository.findUniqueOrThrow({ where: { id: row.id } });
+    const plain = await sealing.openText(webhookSecret, `connected_repository.webhook_secret:${row.id}`);
+    await db().connectedRepository.update({
+      where: { id: row.id },
+      data: { webhookSecret: await sealing.seal(plain, `connected_repository.webhook_secret:${row.id}`) },
+    });
+    return plain;
+  });
+  expect((await mutate(server.url, 'rotateWebhookSecret', { id }, on.who, 'webhookSecret')).__typename).toBe(
+    'Conflict',
+  );
   expect(await deliver(webhookUrl, made['webhookSecret'], push(repositoryOf, broken))).toBe(202);
   await told(broken, 'failure');
   expect(await deliver(webhookUrl, rotated['webhookSecret'], { zen: 'z' }, { event: 'ping' })).toBe(202);
