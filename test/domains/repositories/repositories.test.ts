@@ -7,6 +7,7 @@ import { Sealing } from '#kernel/sealing/sealing.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
+import { Deliveries } from '../../../src/domains/repositories/service/deliveries.ts';
 import { Statuses } from '../../../src/domains/repositories/service/statuses.ts';
 import { git, startGitHttp, type GitHttp } from '../../support/git-http.ts';
 import { deliver, push, startGitHub, type GitHubEdge } from '../../support/github.ts';
@@ -253,4 +254,25 @@ test('who connects a repository reaches it with what is theirs, and may push to 
   for (const id of [second, first]) await server.running.app.use(Statuses).report(id, AbortSignal.timeout(livenessMs));
   expect(toldOf(first)).toBe(before[0]);
   expect(toldOf(second)).toBeGreaterThan(before[1] ?? 0);
+});
+
+test('of old deliveries the bodies are forgotten, later all of it, in batches that a signal ends', async () => {
+  const { prune } = server.running.app.use(Deliveries);
+  const day = 24 * 3_600_000;
+  const aged = (days: number, count: number) =>
+    Array.from({ length: count }, () => ({
+      workspaceId: raw('Workspace', on.workspaceId),
+      guid: randomUUID(),
+      event: 'push',
+      status: 'PROCESSED' as const,
+      payload: '{}',
+      createdAt: new Date(Date.now() - days * day),
+    }));
+  await db().webhookDelivery.createMany({ data: [...aged(5000, 501), ...aged(0, 1)] });
+  const [kept] = await db().webhookDelivery.createManyAndReturn({ data: aged(31, 1) });
+  await expect(prune(AbortSignal.abort(new Error('enough')))).rejects.toThrow('enough');
+  const { bodies, deliveries } = await prune(AbortSignal.timeout(livenessMs));
+  expect([bodies, deliveries]).toEqual([1, 501]);
+  expect(await db().webhookDelivery.findUnique({ where: { id: kept?.id ?? '' } })).toMatchObject({ payload: null });
+  expect(await prune(AbortSignal.timeout(livenessMs))).toEqual({ bodies: 0, deliveries: 0 });
 });
