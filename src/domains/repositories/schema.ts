@@ -269,7 +269,7 @@ builder.mutationFields((t) => ({
   rotateWebhookSecret: t.fieldWithInput({
     access: can.rotateWebhookSecret,
     type: connectionSuccess('RotateWebhookSecretSuccess', 'It has a new secret; the one before is good for a day.'),
-    errors: failing(),
+    errors: failing(Conflict),
     description: 'Makes a new webhook secret of a connected repository.',
     input: { id: t.input.id({ description: 'Global id of the connected repository.' }) },
     resolve: (_, { input }, { app, actor }) =>

@@ -77,7 +77,10 @@ export async function createScanners(options: ScannersOptions): Promise<Scanners
     clearTimeout(idle);
     const taken = spare;
     spare = null;
-    if (taken) return taken;
+    if (taken) {
+      quiet(taken);
+      return taken;
+    }
     const worker = new Worker(new URL('./worker.ts', import.meta.url), {
       // Of this program's own settings nothing is needed there.
       env: {},
@@ -90,6 +93,12 @@ export async function createScanners(options: ScannersOptions): Promise<Scanners
   const giveBack = (worker: Worker): void => {
     if (spare) return void end(worker);
     quiet(worker);
+    // What it dies of while nobody waits for it ends no more than it, and a dead one is not handed out.
+    worker.on('error', () => undefined);
+    worker.once('exit', () => {
+      all.delete(worker);
+      if (spare === worker) spare = null;
+    });
     worker.unref();
     spare = worker;
     idle = setTimeout(() => void end(worker), idleMs).unref();

@@ -1,12 +1,14 @@
 import { randomUUID, generateKeyPairSync } from 'node:crypto';
 import { chmod, mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { newId } from '#kernel/ids.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
+import { Deliveries } from '../../../src/domains/repositories/service/deliveries.ts';
+import { Statuses } from '../../../src/domains/repositories/service/statuses.ts';
 import { git, startGitHttp, type GitHttp } from '../../support/git-http.ts';
 import { deliver, push, startGitHub, type GitHubEdge } from '../../support/github.ts';
 import { mutate, type Outcome } from '../../support/mutate.ts';
@@ -180,6 +182,20 @@ test('a private repository is connected; a signed push deploys it, and GitHub is
   await git(path.join(folder, 'work', 'shop'), 'push', '--quiet', bare, 'main');
   const rotated = await mutate(server.url, 'rotateWebhookSecret', { id }, on.who, 'webhookSecret');
   expect(rotated['webhookSecret']).not.toBe(made['webhookSecret']);
+  // Whoever read the secret before somebody else changed it is told so, and nothing is lost.
+  const sealing = server.running.app.use(Sealing);
+  vi.spyOn(sealing, 'openText').mockImplementationOnce(async () => {
+    const { webhookSecret } = await db().connectedRepository.findUniqueOrThrow({ where: { id: row.id } });
+    const plain = await sealing.openText(webhookSecret, `connected_repository.webhook_secret:${row.id}`);
+    await db().connectedRepository.update({
+      where: { id: row.id },
+      data: { webhookSecret: await sealing.seal(plain, `connected_repository.webhook_secret:${row.id}`) },
+    });
+    return plain;
+  });
+  expect((await mutate(server.url, 'rotateWebhookSecret', { id }, on.who, 'webhookSecret')).__typename).toBe(
+    'Conflict',
+  );
   expect(await deliver(webhookUrl, made['webhookSecret'], push(repositoryOf, broken))).toBe(202);
   await told(broken, 'failure');
   expect(await deliver(webhookUrl, rotated['webhookSecret'], { zen: 'z' }, { event: 'ping' })).toBe(202);
@@ -216,12 +232,47 @@ test('who connects a repository reaches it with what is theirs, and may push to 
   const commit = 'a'.repeat(40);
   const app = (name: string, repo: string) =>
     mutate(server.url, 'createApplication', { workspaceId, name, repositoryUrl: `${github.url}/octo/${repo}` }, grace, 'application { id }'); // prettier-ignore
-  const deploy = async (made: Outcome) =>
+  const deploy = async (made: Outcome): Promise<Outcome> =>
     mutate(server.url, 'createDeployment', { applicationId: made['application'].id, ref: commit }, grace, 'deployment { id }'); // prettier-ignore
   await deploy(await app('installed', 'installed'));
-  await deploy(await app('open', 'open'));
+  const open = await app('open', 'open');
+  const first = raw('Run', (await deploy(open))['deployment'].id);
   const toldBy = (repo: string) => statusesOf(commit).filter((one) => one.path.includes(`/octo/${repo}/`));
   await until('both are told', async () => toldBy('installed').length > 0 && toldBy('open').length > 0, livenessMs);
   expect(toldBy('open')[0]?.authorization).toBe(`Bearer ${personal}`);
   expect(toldBy('installed')[0]?.authorization).toMatch(/^Bearer ghs_/);
+
+  // Of two deployments of a commit the newer one has the last word, whoever of them is late.
+  const toldOf = (runId: string) => toldBy('open').filter(({ target_url: url }) => String(url).endsWith(runId)).length;
+  const ended = (id: string) => until('it ended', async () => (await db().run.findUniqueOrThrow({ where: { id } })).completedAt !== null, livenessMs); // prettier-ignore
+  await ended(first);
+  const second = raw('Run', (await deploy(open))['deployment'].id);
+  await ended(second);
+  await until('GitHub knows', async () => (await db().commitStatus.findUnique({ where: { id: second } }))?.state === 'FAILURE', livenessMs); // prettier-ignore
+  await db().commitStatus.updateMany({ where: { id: { in: [first, second] } }, data: { state: null } });
+  const before = [toldOf(first), toldOf(second)];
+  for (const id of [second, first]) await server.running.app.use(Statuses).report(id, AbortSignal.timeout(livenessMs));
+  expect(toldOf(first)).toBe(before[0]);
+  expect(toldOf(second)).toBeGreaterThan(before[1] ?? 0);
+});
+
+test('of old deliveries the bodies are forgotten, later all of it, in batches that a signal ends', async () => {
+  const { prune } = server.running.app.use(Deliveries);
+  const day = 24 * 3_600_000;
+  const aged = (days: number, count: number) =>
+    Array.from({ length: count }, () => ({
+      workspaceId: raw('Workspace', on.workspaceId),
+      guid: randomUUID(),
+      event: 'push',
+      status: 'PROCESSED' as const,
+      payload: '{}',
+      createdAt: new Date(Date.now() - days * day),
+    }));
+  await db().webhookDelivery.createMany({ data: [...aged(5000, 501), ...aged(0, 1)] });
+  const [kept] = await db().webhookDelivery.createManyAndReturn({ data: aged(31, 1) });
+  await expect(prune(AbortSignal.abort(new Error('enough')))).rejects.toThrow('enough');
+  const { bodies, deliveries } = await prune(AbortSignal.timeout(livenessMs));
+  expect([bodies, deliveries]).toEqual([1, 501]);
+  expect(await db().webhookDelivery.findUnique({ where: { id: kept?.id ?? '' } })).toMatchObject({ payload: null });
+  expect(await prune(AbortSignal.timeout(livenessMs))).toEqual({ bodies: 0, deliveries: 0 });
 });

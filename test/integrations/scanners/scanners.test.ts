@@ -318,6 +318,27 @@ describe('Dockerfiles', () => {
   ])('%j', (text, expected) => {
     expect(rules(text)).toEqual(expected);
   });
+
+  test('what is wrong in their syntax is told without their text', () => {
+    const secret = 'HUNTER2';
+    const wrong = [
+      `SECRET_KEY=${secret}`, `FROM a ${secret} b`, `FROM a AS ?${secret}`, `EXPOSE ${secret}`, `EXPOSE 1/${secret}`,
+      `STOPSIGNAL ${secret}`, `ADD --${secret}=x a b`, `COPY --chown --${secret} a b`, `ENV A=b ${secret}`,
+      `ENV A='${secret}`, `ENV A="${secret}`, `ENV A=\${B:${secret}}`, `ONBUILD ${secret}`, `HEALTHCHECK ${secret}`,
+      `HEALTHCHECK --interval=${secret} CMD x`, `HEALTHCHECK --interval=1${secret} CMD x`, `LABEL =${secret}`,
+      `COPY --from=?${secret} a b`, `COPY --link=${secret} a b`, `HEALTHCHECK --retries=${secret} CMD x`,
+    ]; // prettier-ignore
+    for (const line of wrong) {
+      const found = lint('Dockerfile', `${good}USER 1\n${line}`).filter(({ rule }) => rule === 'syntax');
+      expect(found, line).not.toEqual([]);
+      for (const { title } of found) {
+        expect(title.toUpperCase(), line).not.toContain(secret);
+        expect(title, line).not.toBe('The syntax is not valid');
+      }
+    }
+    const [one, other] = ['A=1', 'B=2'].map((line) => lint('Dockerfile', `${good}USER 1\n${line}`)[0]?.identity);
+    expect(one).not.toEqual(other);
+  });
 });
 
 describe('Trivy', () => {
@@ -371,10 +392,13 @@ describe('Trivy', () => {
     const missing = await scan(dir, trivyIn(await repo({})));
     expect(missing['TRIVY']).toMatchObject({ status: 'NOT_RUN', reason: 'It is not installed on this host.' });
     expect(missing['SECRETS']?.status).toBe('RAN');
-    const failing = await scan(dir, trivyIn(await trivy('echo "FATAL: no database" >&2; exit 3')));
+    const failing = await scan(
+      dir,
+      trivyIn(await trivy('for folder; do :; done; echo "FATAL: cannot read $folder/a.js" >&2; exit 3')),
+    );
     expect(failing['TRIVY']).toMatchObject({
       status: 'FAILED',
-      reason: 'Trivy ended with exit code 3. FATAL: no database',
+      reason: 'Trivy ended with exit code 3. FATAL: cannot read …/a.js',
     });
     const late = await scan(dir, trivyIn(await trivy('exec sleep 1000'), { timeoutMs: 300 }));
     expect(late['TRIVY']).toMatchObject({ status: 'FAILED', reason: 'Trivy took longer than 0.3 s.' });

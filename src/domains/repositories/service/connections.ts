@@ -130,22 +130,27 @@ export const Repositories = service('repositories', (app) => {
       }
     },
 
-    /** Makes a new webhook secret; the one before stays good for a day. @throws {NotFound} {Forbidden} */
+    /** Makes a new webhook secret; the one before stays good for a day. @throws {NotFound} {Forbidden} {Conflict} */
     async rotateSecret(actor: Actor, id: string): Promise<WithSecret> {
       if (!isId(id)) throw new NotFound('ConnectedRepository', id);
       const sealing = app.use(Sealing);
       const webhookSecret = newSecret();
+      // Keys may be far away: they are asked before anything is locked.
+      const found = await app.db.connectedRepository.findUnique({ where: { id } });
+      authorizeRow(actor, can.rotateWebhookSecret, found, 'ConnectedRepository', id);
+      const former = await sealing.openText(found.webhookSecret, secretColumn.context(id));
+      const sealed = {
+        webhookSecret: await sealing.seal(webhookSecret, secretColumn.context(id)),
+        formerSecret: await sealing.seal(former, formerColumn.context(id)),
+      };
       return app.transact(actor, async (tx) => {
         const row = await locked(tx, id);
         authorizeRow(actor, can.rotateWebhookSecret, row, 'ConnectedRepository', id);
-        const former = await sealing.openText(row.webhookSecret, secretColumn.context(id));
+        if (row.webhookSecret !== found.webhookSecret)
+          throw new Conflict('The secret was changed meanwhile; ask again.');
         await tx.db.connectedRepository.update({
           where: { id },
-          data: {
-            webhookSecret: await sealing.seal(webhookSecret, secretColumn.context(id)),
-            formerSecret: await sealing.seal(former, formerColumn.context(id)),
-            formerUntil: new Date(Date.now() + formerSecretMs),
-          },
+          data: { ...sealed, formerUntil: new Date(Date.now() + formerSecretMs) },
         });
         const { workspaceId } = row;
         const event = tx.append({ type: webhookSecretRotated, workspaceId, subjectId: id });

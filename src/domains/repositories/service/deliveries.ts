@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { ConnectedRepository, WebhookDelivery, WebhookDeliveryStatus } from '#prisma';
+import type { ConnectedRepository, Prisma, WebhookDelivery, WebhookDeliveryStatus } from '#prisma';
 import { service, type App } from '#kernel/app.ts';
 import { anonymous, system, type Actor } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
@@ -9,6 +9,7 @@ import { Conflict, DomainError, NotFound } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { defineJob } from '#kernel/jobs/define.ts';
+import { defineRetention } from '#kernel/jobs/retention.ts';
 import { Deployments } from '../../deployments/index.ts';
 import { webhookRedelivered } from '../events.ts';
 import { branchOf, Envelope, handledEvents, PushEvent, Redelivery, urlKey } from '../model.ts';
@@ -44,6 +45,12 @@ const ignored = (reason: string): Outcome => ({ status: 'IGNORED', reason });
 
 /** Runs that ended without a success. */
 const unsuccessful: ReadonlySet<string> = new Set(['FAILED', 'CANCELED', 'TIMED_OUT']);
+
+/** Most deliveries that one statement changes: each may have 25 MB. */
+const batch = 500;
+interface Batch {
+  readonly id: { in: string[] };
+}
 
 /** What GitHub may do in a workspace that trusts it: deploy, and nothing else. */
 const gitHubIn = (workspaceId: string): Actor => ({
@@ -160,6 +167,21 @@ export const Deliveries = service('webhook deliveries', (app) => {
       : { status: 'PROCESSED', reason };
   };
 
+  /** Has something done with all deliveries that are so, a bounded number by statement; after it they are so no more. */
+  const inBatches = async (
+    where: Prisma.WebhookDeliveryWhereInput,
+    signal: AbortSignal,
+    act: (where: Batch) => Promise<{ readonly count: number }>,
+  ): Promise<number> => {
+    for (let done = 0; ;) {
+      signal.throwIfAborted();
+      const rows = await app.db.webhookDelivery.findMany({ where, select: { id: true }, take: batch });
+      const { count } = await act({ id: { in: rows.map(({ id }) => id) } });
+      done += count;
+      if (rows.length < batch) return done;
+    }
+  };
+
   return {
     /**
      * Writes a message down, once for each workspace that it concerns, and has it processed. A repeat changes nothing,
@@ -242,17 +264,14 @@ export const Deliveries = service('webhook deliveries', (app) => {
     },
 
     /** Forgets bodies, and later deliveries, that are old. */
-    async prune(): Promise<void> {
+    async prune(signal: AbortSignal): Promise<Readonly<Record<'bodies' | 'deliveries', number>>> {
       const before = (days: number) => ({ lt: new Date(Date.now() - days * 24 * 3_600_000) });
       const { payloadDays } = app.use(RepositorySettings);
-      const { count: bodies } = await app.db.webhookDelivery.updateMany({
-        where: { createdAt: before(payloadDays), payload: { not: null } },
-        data: { payload: null },
-      });
-      const { count: deliveries } = await app.db.webhookDelivery.deleteMany({
-        where: { createdAt: before(Math.max(payloadDays, app.limits.eventRetentionDays)) },
-      });
-      app.log.info({ bodies, deliveries }, 'cleaned up deliveries of GitHub');
+      const old = { createdAt: before(Math.max(payloadDays, app.limits.eventRetentionDays)) };
+      const deliveries = await inBatches(old, signal, (where) => app.db.webhookDelivery.deleteMany({ where }));
+      const withBody = { createdAt: before(payloadDays), payload: { not: null } };
+      const forget = (where: Batch) => app.db.webhookDelivery.updateMany({ where, data: { payload: null } });
+      return { bodies: await inBatches(withBody, signal, forget), deliveries };
     },
   };
 });
@@ -267,12 +286,9 @@ const processJob = defineJob({
   handle: (task, { app }: { app: App }) => app.use(Deliveries).process(task),
 });
 
-defineJob({
+defineRetention({
   name: 'repositories.pruneDeliveries',
-  payload: z.object({}),
-  attempts: 3,
-  retryDelayS: 60,
-  timeoutS: 600,
   cron: '41 * * * *',
-  handle: (_, { app }: { app: App }) => app.use(Deliveries).prune(),
+  timeoutS: 600,
+  remove: (app, signal) => app.use(Deliveries).prune(signal),
 });

@@ -60,12 +60,23 @@ export const Statuses = service('commit statuses', (app) => ({
         where: { id },
         include: {
           repository: true,
-          deployment: { select: { run: { select: { status: true } }, application: { select: { name: true } } } },
+          deployment: {
+            select: { applicationId: true, run: { select: { status: true } }, application: { select: { name: true } } },
+          },
         },
       });
       if (!row) return;
       const state = stateOf(row.deployment.run.status);
       if (row.state === state) return;
+      // GitHub keeps one word for an application and a commit: that of its newest deployment.
+      const { repositoryId, commitSha, deployment } = row;
+      const newer = {
+        id: { gt: id },
+        repositoryId,
+        commitSha,
+        deployment: { applicationId: deployment.applicationId },
+      };
+      if ((await app.db.commitStatus.count({ where: newer })) > 0) return;
       const tried = (data: { state?: CommitState; toldAt?: Date; error: string | null }) =>
         app.db.commitStatus.updateMany({ where: { id }, data: { ...data, attempts: { increment: 1 } } });
       try {

@@ -1,5 +1,5 @@
 import { Add, Arg, Copy, DockerfileParser, Env, From, Run, User, Workdir, type Instruction } from 'dockerfile-ast';
-import { validate, ValidationSeverity } from 'dockerfile-utils';
+import { validate, ValidationCode, ValidationSeverity } from 'dockerfile-utils';
 import type { RawFinding, Severity } from '../scanner.ts';
 
 /** Names that say that their value is secret. */
@@ -7,6 +7,58 @@ const secretName =
   /(?:^|_)(?:PASSW(?:OR)?D|PASSPHRASE|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIALS?)(?:_|$)/i;
 /** Names that end like those and hold something else: where it lies, how long it is good. */
 const noSecretName = /(?:_FILE|_PATH|_URL|_TTL|_NAME|_ID|_LENGTH|_EXPIRY)$/i;
+
+/** Words for problems of syntax. The library's own quote the file, whose text may be a secret. */
+const syntaxTitles: ReadonlyMap<unknown, string> = new Map([
+  [ValidationCode.ARGUMENT_MISSING, 'An instruction has no argument'],
+  [ValidationCode.ARGUMENT_EXTRA, 'An instruction has too many arguments'],
+  [ValidationCode.ARGUMENT_REQUIRES_ONE, 'An instruction needs exactly one argument'],
+  [ValidationCode.ARGUMENT_REQUIRES_AT_LEAST_ONE, 'An instruction needs at least one argument'],
+  [ValidationCode.ARGUMENT_REQUIRES_TWO, 'An instruction needs two arguments'],
+  [ValidationCode.ARGUMENT_REQUIRES_AT_LEAST_TWO, 'An instruction needs at least two arguments'],
+  [ValidationCode.ARGUMENT_REQUIRES_ONE_OR_THREE, 'An instruction needs one argument or three'],
+  [ValidationCode.ARGUMENT_UNNECESSARY, 'An instruction has an argument that it does not take'],
+  [ValidationCode.DUPLICATE_BUILD_STAGE_NAME, 'Two build stages have the same name'],
+  [ValidationCode.INVALID_BUILD_STAGE_NAME, 'The name of a build stage is not valid'],
+  [ValidationCode.FLAG_AT_LEAST_ONE, 'The value of a flag is less than one'],
+  [ValidationCode.FLAG_DUPLICATE, 'A flag is given twice'],
+  [ValidationCode.FLAG_INVALID_DURATION, 'The duration of a flag is not valid'],
+  [ValidationCode.FLAG_LESS_THAN_1MS, 'The duration of a flag is less than a millisecond'],
+  [ValidationCode.FLAG_MISSING_DURATION, 'The duration of a flag is missing'],
+  [ValidationCode.FLAG_MISSING_VALUE, 'A flag has no value'],
+  [ValidationCode.FLAG_UNKNOWN_UNIT, 'The duration of a flag has an unknown unit'],
+  [ValidationCode.INVALID_SYNTAX, 'The number of a flag is not valid'],
+  [ValidationCode.FLAG_INVALID_FROM_VALUE, 'The value of a flag --from is not valid'],
+  [ValidationCode.FLAG_EXPECTED_BOOLEAN_VALUE, 'The value of a flag is neither true nor false'],
+  [ValidationCode.NO_SOURCE_IMAGE, 'There is no instruction FROM'],
+  [ValidationCode.BASE_NAME_EMPTY, 'The variable that names the base image has no value'],
+  [ValidationCode.INVALID_ESCAPE_DIRECTIVE, 'The escape character of the parser directive is not valid'],
+  [ValidationCode.DUPLICATED_ESCAPE_DIRECTIVE, 'There are two parser directives for the escape character'],
+  [ValidationCode.INVALID_AS, 'The second argument of FROM is not AS'],
+  [ValidationCode.INVALID_DESTINATION, 'With several sources the destination has to end with a slash'],
+  [ValidationCode.INVALID_PORT, 'A port is not valid'],
+  [ValidationCode.INVALID_PROTO, 'The protocol of a port is not valid'],
+  [ValidationCode.INVALID_REFERENCE_FORMAT, 'The reference of the base image is not valid'],
+  [ValidationCode.INVALID_SIGNAL, 'A signal is not valid'],
+  [ValidationCode.ONBUILD_CHAINING_DISALLOWED, 'ONBUILD cannot trigger ONBUILD'],
+  [ValidationCode.ONBUILD_TRIGGER_DISALLOWED, 'ONBUILD cannot trigger this instruction'],
+  [ValidationCode.SHELL_JSON_FORM, 'SHELL needs its arguments as JSON'],
+  [ValidationCode.SHELL_REQUIRES_ONE, 'SHELL needs at least one argument'],
+  [ValidationCode.JSON_IN_SINGLE_QUOTES, 'Arguments as JSON need double quotes'],
+  [ValidationCode.SYNTAX_MISSING_EQUALS, 'A name and its value are not joined by an equals sign'],
+  [ValidationCode.SYNTAX_MISSING_NAMES, 'A value has no name'],
+  [ValidationCode.SYNTAX_MISSING_SINGLE_QUOTE, 'A single quote is missing'],
+  [ValidationCode.SYNTAX_MISSING_DOUBLE_QUOTE, 'A double quote is missing'],
+  [ValidationCode.MULTIPLE_INSTRUCTIONS, 'An instruction that counts once is given several times'],
+  [ValidationCode.UNKNOWN_INSTRUCTION, 'Unknown instruction'],
+  [ValidationCode.UNKNOWN_ADD_FLAG, 'Unknown flag of ADD'],
+  [ValidationCode.UNKNOWN_COPY_FLAG, 'Unknown flag of COPY'],
+  [ValidationCode.UNKNOWN_FROM_FLAG, 'Unknown flag of FROM'],
+  [ValidationCode.UNKNOWN_HEALTHCHECK_FLAG, 'Unknown flag of HEALTHCHECK'],
+  [ValidationCode.UNKNOWN_TYPE, 'Unknown type of HEALTHCHECK'],
+  [ValidationCode.HEALTHCHECK_CMD_ARGUMENT_MISSING, 'HEALTHCHECK CMD has no command'],
+  [ValidationCode.UNSUPPORTED_MODIFIER, 'A variable has a modifier that is not supported'],
+]);
 
 /**
  * Problems of a Dockerfile. Rules with the number of hadolint's mean what hadolint's mean; `SecretsUsedInArgOrEnv` is
@@ -20,7 +72,7 @@ export function lint(file: string, text: string): RawFinding[] {
     findings.push({ severity, rule, title, file, line, identity: [file, about.replaceAll(/\s+/g, ' ').trim()] });
   };
   const { IGNORE } = ValidationSeverity;
-  for (const { message, range } of validate(text, {
+  for (const { code, message, range } of validate(text, {
     // Matters of style.
     directiveCasing: IGNORE,
     instructionCasing: IGNORE,
@@ -28,8 +80,9 @@ export function lint(file: string, text: string): RawFinding[] {
     instructionWorkdirRelative: IGNORE,
     deprecatedMaintainer: IGNORE,
   })) {
-    const text = typeof message === 'string' ? message : message.value;
-    found('INFO', 'syntax', text, range.start.line + 1, text);
+    const quoting = typeof message === 'string' ? message : message.value;
+    const title = syntaxTitles.get(code) ?? 'The syntax is not valid';
+    found('INFO', 'syntax', title, range.start.line + 1, quoting);
   }
 
   const instructions = DockerfileParser.parse(text).getInstructions();

@@ -66,7 +66,7 @@ export async function runTrivy(
     const empty = path.join(options.cacheDir, 'empty');
     // Not in the repository: it would obey the settings that it finds there.
     await mkdir(empty, { recursive: true, mode: 0o700 });
-    const run = (args: readonly string[]) => once(options, args, empty, how);
+    const run = (args: readonly string[]) => once(options, args, { cwd: empty, folder, ...how });
     const report = await run([
       'fs', '--quiet', '--format', 'json', '--scanners', 'vuln,secret,misconfig', '--misconfig-scanners',
       'dockerfile,kubernetes', '--offline-scan', '--', folder,
@@ -92,9 +92,14 @@ async function abortable(what: Promise<unknown>, signal: AbortSignal): Promise<v
 async function once(
   options: TrivyOptions & { readonly command: string },
   args: readonly string[],
-  cwd: string,
-  { signal, record }: { readonly signal: AbortSignal; readonly record: (child: ProcessIdentity) => Promise<void> },
+  how: {
+    readonly cwd: string;
+    readonly folder: string;
+    readonly signal: AbortSignal;
+    readonly record: (child: ProcessIdentity) => Promise<void>;
+  },
 ): Promise<string> {
+  const { cwd, folder, signal, record } = how;
   const { timeoutMs = defaults.timeoutMs, maxMemoryMb = defaults.maxMemoryMb } = options;
   const { child, identity, exited } = await spawnRecorded({
     command: options.command,
@@ -144,7 +149,9 @@ async function once(
     await read;
     if (exitCode !== 0) {
       const last = errors.trim().split('\n').at(-1) ?? '';
-      throw new TrivyFailed(`Trivy ended with exit code ${exitCode}. ${last.replaceAll(options.cacheDir, '…')}`.trim());
+      // Paths of this host are nobody's business.
+      const told = last.replaceAll(folder, '…').replaceAll(options.cacheDir, '…');
+      throw new TrivyFailed(`Trivy ended with exit code ${exitCode}. ${told}`.trim());
     }
     return Buffer.concat(chunks).toString('utf8');
   } finally {
