@@ -100,12 +100,18 @@ describe('a key in KMS', () => {
   });
 
   test('is renewed before it is old, and nobody who seals waits for that', async () => {
-    const ring = ringOf(['a'], { maxAgeMs: 2000 });
+    const maxAgeMs = 4000;
+    const ring = ringOf(['a'], { maxAgeMs });
     const blobOf = async () => (await ring.wrap(randomBytes(32), context)).subarray(0, 63).toString('hex');
+    const before = performance.now();
     const first = await blobOf();
-    // Half of its age: the old one is still good for those who come first.
-    await until('there is another', async () => (await blobOf()) !== first);
-    expect(await blobOf()).not.toBe(first);
+    // Nobody seals meanwhile, so nobody's sealing asks KMS.
+    const asked = kms.asked.length;
+    await until('KMS is asked for another', async () => kms.asked.length > asked);
+    expect(performance.now() - before).toBeLessThan(maxAgeMs);
+    await until('it is used', async () => (await blobOf()) !== first);
+    expect(performance.now() - before).toBeLessThan(maxAgeMs);
+    expect(kms.asked.slice(asked)).toEqual(['GenerateDataKey']);
   });
 
   test('of another KMS key, or bound to another id, does not open', async () => {

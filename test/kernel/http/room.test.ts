@@ -35,7 +35,7 @@ describe('room for large requests', () => {
   test('is given in turn; small ones need none, and one that is larger than all of it comes alone', async () => {
     const room = new Room(2 * big, 60_000);
     const entered: number[] = [];
-    const [first] = await Promise.all([room.enter(big), room.enter(big)]);
+    const [first, second] = await Promise.all([room.enter(big), room.enter(big)]);
     const third = room.enter(big).then((leave) => (entered.push(3), leave));
     const huge = room.enter(9 * big).then((leave) => (entered.push(9), leave));
     expect(room.tryEnter(big)).toBe(false);
@@ -45,7 +45,9 @@ describe('room for large requests', () => {
     first();
     (await third)();
     expect(entered).toEqual([3]);
-    void huge;
+    second();
+    (await huge)();
+    expect(entered).toEqual([3, 9]);
   });
 
   test('is given back after a while by whoever keeps it', async () => {
