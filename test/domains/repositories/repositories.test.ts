@@ -243,7 +243,7 @@ test('who connects a repository reaches it with what is theirs, and may push to 
   expect(toldBy('installed')[0]?.authorization).toMatch(/^Bearer ghs_/);
 
   // Of two deployments of a commit the newer one has the last word, whoever of them is late.
-  const toldOf = (runId: string) => toldBy('open').filter(({ target_url: url }) => String(url).endsWith(runId)).length;
+  const toldOf = (runId: string) => toldBy('open').filter(({ target_url: url }) => url.endsWith(runId)).length;
   const ended = (id: string) => until('it ended', async () => (await db().run.findUniqueOrThrow({ where: { id } })).completedAt !== null, livenessMs); // prettier-ignore
   await ended(first);
   const second = raw('Run', (await deploy(open))['deployment'].id);

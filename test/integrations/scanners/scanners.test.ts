@@ -330,10 +330,10 @@ describe('Dockerfiles', () => {
     ]; // prettier-ignore
     for (const line of wrong) {
       const found = lint('Dockerfile', `${good}USER 1\n${line}`).filter(({ rule }) => rule === 'syntax');
-      expect(found, line).not.toEqual([]);
+      expect([line, found.length > 0]).toEqual([line, true]);
       for (const { title } of found) {
-        expect(title.toUpperCase(), line).not.toContain(secret);
-        expect(title, line).not.toBe('The syntax is not valid');
+        expect(title.toUpperCase()).not.toContain(secret);
+        expect([line, title]).not.toEqual([line, 'The syntax is not valid']);
       }
     }
     const [one, other] = ['A=1', 'B=2'].map((line) => lint('Dockerfile', `${good}USER 1\n${line}`)[0]?.identity);
