@@ -266,7 +266,7 @@ export function conformance(subject: (context: TestContext) => Promise<Subject>)
     await on.driver.stop(ended.started.instance, 0);
     const [usage, none] = await on.driver.usage([busy.started.instance, ended.started.instance]);
     expect(none).toBeNull();
-    expect(usage?.cpuMs).toBeGreaterThan(300);
+    expect(usage?.cpuMs).toBeGreaterThan(100); // of 500: Linux counts in ticks
     expect(usage?.memoryBytes).toBeGreaterThan(60_000_000);
     const { memoryLimitBytes, diskReadBytes, diskWrittenBytes, networkReceivedBytes, networkSentBytes, missing } = usage ?? {}; // prettier-ignore
     expect(memoryLimitBytes).toBe(on.confines ? 200 * 2 ** 20 : null);
