@@ -5,16 +5,7 @@ import { noReport, scannerNames, type Report, type ScannerName } from './scanner
 import { findTrivy, runTrivy, TrivyFailed, type TrivyOptions, type TrivyOutput } from './trivy/index.ts';
 import type { ScanMessage, ScanTask } from './worker.ts';
 
-export {
-  covers,
-  scannerNames,
-  severities,
-  type Finding,
-  type Report,
-  type ScannerName,
-  type ScannerStatus,
-  type Severity,
-} from './scanner.ts';
+export type { Report } from './scanner.ts';
 
 export interface ScannersOptions {
   readonly advisories: AdvisorySources;

@@ -82,8 +82,8 @@ const mark = process.env.HOME + '/dead';
 if (existsSync(mark)) process.exit(1);
 require('node:http').createServer((request, response) => {
   if (request.url === '/die') writeFileSync(mark, '');
-  response.end(${JSON.stringify(text)});
-  if (request.url === '/die') setTimeout(() => process.exit(1), 20);
+  // Once the answer is out.
+  response.end(${JSON.stringify(text)}, () => request.url === '/die' && process.exit(1));
 }).listen(Number(process.env.PORT), '127.0.0.1');
 `;
 

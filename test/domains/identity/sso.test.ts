@@ -349,7 +349,8 @@ describe('who does not come in', () => {
     await app().db.membership.create({
       data: { id: newId(), workspaceId: rowId('Workspace', of.id), userId: id, role: 'VIEWER' },
     });
-    expect((await signIn(of, { sub: unique(), email, email_verified: true })).token).toBeDefined();
+    const { token } = await signIn(of, { sub: unique(), email, email_verified: true });
+    expect(rowId('User', (await viewer(token ?? '')).viewer.id)).toBe(id);
   });
 
   test('a closed account, known or not; a known one whose address is the company’s no more', async () => {

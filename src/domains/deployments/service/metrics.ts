@@ -1,4 +1,3 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { service, type App } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
@@ -106,18 +105,24 @@ export const Metrics = service('metrics', (app) => {
     /** Looks after a moment, then each new one, until the signal ends it. */
     async *follow(applicationId: string, from: Date, signal: AbortSignal): AsyncGenerator<Point, void, void> {
       let woken = Promise.withResolvers<void>();
-      const forget = app.hub.onKey(`m:${applicationId}`, () => woken.resolve());
+      const wake = (): void => woken.resolve();
+      const forget = app.hub.onKey(`m:${applicationId}`, wake);
+      signal.addEventListener('abort', wake, { once: true });
       try {
         for (let last = from; !signal.aborted;) {
           woken = Promise.withResolvers<void>();
           const points = await this.after(applicationId, last);
           yield* points;
           last = points.at(-1)?.at ?? last;
+          if (points.length > 0) continue;
           // Wake-ups may be lost.
-          if (points.length === 0) await Promise.race([woken.promise, delay(lookAgainMs, undefined, { signal }).catch(() => undefined)]); // prettier-ignore
+          const timer = setTimeout(wake, lookAgainMs);
+          await woken.promise;
+          clearTimeout(timer);
         }
       } finally {
         forget();
+        signal.removeEventListener('abort', wake);
       }
     },
   };

@@ -61,8 +61,9 @@ export class Monitor {
           samples.push(sample);
         });
       } catch (error) {
-        // The agent tells of it; a figure that nobody can give is not invented.
-        if (!isAway(error)) throw error;
+        if (signal.aborted) throw error;
+        // What one driver cannot tell is not invented, and keeps no other from telling. Of one that is away the agent speaks.
+        if (!isAway(error)) this.#app.log.warn({ err: error, driver: name }, 'instances of a driver not looked at');
       }
     }
     this.#before = seen;
