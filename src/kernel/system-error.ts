@@ -1,4 +1,14 @@
+import { DomainError } from './errors.ts';
+
 /** The code of a system error, for instance ENOENT; undefined for anything else. */
 export function codeOf(error: unknown): unknown {
   return error instanceof Error && 'code' in error ? error.code : undefined;
+}
+
+/** The file system of the host that does the work is full: its operator has to make room, or to give it more. */
+export class DiskFull extends DomainError {
+  readonly code = 'DISK_FULL';
+  constructor() {
+    super('There is no room left on the disk of the host.');
+  }
 }

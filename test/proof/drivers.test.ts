@@ -1,19 +1,29 @@
-import { rm } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test, type TestContext } from 'vitest';
-import { livenessMs, raw, repository, serving, team } from '../domains/deployments/harness.ts';
-import { fresh, scenarios, type Ground } from '../domains/deployments/scenarios.ts';
+import { livenessMs, plain, raw, repository, serving, team } from '../domains/deployments/harness.ts';
+import { fresh, scenarios, switches, type Ground } from '../domains/deployments/scenarios.ts';
 import type { DockerEngine } from '../support/docker-engine.ts';
-import { until } from '../support/embedded.ts';
+import { asRoot, until } from '../support/embedded.ts';
 import { startTestServer, testFolder, type TestServer } from '../support/server.ts';
 import { nodeImage, present, testEngine } from '../support/test-engine.ts';
 
+const run = promisify(execFile);
+/** Multiplies the size of the load; the time that it may take grows with it. */
+const atOnce = 50 * Number(process.env['PROOF_SCALE'] ?? '1');
+
 let engine: DockerEngine | { readonly missing: string };
 let server: TestServer | null = null;
+let processServer: TestServer;
 let folder: string;
 let processes: string;
 let settings: Readonly<Record<string, string>>;
 beforeAll(async () => {
   [folder, processes] = [await testFolder(), await testFolder()];
+  processServer = await startTestServer();
   engine = await testEngine();
   if ('missing' in engine) return;
   settings = {
@@ -25,6 +35,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await server?.stop();
+  await processServer.stop();
   if (!('missing' in engine)) await engine.stop();
   for (const one of [folder, processes]) await rm(one, { recursive: true, force: true });
 });
@@ -35,12 +46,7 @@ async function ground(context: TestContext): Promise<Ground> {
 }
 
 describe('processes', () => {
-  let own: TestServer;
-  beforeAll(async () => {
-    own = await startTestServer();
-  });
-  afterAll(() => own.stop());
-  scenarios(() => Promise.resolve({ driver: 'PROCESS', server: own, folder: processes, settings: {} }));
+  scenarios(() => Promise.resolve({ driver: 'PROCESS', server: processServer, folder: processes, settings: {} }));
 });
 
 describe('containers', () => {
@@ -59,22 +65,89 @@ test('where an engine answers, it is the default, and the Dockerfile of a reposi
   expect(row).toMatchObject({ driver: 'DOCKER', memoryMb: 200 });
 });
 
-test('old images go, those that can be restored stay', async (context) => {
+test('twenty releases of a process: no request fails', async () => {
+  const place: Ground = { driver: 'PROCESS', server: processServer, folder: processes, settings: {} };
+  await switches(place, await team(place.server.url), 'twenty', 20);
+});
+
+test('twenty releases of a container: no request fails; old images go, those that can be restored stay', async (context) => {
   const place = await ground(context);
   const { docker } = present(engine, context);
   const on = await team(place.server.url);
-  const { id, source } = await fresh(on, place, 'pruned', { 'server.js': serving('0') });
+  const applicationId = raw('Application', (await switches(place, on, 'twenty', 20)).id);
   const { db } = place.server.running.app;
-  for (let version = 0; version < 8; version += 1) {
-    await source.commit({ 'server.js': serving(String(version)) });
-    expect((await on.deploy(id)).phase).toBe('DEPLOYED');
-  }
-  const applicationId = raw('Application', id);
-  await until('two are pruned', async () => (await db.release.count({ where: { applicationId, prunedAt: { not: null } } })) === 2, livenessMs); // prettier-ignore
+  // Of 21 one serves, and five can be restored.
+  await until('the old ones are pruned', async () => (await db.release.count({ where: { applicationId, prunedAt: { not: null } } })) === 15, livenessMs); // prettier-ignore
   const kept = await db.release.findMany({ where: { applicationId, prunedAt: null } });
   const images = async () => (await docker('images', '--no-trunc', '--format', '{{.Repository}} {{.ID}}')).split('\n').filter((line) => line.includes(applicationId)).map((line) => line.split(' ')[1]); // prettier-ignore
   await until('their images are gone', async () => (await images()).length === 6, livenessMs);
   expect(new Set(await images())).toEqual(new Set(kept.map(({ imageId }) => imageId)));
+});
+
+test(`${atOnce} containers at once: all are deployed, each answers as itself, and nothing is left of them`, async (context) => {
+  const place = await ground(context);
+  const real = present(engine, context);
+  // No more than the quota of a workspace at a time.
+  const on = await team(place.server.url);
+  const source = await repository(folder, 'at-once');
+  await source.commit({ ...plain, 'server.js': serving('x').replace('"x"', 'process.env.NAME') });
+  const names = Array.from({ length: atOnce }, (_, index) => `one-${index}`);
+  const ids: string[] = [];
+  for (const name of names)
+    ids.push(await on.application({ name, repositoryUrl: source.url, driver: 'DOCKER', healthTimeoutS: 120, memoryMb: 64, environment: { NAME: name } })); // prettier-ignore
+  const begun = performance.now();
+  const asked = await Promise.all(ids.map((applicationId) => on.createDeployment({ applicationId })));
+  const runs = asked.map(({ deployment }) => raw('Run', deployment?.id ?? ''));
+  const { db } = place.server.running.app;
+  await until(
+    'all are over',
+    async () => (await db.run.count({ where: { id: { in: runs }, completedAt: { not: null } } })) === atOnce,
+    540_000,
+  );
+  console.log(
+    `MEASURED ${atOnce} deployments of containers at once: ${((performance.now() - begun) / 1000).toFixed(1)} s`,
+  );
+  const ended = await db.run.findMany({ where: { id: { in: runs } }, select: { phase: true, statusReason: true } });
+  expect(ended).toEqual(ids.map(() => ({ phase: 'DEPLOYED', statusReason: null })));
+  expect(await Promise.all(ids.map((id) => on.answer(id)))).toEqual(names);
+  for (const id of ids) expect((await on.stopApplication(id)).__typename).toBe('StopApplicationSuccess');
+  const running = async () => {
+    const all = await real.docker('ps', '--quiet', '--format', '{{.Label "switchyard.application"}}');
+    return all.split('\n').filter((one) => ids.some((id) => raw('Application', id) === one));
+  };
+  await until('none runs', async () => (await running()).length === 0, livenessMs);
+});
+
+test('a disk that is full: the deployment fails and says so, what serves serves on, and room helps', async (context) => {
+  if (!asRoot) return context.skip('a file system of its own needs root');
+  const disk = await testFolder();
+  await mkdir(path.join(disk, 'shared'), { mode: 0o711 });
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=160m,mode=711', 'tmpfs', path.join(disk, 'shared')]);
+  context.onTestFinished(async () => {
+    await run('umount', [path.join(disk, 'shared')]);
+    await rm(disk, { recursive: true, force: true });
+  });
+  const small = await startTestServer({ SWITCHYARD_SHARED_DIR: path.join(disk, 'shared') });
+  context.onTestFinished(() => small.stop());
+  const place: Ground = { driver: 'PROCESS', server: small, folder: disk, settings: {} };
+  const on = await team(small.url);
+  const { id, source } = await fresh(on, place, 'small', { 'server.js': serving('small') });
+  expect(await on.deploy(id)).toMatchObject({ phase: 'DEPLOYED', statusReason: null });
+  // More than there is room for: as a commit, and as what a build writes.
+  const noise = (seed: number) => createHash('shake256', { outputLength: 150 * 2 ** 20 }).update(String(seed)).digest('hex'); // prettier-ignore
+  await source.commit({ 'large.bin': noise(1) });
+  const fetched = await on.deploy(id);
+  expect([fetched.phase, fetched.statusReason]).toEqual(['FAILED', 'There is no room left on the disk of the host.']);
+  expect(await on.answer(id)).toBe('small');
+  await rm(path.join(disk, 'small', 'large.bin'));
+  await source.commit({ 'package.json': JSON.stringify({ main: 'server.js', scripts: { build: 'yes > filled' } }) });
+  const built = await on.deploy(id);
+  expect(built.phase).toBe('FAILED');
+  expect(built.logs.nodes.map(({ text }) => text).join('\n')).toMatch(/no space left on device/i);
+  expect(await on.answer(id)).toBe('small');
+  await source.commit({ ...plain, 'server.js': serving('room again') });
+  expect(await on.deploy(id)).toMatchObject({ phase: 'DEPLOYED', statusReason: null });
+  expect(await on.answer(id)).toBe('room again');
 });
 
 test('an engine that is restarted while it builds, and while health is checked: the run goes on', async (context) => {

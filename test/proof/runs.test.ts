@@ -261,6 +261,19 @@ async function dyingGround({ onTestFinished }: TestContext, index: number) {
         fetching.open = true;
       },
     },
+    scan: {
+      builds: 1,
+      async kill(id, name, strike) {
+        await open(name, 'built');
+        await open(name, 'healthy');
+        // Everything is looked through, and the report cannot be written.
+        await whileLocked(place, 'lock table security_scan in share row exclusive mode', [], async () => {
+          await stepRuns(place, id, 'scan');
+          await until('the report waits', async () => (await blocked(place)) > 0, livenessMs);
+          await strike();
+        });
+      },
+    },
     build: {
       builds: 2,
       async kill(_id, name, strike) {
@@ -341,7 +354,7 @@ async function dyingGround({ onTestFinished }: TestContext, index: number) {
 /** The steps that a worker dies in, by the place that they are tried at: those of one place follow each other. */
 const deaths = [
   ['fetch', 'start', 'activate, before the switch'],
-  ['build', 'health', 'activate, after the switch'],
+  ['scan', 'build', 'health', 'activate, after the switch'],
 ] as const;
 
 describe.skipIf(!asRoot)('workers that die', { concurrent: true }, () => {
@@ -379,7 +392,7 @@ describe.skipIf(!asRoot)('workers that die', { concurrent: true }, () => {
           expect(over.attempt === 2 || scenario === 'activate, after the switch').toBe(true);
           if (over.attempt === 2) takeOvers.push(tookMs / 1000);
           const steps = await stepsOf(place, id);
-          for (const step of ['fetch', 'build', 'start', 'health', 'activate']) {
+          for (const step of ['fetch', 'scan', 'build', 'start', 'health', 'activate']) {
             expect([scenario, step, steps[step]]).toEqual([
               scenario,
               step,
@@ -401,7 +414,7 @@ describe.skipIf(!asRoot)('workers that die', { concurrent: true }, () => {
       };
       await Promise.all(deaths.map((names, index) => dieAt(index, names)));
       measured('take-over after SIGKILL, default lease', takeOvers, 's');
-      expect(takeOvers.length).toBeGreaterThanOrEqual(5);
+      expect(takeOvers.length).toBeGreaterThanOrEqual(6);
     },
   );
 

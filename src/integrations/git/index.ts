@@ -3,6 +3,7 @@ import { isIP } from 'node:net';
 import { dirname, isAbsolute, join, posix } from 'node:path';
 import { DomainError } from '#kernel/errors.ts';
 import type { Logger } from '#kernel/log.ts';
+import { DiskFull } from '#kernel/system-error.ts';
 import { spawnRecorded } from '#kernel/processes/children.ts';
 import { OutboundRefused, withoutSecrets, type OutboundPolicy } from '#kernel/outbound.ts';
 
@@ -449,6 +450,9 @@ export async function createGit(options: GitOptions): Promise<Git> {
       guarded(() => say(rest));
       stopIfAborted(session);
       if (failed !== undefined) throw failed;
+      // Of this host's disk; what a remote says of its own is no business of ours.
+      const full = (line: string): boolean => !line.startsWith('remote:') && line.includes('No space left on device');
+      if (exitCode !== 0 && errors.some(full)) throw new DiskFull();
       return { exitCode, output: Buffer.concat(output), errors };
     } finally {
       signal.removeEventListener('abort', kill);

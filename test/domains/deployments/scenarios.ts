@@ -1,8 +1,15 @@
+import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { Agent, request } from 'node:http';
+import path from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { expect, test, type TestContext } from 'vitest';
 import { until } from '../../support/embedded.ts';
-import { spawnServer, startTestServer, type ServerProcess, type TestServer } from '../../support/server.ts';
+import { DeploymentHost } from '../../../src/domains/deployments/service/host.ts';
 import { testDatabase } from '../../support/database.ts';
+import { git, startGitHttp } from '../../support/git-http.ts';
+import { deliver, push, startGitHub } from '../../support/github.ts';
+import { mutate } from '../../support/mutate.ts';
+import { spawnServer, startTestServer, testFolder, type ServerProcess, type TestServer } from '../../support/server.ts';
 import { livenessMs, plain, raw, repository, serving, team, type Repository, type Team } from './harness.ts';
 
 /** What whole deployments are tried on. */
@@ -13,6 +20,19 @@ export interface Ground {
   /** Beside what every server of these tests is given. */
   readonly settings: Readonly<Record<string, string>>;
 }
+
+/** What the driver has of an application: artifacts and instances. */
+async function left({ server, driver }: Ground, applicationId: string): Promise<readonly string[]> {
+  const { artifacts, instances } = await server.running.app.use(DeploymentHost).driver(driver).list();
+  return [...artifacts, ...instances].map((one) => JSON.stringify(one)).filter((one) => one.includes(applicationId));
+}
+
+/** A server that answers with what a file says. */
+const readingFrom = (file: string): string =>
+  serving('').replace(
+    'response.end("")',
+    `{ try { response.end(require('node:fs').readFileSync('${file}')); } catch (error) { response.end(error.code); } }`,
+  );
 
 /** Asks again and again, each time on a connection of its own, until it is told to stop. */
 export async function loop(
@@ -66,6 +86,24 @@ export async function fresh(
   return { id: await on.application({ name, repositoryUrl: source.url, driver: ground.driver, ...input }), source };
 }
 
+/** Clients ask in a loop while an application is deployed again and again: none of them sees a request fail. */
+export async function switches(place: Ground, on: Team, name: string, times: number): Promise<{ readonly id: string }> {
+  const { id, source } = await fresh(on, place, name, { 'server.js': serving('v0') });
+  expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  const stop = await loop(`${await on.address(id)}/`);
+  for (let version = 1; version <= times; version += 1) {
+    await source.commit({ 'server.js': serving(`v${version}`) });
+    expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  }
+  await until('the last one answers', async () => (await on.answer(id)) === `v${times}`, livenessMs);
+  const { answers, failures, count } = await stop();
+  console.log(`MEASURED ${place.driver}: ${count} requests during ${times} switches, ${failures.length} failed`);
+  expect(failures).toEqual([]);
+  expect(answers).toEqual(new Set(Array.from({ length: times + 1 }, (_, version) => `v${version}`)));
+  expect(count).toBeGreaterThan(20 * times);
+  return { id };
+}
+
 /** The deployments that every driver must bring to their end. */
 export function scenarios(ground: (context: TestContext) => Promise<Ground>): void {
   const serves = async ({ server }: Ground, applicationId: string) =>
@@ -110,24 +148,6 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>): vo
     expect(await on.answer(id)).toBe('good');
   });
 
-  test('a client in a loop sees no failed request during five switches', async (context) => {
-    const place = await ground(context);
-    const on = await team(place.server.url);
-    const { id, source } = await fresh(on, place, 'switched', { 'server.js': serving('v0') });
-    expect((await on.deploy(id)).phase).toBe('DEPLOYED');
-    const stop = await loop(`${await on.address(id)}/`);
-    for (let version = 1; version <= 5; version += 1) {
-      await source.commit({ 'server.js': serving(`v${version}`) });
-      expect((await on.deploy(id)).phase).toBe('DEPLOYED');
-    }
-    await until('the last one answers', async () => (await on.answer(id)) === 'v5', livenessMs);
-    const { answers, failures, count } = await stop();
-    console.log(`MEASURED ${place.driver}: ${count} requests during 5 switches, ${failures.length} failed`);
-    expect(failures).toEqual([]);
-    expect([...answers].toSorted()).toEqual(['v0', 'v1', 'v2', 'v3', 'v4', 'v5']);
-    expect(count).toBeGreaterThan(100);
-  });
-
   test('a worker that is killed between start and health: another one takes over', async (context) => {
     const place = await ground(context);
     const database = await testDatabase();
@@ -169,5 +189,117 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>): vo
       await server.stop();
       await database.drop();
     }
+  });
+
+  test('a build that is canceled frees the queue: what waited for it begins', async (context) => {
+    const place = await ground(context);
+    const on = await team(place.server.url);
+    const slow = { scripts: { build: 'echo begun; sleep 600' }, main: 'server.js' };
+    const { id, source } = await fresh(on, place, 'blocked', {
+      'package.json': JSON.stringify(slow),
+      'server.js': serving('never'),
+    });
+    const first = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
+    const said = async () => (await on.deployment(first)).logs.nodes.map(({ text }) => text);
+    await until('it builds', async () => (await said()).includes('begun'), livenessMs);
+    await source.commit({ ...plain, 'server.js': serving('next') });
+    const second = (await on.createDeployment({ applicationId: id })).deployment?.id ?? '';
+    expect(await on.deployment(second)).toMatchObject({ status: 'QUEUED', phase: 'PENDING' });
+    expect((await on.cancel(first)).__typename).toBe('CancelRunSuccess');
+    expect(await on.over(first)).toMatchObject({ phase: 'CANCELED', status: 'CANCELED' });
+    expect(await on.over(second)).toMatchObject({ phase: 'DEPLOYED', attempt: 1 });
+    expect(await on.answer(id)).toBe('next');
+  });
+
+  test('a hostile name, branch and content: nothing is run by it, and nothing of the host is told', async (context) => {
+    const place = await ground(context);
+    const on = await team(place.server.url);
+    const canary = path.join(place.folder, `canary-${place.driver}`);
+    await writeFile(canary, 'canary of the host', { mode: 0o600 });
+    const pwned = path.join(place.folder, `pwned-${place.driver}`);
+    const source = await repository(place.folder, `$(touch ${path.basename(pwned)});'"&|<> ${place.driver}`);
+    const dir = fileURLToPath(source.url);
+    for (const [link, to] of [['config.json', canary], ['up', '../../..'], ['.dockerignore', '/etc/hostname'], ['npm-shrinkwrap.json', canary]] as const) await symlink(to, path.join(dir, link)); // prettier-ignore
+    await source.commit(
+      { ...plain, 'server.js': readingFrom('config.json'), '-rf .': 'x' },
+      `$(touch ${pwned}) \u001b[2J`,
+    );
+    const branch = `$(touch\${IFS}${pwned})&;'"|<>`;
+    await git(dir, 'branch', '-M', branch);
+    const id = await on.application({ name: 'hostile', repositoryUrl: pathToFileURL(dir).href, driver: place.driver, branch }); // prettier-ignore
+    const over = await on.deploy(id);
+    // Whatever it comes to, it says so, and tells and runs nothing.
+    expect(['DEPLOYED', 'FAILED']).toContain(over.phase);
+    if (over.phase === 'DEPLOYED') expect(await on.answer(id)).not.toContain('canary');
+    else expect(over.statusReason).not.toBeNull();
+    expect(JSON.stringify(over)).not.toContain('canary of the host');
+    expect((await readdir(place.folder)).filter((name) => name.startsWith('pwned'))).toEqual([]);
+    expect(await readFile(canary, 'utf8')).toBe('canary of the host');
+  });
+
+  test('an application that is deleted: nothing of it runs, lies about or answers', async (context) => {
+    const place = await ground(context);
+    const on = await team(place.server.url);
+    const { id, source } = await fresh(on, place, 'goes', { 'server.js': serving('one') });
+    for (const text of ['one', 'two']) {
+      await source.commit({ 'server.js': serving(text) });
+      expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+    }
+    const address = await on.address(id);
+    expect(await left(place, raw('Application', id))).not.toEqual([]);
+    const gone = await mutate(place.server.url, 'deleteApplication', { id }, on.who, 'deletion { id }');
+    expect(gone.__typename).toBe('DeleteApplicationSuccess');
+    const row = { where: { id: raw('Application', id) } };
+    await until('its row is gone', async () => (await place.server.running.app.db.application.count(row)) === 0, livenessMs); // prettier-ignore
+    await until('nothing is left', async () => (await left(place, raw('Application', id))).length === 0, livenessMs);
+    await expect(fetch(`${address}/`)).rejects.toThrow();
+  });
+
+  test('a signed push to a real remote: fetched, scanned, built, released, and GitHub is told', async (context) => {
+    const place = await ground(context);
+    const root = await testFolder();
+    const source = await repository(root, 'pushed');
+    await source.commit({ ...plain, 'server.js': serving('one') });
+    const bare = path.join(root, 'git', 'octo', 'pushed.git');
+    await mkdir(path.dirname(bare), { recursive: true });
+    await git(root, 'clone', '--quiet', '--bare', path.join(root, 'pushed'), bare);
+    const token = 'ghp_ofOctoAndOfNobodyElse';
+    const credentials = { username: 'x-access-token', password: token };
+    const remote = await startGitHttp(path.join(root, 'git'), { credentials });
+    context.onTestFinished(() => remote.close());
+    const github = await startGitHub(remote.url, {
+      tokens: { [token]: { login: 'octo', scopes: ['repo'] } },
+      github: {
+        users: [{ login: 'octo', name: 'Octo', email: 'octo@github.example' }],
+        repos: [{ owner: 'octo', name: 'pushed', private: true }],
+      },
+    });
+    context.onTestFinished(() => github.close());
+    const server = await startTestServer({ ...place.settings, GITHUB_URL: github.url, GITHUB_API_URL: github.url });
+    context.onTestFinished(() => server.stop());
+    const on = await team(server.url);
+    const input = { workspaceId: on.workspaceId, repository: 'octo/pushed', token };
+    const made = await mutate(server.url, 'connectRepository', input, on.who, 'webhookSecret connectedRepository { id webhookUrl }'); // prettier-ignore
+    const { id: connectedId, webhookUrl } = made['connectedRepository'];
+    const applicationId = await on.application({ name: 'pushed', repositoryUrl: `${github.url}/octo/pushed.git`, driver: place.driver }); // prettier-ignore
+    const { githubId } = await server.running.app.db.connectedRepository.findUniqueOrThrow({ where: { id: raw('ConnectedRepository', connectedId) } }); // prettier-ignore
+    for (const text of ['first', 'second']) {
+      const sha = await source.commit({ 'server.js': serving(text) });
+      await git(path.join(root, 'pushed'), 'push', '--quiet', bare, 'main');
+      const message = push({ id: githubId, fullName: 'octo/pushed' }, sha);
+      expect(await deliver(webhookUrl, 'not the secret of the connection', message)).toBe(401);
+      expect(await deliver(webhookUrl, made['webhookSecret'], message)).toBe(202);
+      await until(`${text} answers`, async () => (await on.answer(applicationId).catch(() => '')) === text, livenessMs);
+      const told = () => github.statuses.filter((one) => one.path.endsWith(`/${sha}`)).at(-1)?.state;
+      await until('GitHub is told', async () => told() === 'success', livenessMs);
+    }
+    const over = await server.running.app.db.deployment.findMany({
+      where: { applicationId: raw('Application', applicationId) },
+      select: { run: { select: { phase: true, trigger: true, steps: { select: { name: true, status: true } } } } },
+    });
+    expect(over.map(({ run }) => [run.phase, run.trigger])).toEqual([['DEPLOYED', 'WEBHOOK'], ['DEPLOYED', 'WEBHOOK']]); // prettier-ignore
+    for (const { run } of over)
+      for (const name of ['fetch', 'scan', 'build', 'start', 'health', 'activate'])
+        expect(run.steps).toContainEqual({ name, status: 'SUCCEEDED' });
   });
 }

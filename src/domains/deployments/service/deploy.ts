@@ -74,6 +74,19 @@ async function serves({ app }: Context, { id }: Application, { releaseId }: Cand
 }
 
 async function build(context: Context, application: Application): Promise<Made> {
+  const checkedOut = new Set<string>();
+  try {
+    return await buildIn(context, application, checkedOut);
+  } catch (error) {
+    // At once: whoever tries again on a full disk needs the room. A worker that stops leaves it to the host's agent.
+    if (!context.hardSignal.aborted)
+      for (const path of checkedOut) await context.app.use(DeploymentHost).checkouts.remove(path);
+    throw error;
+  }
+}
+
+/** @param checkedOut is told of every folder that is made */
+async function buildIn(context: Context, application: Application, checkedOut: Set<string>): Promise<Made> {
   const { app, input, run, hold } = context;
   const { git, checkouts } = app.use(DeploymentHost);
   const driver = driverOf(app, application);
@@ -84,6 +97,7 @@ async function build(context: Context, application: Application): Promise<Made> 
       name: `${run.id}.${hold.attempt}`,
       userSlot: userSlotOf(application),
     });
+    checkedOut.add(path);
     const lines = inOrder((line: string) => step.log(line));
     const credentials = await app.use(SourceAccess).credentials(application, step.signal);
     if (credentials) context.addSecrets([credentials.password]);
