@@ -174,7 +174,10 @@ async function makeBridge(): Promise<string | { readonly name: string; remove():
   const lock = createServer();
   for (const deadline = Date.now() + 240_000; ;) {
     const held = await new Promise<boolean>((resolve) => {
-      lock.once('error', () => resolve(false));
+      lock.once('error', () => {
+        lock.removeAllListeners('listening');
+        resolve(false);
+      });
       lock.listen('\0switchyard-test-docker', () => resolve(true));
     });
     if (held) break;

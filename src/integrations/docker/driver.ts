@@ -86,6 +86,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
   const { hostId, kit } = options;
   const engine = await createEngine(options.socketPath);
   const network = `switchyard-${hostId}`;
+  let finding: Promise<string> | null = null;
   const ownLabels = ({ applicationId, runId, attempt }: Maker) => ({
     [label.host]: hostId,
     [label.application]: applicationId,
@@ -127,7 +128,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
         'Dockerfile' in added ? 'Building a generated Dockerfile:' : 'Building the Dockerfile of the repository.',
       );
       for (const line of added['Dockerfile']?.trimEnd().split('\n') ?? []) await log(line);
-      await ensureNetwork();
+      const networkMode = await bridge();
       const tag = `switchyard/${hostId}/${what.applicationId}:${what.runId}.${what.attempt}`;
       const late = AbortSignal.timeout(what.timeoutMs);
       const stop = AbortSignal.any([signal, late]);
@@ -140,7 +141,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
           refused.push(error);
           broken.abort(error);
         });
-        await streamBuild(files, tag, what, AbortSignal.any([stop, broken.signal]));
+        await streamBuild(files, tag, networkMode, what, AbortSignal.any([stop, broken.signal]));
       } catch (thrown) {
         signal.throwIfAborted();
         if (late.aborted) throw new ImageBuildFailed('The build took too long.');
@@ -169,7 +170,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
       const { image, port: inner, command } = imageOf(what.artifact);
       const memory = (what.limits.memoryMb ?? options.limits.memoryMb) * mib;
       const milliCpus = what.limits.milliCpus ?? options.limits.milliCpus;
-      await ensureNetwork();
+      const networkMode = await bridge();
       for (let attempt = 1; ; attempt += 1) {
         const port = await kit.findPort();
         const environment = { ...what.environment, PORT: String(inner), HOST: '0.0.0.0' };
@@ -182,7 +183,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
               Labels: ownLabels(what),
               ExposedPorts: { [`${inner}/tcp`]: {} },
               HostConfig: {
-                NetworkMode: network,
+                NetworkMode: networkMode,
                 // Only there, and only this one.
                 PortBindings: { [`${inner}/tcp`]: [{ HostIp: '127.0.0.1', HostPort: String(port) }] },
                 PublishAllPorts: false,
@@ -349,7 +350,9 @@ export async function createDockerDriver(options: DockerDriverOptions) {
       const { instances, artifacts } = await driver.list();
       for (const { instance } of instances) await driver.stop(instance, 0);
       for (const { artifact } of artifacts) await driver.remove(artifact);
-      await engine.ask(async (docker) => void (await absentAsNull(docker.getNetwork(network).remove())));
+      await engine.ask(async (docker) => {
+        for (const id of await networks(docker)) await absentAsNull(docker.getNetwork(id).remove());
+      });
     },
   };
   return driver;
@@ -395,6 +398,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
   async function streamBuild(
     files: Readable,
     tag: string,
+    networkmode: string,
     what: Maker & { readonly log: Log },
     signal: AbortSignal,
   ): Promise<void> {
@@ -408,7 +412,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
       memswap: memoryMb * mib,
       cpuperiod: 100_000,
       cpuquota: milliCpus * 100,
-      networkmode: network,
+      networkmode,
       labels: ownLabels(what),
       buildargs: { ...environment },
       abortSignal: signal,
@@ -464,22 +468,40 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     return new ImageBuildFailed(`${said.slice(0, 2000)}${ended ? limit : ''}`);
   }
 
-  /** One bridge for all instances and builds of this host, over which they cannot reach each other. */
-  async function ensureNetwork(): Promise<void> {
-    await engine.ask(async (docker) => {
-      if (await absentAsNull(docker.getNetwork(network).inspect())) return;
-      try {
-        await docker.createNetwork({
-          Name: network,
-          Driver: 'bridge',
-          CheckDuplicate: true,
-          Options: { 'com.docker.network.bridge.enable_icc': 'false' },
-          Labels: { [label.host]: hostId },
-        });
-      } catch (error) {
-        if (statusOf(error) !== 409) throw error; // another run was faster
-      }
-    });
+  /** Networks of this host's name, the oldest first: Docker lets several have one name when they are made at once. */
+  async function networks(docker: Docker): Promise<string[]> {
+    const found = await docker.listNetworks({ filters: { name: [network] } });
+    const age = ({ Created, Id }: Docker.NetworkInspectInfo): string => `${Created} ${Id}`;
+    return found
+      .filter(({ Name }) => Name === network)
+      .toSorted((a, b) => (age(a) < age(b) ? -1 : 1))
+      .map(({ Id }) => Id);
+  }
+
+  /** Id of the one bridge for all instances and builds of this host, over which they cannot reach each other. */
+  function bridge(): Promise<string> {
+    // Of many that begin at once in this process one makes it.
+    finding ??= engine
+      .ask(async (docker) => {
+        const [there] = await networks(docker);
+        if (there !== undefined) return there;
+        const made = await docker
+          .createNetwork({
+            Name: network,
+            Driver: 'bridge',
+            CheckDuplicate: true,
+            Options: { 'com.docker.network.bridge.enable_icc': 'false' },
+            Labels: { [label.host]: hostId },
+          })
+          .catch((error: unknown) => {
+            if (statusOf(error) !== 409) throw error; // another worker was faster
+          });
+        const [oldest = made?.id] = await networks(docker);
+        if (oldest === undefined) throw new Error(`There is no network ${network}, though it was made.`);
+        return oldest;
+      })
+      .finally(() => (finding = null));
+    return finding;
   }
 
   async function inspect(instance: Opaque): Promise<Docker.ContainerInspectInfo | null> {
