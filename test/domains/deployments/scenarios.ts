@@ -3,7 +3,7 @@ import { Agent, request } from 'node:http';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { expect, test, type TestContext } from 'vitest';
-import { until } from '../../support/embedded.ts';
+import { processesNaming, until } from '../../support/embedded.ts';
 import { DeploymentHost } from '../../../src/domains/deployments/service/host.ts';
 import { testDatabase } from '../../support/database.ts';
 import { git, startGitHttp } from '../../support/git-http.ts';
@@ -19,6 +19,15 @@ export interface Ground {
   readonly folder: string;
   /** Beside what every server of these tests is given. */
   readonly settings: Readonly<Record<string, string>>;
+}
+
+/** How many processes sleep for that long, in containers or not. */
+async function sleeping(nap: string): Promise<number> {
+  const names = await Promise.all(
+    // One that has ended meanwhile has no name.
+    (await processesNaming(nap)).map((pid) => readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')),
+  );
+  return names.filter((name) => name.trim() === 'sleep').length;
 }
 
 /** What the driver has of an application: artifacts and instances. */
@@ -148,7 +157,7 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>): vo
     expect(await on.answer(id)).toBe('good');
   });
 
-  test('a worker that is killed between start and health: another one takes over', async (context) => {
+  test('workers that are killed while they build, and between start and health: another one takes over', async (context) => {
     const place = await ground(context);
     const database = await testDatabase();
     const server = await startTestServer(
@@ -161,10 +170,22 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>): vo
     let worker: ServerProcess | null = await spawnServer(env);
     try {
       const on = await team(server.url);
-      const { id } = await fresh(on, place, 'taken-over', { 'server.js': serving('slow start', 9_000) }, { healthTimeoutS: 60 }); // prettier-ignore
+      // A duration that no other process of this machine sleeps for.
+      const nap = `5.${process.pid}${place.driver === 'DOCKER' ? 1 : 2}`;
+      const { id } = await fresh(on, place, 'taken-over', {
+        'package.json': JSON.stringify({ main: 'server.js', scripts: { build: `echo begun; sleep ${nap}; echo built` } }),
+        'server.js': serving('slow start', 9_000),
+      }, { healthTimeoutS: 60 }); // prettier-ignore
       const { db } = server.running.app;
       const asked = await on.createDeployment({ applicationId: id });
       const run = asked.deployment?.id ?? '';
+      const begun = async () => (await on.deployment(run)).logs.nodes.filter(({ text }) => text === 'begun').length;
+      await until('it builds', async () => (await begun()) === 1, livenessMs);
+      await worker.kill('SIGKILL');
+      worker = await spawnServer(env);
+      await until('it builds again', async () => (await begun()) === 2, livenessMs);
+      // What was building when the first one died is ended.
+      await until('one build goes on', async () => (await sleeping(nap)) <= 1, livenessMs);
       await until(
         'its health is checked',
         async () => (await on.deployment(run)).phase === 'HEALTH_CHECKING',
@@ -173,7 +194,7 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>): vo
       const before = await db.release.findFirstOrThrow();
       await worker.kill('SIGKILL');
       worker = await spawnServer(env);
-      expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED', attempt: 2 });
+      expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED', attempt: 3 });
       expect(await on.answer(id)).toBe('slow start');
       const after = await db.release.findFirstOrThrow();
       // The step that started it was complete: it was adopted, not started again.
