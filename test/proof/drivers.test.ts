@@ -67,14 +67,17 @@ test('where an engine answers, it is the default, and the Dockerfile of a reposi
 
 test('twenty releases of a process: no request fails', async () => {
   const place: Ground = { driver: 'PROCESS', server: processServer, folder: processes, settings: {} };
-  await switches(place, await team(place.server.url), 'twenty', 20);
+  const { failures } = await switches(place, await team(place.server.url), 'twenty', 20);
+  expect(failures).toEqual([]);
 });
 
 test('twenty releases of a container: no request fails; old images go, those that can be restored stay', async (context) => {
   const place = await ground(context);
   const { docker } = present(engine, context);
   const on = await team(place.server.url);
-  const applicationId = raw('Application', (await switches(place, on, 'twenty', 20)).id);
+  const { id, failures } = await switches(place, on, 'twenty', 20);
+  expect(failures).toEqual([]);
+  const applicationId = raw('Application', id);
   const { db } = place.server.running.app;
   // Of 21 one serves, and five can be restored.
   await until('the old ones are pruned', async () => (await db.release.count({ where: { applicationId, prunedAt: { not: null } } })) === 15, livenessMs); // prettier-ignore
