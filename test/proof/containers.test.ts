@@ -1,29 +1,21 @@
-import { execFile } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { mkdir, rm } from 'node:fs/promises';
-import path from 'node:path';
-import { promisify } from 'node:util';
+import { rm } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, test, type TestContext } from 'vitest';
 import { livenessMs, plain, raw, repository, serving, team } from '../domains/deployments/harness.ts';
 import { fresh, scenarios, switches, type Ground } from '../domains/deployments/scenarios.ts';
 import type { DockerEngine } from '../support/docker-engine.ts';
-import { asRoot, until } from '../support/embedded.ts';
+import { until } from '../support/embedded.ts';
 import { startTestServer, testFolder, type TestServer } from '../support/server.ts';
 import { nodeImage, present, testEngine } from '../support/test-engine.ts';
 
-const run = promisify(execFile);
 /** Multiplies the size of the load; the time that it may take grows with it. */
 const atOnce = 50 * Number(process.env['PROOF_SCALE'] ?? '1');
 
 let engine: DockerEngine | { readonly missing: string };
 let server: TestServer | null = null;
-let processServer: TestServer;
 let folder: string;
-let processes: string;
 let settings: Readonly<Record<string, string>>;
 beforeAll(async () => {
-  [folder, processes] = [await testFolder(), await testFolder()];
-  processServer = await startTestServer();
+  folder = await testFolder();
   engine = await testEngine();
   if ('missing' in engine) return;
   settings = {
@@ -35,19 +27,14 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await server?.stop();
-  await processServer.stop();
   if (!('missing' in engine)) await engine.stop();
-  for (const one of [folder, processes]) await rm(one, { recursive: true, force: true });
+  await rm(folder, { recursive: true, force: true });
 });
 
 async function ground(context: TestContext): Promise<Ground> {
   present(engine, context);
   return { driver: 'DOCKER', server: server as TestServer, folder, settings };
 }
-
-describe('processes', () => {
-  scenarios(() => Promise.resolve({ driver: 'PROCESS', server: processServer, folder: processes, settings: {} }));
-});
 
 describe('containers', () => {
   scenarios(ground);
@@ -63,12 +50,6 @@ test('where an engine answers, it is the default, and the Dockerfile of a reposi
   expect(await on.answer(id)).toBe('Hello from a container\n');
   const row = await place.server.running.app.db.application.findFirstOrThrow({ where: { name: 'hello-docker' } });
   expect(row).toMatchObject({ driver: 'DOCKER', memoryMb: 200 });
-});
-
-test('twenty releases of a process: no request fails', async () => {
-  const place: Ground = { driver: 'PROCESS', server: processServer, folder: processes, settings: {} };
-  const { failures } = await switches(place, await team(place.server.url), 'twenty', 20);
-  expect(failures).toEqual([]);
 });
 
 test('twenty releases of a container: no request fails; old images go, those that can be restored stay', async (context) => {
@@ -119,38 +100,6 @@ test(`${atOnce} containers at once: all are deployed, each answers as itself, an
     return all.split('\n').filter((one) => ids.some((id) => raw('Application', id) === one));
   };
   await until('none runs', async () => (await running()).length === 0, livenessMs);
-});
-
-test('a disk that is full: the deployment fails and says so, what serves serves on, and room helps', async (context) => {
-  if (!asRoot) return context.skip('a file system of its own needs root');
-  const disk = await testFolder();
-  await mkdir(path.join(disk, 'shared'), { mode: 0o711 });
-  await run('mount', ['-t', 'tmpfs', '-o', 'size=160m,mode=711', 'tmpfs', path.join(disk, 'shared')]);
-  context.onTestFinished(async () => {
-    await run('umount', [path.join(disk, 'shared')]);
-    await rm(disk, { recursive: true, force: true });
-  });
-  const small = await startTestServer({ SWITCHYARD_SHARED_DIR: path.join(disk, 'shared') });
-  context.onTestFinished(() => small.stop());
-  const place: Ground = { driver: 'PROCESS', server: small, folder: disk, settings: {} };
-  const on = await team(small.url);
-  const { id, source } = await fresh(on, place, 'small', { 'server.js': serving('small') });
-  expect(await on.deploy(id)).toMatchObject({ phase: 'DEPLOYED', statusReason: null });
-  // More than there is room for: as a commit, and as what a build writes.
-  const noise = (seed: number) => createHash('shake256', { outputLength: 150 * 2 ** 20 }).update(String(seed)).digest('hex'); // prettier-ignore
-  await source.commit({ 'large.bin': noise(1) });
-  const fetched = await on.deploy(id);
-  expect([fetched.phase, fetched.statusReason]).toEqual(['FAILED', 'There is no room left on the disk of the host.']);
-  expect(await on.answer(id)).toBe('small');
-  await rm(path.join(disk, 'small', 'large.bin'));
-  await source.commit({ 'package.json': JSON.stringify({ main: 'server.js', scripts: { build: 'yes > filled' } }) });
-  const built = await on.deploy(id);
-  expect(built.phase).toBe('FAILED');
-  expect(built.logs.nodes.map(({ text }) => text).join('\n')).toMatch(/no space left on device/i);
-  expect(await on.answer(id)).toBe('small');
-  await source.commit({ ...plain, 'server.js': serving('room again') });
-  expect(await on.deploy(id)).toMatchObject({ phase: 'DEPLOYED', statusReason: null });
-  expect(await on.answer(id)).toBe('room again');
 });
 
 test('an engine that is restarted while it builds, and while health is checked: the run goes on', async (context) => {
