@@ -65,7 +65,8 @@ async function tell(step: StepContext, { scanner, status, reason, database, note
   const age = database?.date ? `, as of ${database.date.slice(0, 10)}` : '';
   const source = database ? ` (${database.name}${age})` : '';
   const what = status === 'RAN' || status === 'PARTIAL' ? `: ${findings.length} findings${source}` : '';
-  await step.log(`${scanner} ${status}${what}${reason ? `. ${reason}` : ''}`);
+  const level = status === 'RAN' || status === 'OFF' ? 'INFO' : 'WARN';
+  await step.log(`${scanner} ${status}${what}${reason ? `. ${reason}` : ''}`, 'SYSTEM', level);
   for (const note of notes) await step.log(`${scanner} ${note}`);
   for (const finding of findings.slice(0, named.inLog)) await step.log(`${scanner} ${describe(finding)}`);
   if (findings.length > named.inLog) await step.log(`${scanner} … and ${findings.length - named.inLog} more.`);
