@@ -90,3 +90,13 @@ export const alertRuleDeleted = defineEvent<{ ruleId: string; condition: string 
   subject: 'Application',
   description: 'A rule does not tell of a condition of it any more.',
 });
+
+export const deploymentAdvised = defineEvent<{ recommendations: number; model: string }>('deployment.advised', {
+  subject: 'Deployment',
+  description:
+    'It was looked at for advice, after it was over: so many recommendations. `model`: what became of the question to the language model.',
+});
+export const modelAdviceSet = defineEvent<{ allowed: boolean }>('workspace.modelAdviceSet', {
+  subject: 'Workspace',
+  description: 'Whether the language model of the server may be told of its deployments was decided.',
+});

@@ -255,6 +255,12 @@ export function workspaceEvents(
   );
 }
 
+/** The run of a kind that an event tells of: one that it belongs to, or, once that is over, that it happened to. */
+export function runOf(event: LoggedEvent, kind: string): string | null {
+  if (event.runId !== null) return event.runKind === kind ? event.runId : null;
+  return event.subjectType === kind ? event.subjectId : null;
+}
+
 /** The same of runs of one kind, or of those of them that are about one thing. */
 export function eventsOfKind(
   context: Context,
@@ -268,8 +274,8 @@ export function eventsOfKind(
   const { kind, workspaceId, about } = options;
   requireMember(context, workspaceId, 'Workspace', workspaceId);
   const cursor = given(options.after, workspaceId);
-  const ofKind = (event: LoggedEvent): event is LoggedEvent & { runId: string } =>
-    event.runKind === kind && event.runId !== null && mayHear(context, event);
+  const ofKind = (event: LoggedEvent): boolean => runOf(event, kind) !== null && mayHear(context, event);
+  const idOf = (event: LoggedEvent): string => runOf(event, kind) ?? '';
   const { app } = context;
   return abortable(context, (signal) =>
     followEvents(context, {
@@ -278,9 +284,9 @@ export function eventsOfKind(
       signal,
       wanted: ofKind,
       ...(about && {
-        prepare: (events) => aboutRuns(app, [...new Set(events.filter(ofKind).map(({ runId }) => runId))]),
+        prepare: (events) => aboutRuns(app, [...new Set(events.filter(ofKind).map(idOf))]),
         wanted: (event) =>
-          ofKind(event) && aboutRuns(app, [event.runId]).then(([found]) => found?.[about.name] === about.id),
+          ofKind(event) && aboutRuns(app, [idOf(event)]).then(([found]) => found?.[about.name] === about.id),
       }),
     }),
   );

@@ -8,7 +8,7 @@ import { decodeNodeId, rowId } from '../graphql/global-id.ts';
 import { delegateOf, mayRead } from '../graphql/guard.ts';
 import { visible } from '../graphql/kit.ts';
 import { after, CheckpointRef, EventRef, GapRef, type Placed } from '../live/schema.ts';
-import { eventsOfKind, runEvents, type StreamItem } from '../live/streams.ts';
+import { eventsOfKind, runEvents, runOf, type StreamItem } from '../live/streams.ts';
 import type { RegisteredKind } from './kinds.ts';
 import { RunRef } from './schema.ts';
 
@@ -45,7 +45,7 @@ export function runUpdates(options: {
         nullable: true,
         description: 'It, at least as new as the event; null when it was removed since.',
         resolve: async (query, { entry }, _, context) => {
-          const run = await context.app.db.run.findUnique({ ...query, where: { id: entry.runId ?? '' } });
+          const run = await context.app.db.run.findUnique({ ...query, where: { id: runOf(entry, name) ?? '' } });
           return run && (await mayRead(context, 'Run', run)) ? run : null;
         },
       }),

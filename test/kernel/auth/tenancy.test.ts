@@ -71,6 +71,7 @@ const idInputs: Readonly<Record<string, string>> = {
   'SuppressFindingInput.applicationId': 'Application',
   'UnsuppressFindingInput.applicationId': 'Application',
   'SetWorkspaceQuotaInput.workspaceId': 'Workspace',
+  'SetModelAdviceInput.workspaceId': 'Workspace',
   'UpdateApplicationInput.id': 'Application',
   'DeleteApplicationInput.id': 'Application',
   'SetEnvironmentVariablesInput.applicationId': 'Application',
@@ -116,6 +117,7 @@ const idInputs: Readonly<Record<string, string>> = {
 /** Values of the required input fields that are no ids; `*` stands for every input. */
 const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
   'SetAlertRuleInput.condition': () => 'CPU',
+  'SetModelAdviceInput.allowed': () => false,
   'SetAlertRuleInput.threshold': () => 50,
   'SetAlertRuleInput.windowS': () => 60,
   'SuppressFindingInput.fingerprint': () => someFingerprint,

@@ -10,7 +10,7 @@ import { can } from '../policy.ts';
 import { ApplicationRef, applicationSuccess, DeploymentRef } from '../schema.ts';
 import { suppressedNow, Suppressions } from '../service/index.ts';
 
-const SeverityEnum = builder.enumType(Severity, {
+export const SeverityEnum = builder.enumType(Severity, {
   name: 'Severity',
   description: 'How bad a finding is.',
   values: {

@@ -11,5 +11,6 @@ export { startDeployments, type DeploymentsHost } from './host.ts';
 export { Quotas, type QuotaLimits, type QuotaUse } from './quotas.ts';
 export { suppressedNow } from './scan.ts';
 export { Suppressions } from './suppressions.ts';
+export { Advice } from './advice/index.ts';
 export { Alerts, type RuleWritten } from './alerts.ts';
 export { maxPoints, Metrics, resolutionFor, type Point } from './metrics.ts';
