@@ -596,6 +596,14 @@ export const settings = {
     example: 'some-model-1',
     schema: z.string().regex(/^[\x21-\x7E]{1,200}$/, 'must be printable ASCII without spaces, 200 characters at most'),
   }),
+  SWITCHYARD_LLM_DAILY: setting({
+    group: 'Deployments',
+    description: 'Most deployments of one workspace within 24 hours that the language model is asked about.',
+    unit: 'deployments',
+    default: '100',
+    example: '20',
+    schema: whole(1, 100_000),
+  }),
   GITHUB_WEBHOOK_SECRETS: optional({
     group: 'Deployments',
     description:
@@ -1241,7 +1249,7 @@ export interface Config {
     readonly trivy: 'auto' | 'on' | 'off';
   };
   /** The language model; null: there is none. */
-  readonly llm: { readonly url: string; readonly key: Secret; readonly model: string } | null;
+  readonly llm: { readonly url: string; readonly key: Secret; readonly model: string; readonly daily: number } | null;
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
   readonly telemetry: {
     readonly otlpEndpoint: string | undefined;
@@ -1420,7 +1428,12 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
     },
     llm:
       v.SWITCHYARD_LLM_URL && v.SWITCHYARD_LLM_KEY && v.SWITCHYARD_LLM_MODEL
-        ? { url: v.SWITCHYARD_LLM_URL, key: v.SWITCHYARD_LLM_KEY, model: v.SWITCHYARD_LLM_MODEL }
+        ? {
+            url: v.SWITCHYARD_LLM_URL,
+            key: v.SWITCHYARD_LLM_KEY,
+            model: v.SWITCHYARD_LLM_MODEL,
+            daily: v.SWITCHYARD_LLM_DAILY,
+          }
         : null,
     operators: v.SWITCHYARD_OPERATORS ?? [],
     encryption: {

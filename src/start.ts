@@ -197,6 +197,7 @@ async function begin(
               fetch: operatorFetch(config, llmLimits),
             })
           : null,
+        daily: config.llm?.daily ?? 0,
       },
     ],
     [SessionSettings, { tokens, ttlS: config.session.ttlS, maxAgeS: config.session.maxAgeS }],

@@ -40,5 +40,8 @@ export interface LanguageModel {
   complete<T>(schema: z.ZodType<T>, instructions: string, data: string, signal: AbortSignal): Promise<T>;
 }
 
-/** The server's language model; null: it has none. `start` provides it. What asks it must be allowed to by its workspace. */
-export const Llm = service<{ readonly model: LanguageModel | null }>('language model', () => ({ model: null }));
+/** The server's language model, null: it has none; and what a workspace may ask it about within 24 hours, in all. `start` provides it. What asks it must be allowed to by its workspace. */
+export const Llm = service<{ readonly model: LanguageModel | null; readonly daily: number }>('language model', () => ({
+  model: null,
+  daily: 0,
+}));

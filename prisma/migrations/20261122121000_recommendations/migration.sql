@@ -1,5 +1,5 @@
 -- CreateEnum
-CREATE TYPE "model_advice" AS ENUM ('OFF', 'NOT_ALLOWED', 'LATER', 'ANSWERED', 'FAILED');
+CREATE TYPE "model_advice" AS ENUM ('OFF', 'NOT_ALLOWED', 'LATER', 'LIMITED', 'ANSWERED', 'FAILED');
 
 -- CreateEnum
 CREATE TYPE "recommendation_source" AS ENUM ('RULES', 'MODEL');
@@ -37,6 +37,9 @@ CREATE TABLE "advice_setting" (
 
     CONSTRAINT "advice_setting_pkey" PRIMARY KEY ("workspace_id")
 );
+
+-- CreateIndex
+CREATE INDEX "advice_made_at_idx" ON "advice"("made_at");
 
 -- CreateIndex
 CREATE INDEX "recommendation_deployment_id_severity_id_idx" ON "recommendation"("deployment_id", "severity", "id");

@@ -39,6 +39,9 @@ const marker = new RegExp(
     String.raw`(?:\[${colour}(?<box>[A-Za-z]+)${colour}\]|(?<word>[A-Za-z]+)${colour}:(?!/)|(?<capitals>${upper})${colour}(?:\s|$)))`,
 );
 
+/** A marker ends within so many characters. Of a hostile line no more is looked at: what repeats costs its square. */
+const markerChars = 256;
+
 /** Numbers of pino and bunyan: 10 trace, 20 debug, 30 info, 40 warn, 50 error, 60 fatal; what lies between is the lesser one. */
 function numbered(level: number): LogLevel | null {
   if (level >= 50) return 'ERROR';
@@ -67,7 +70,7 @@ function ofJson(text: string): LogLevel | null {
 export function levelOf(text: string): LogLevel | null {
   if (text.startsWith('{') && text.endsWith('}'))
     return /"(?:level|severity|levelname)"/.test(text) ? ofJson(text) : null;
-  const found = marker.exec(text)?.groups;
+  const found = marker.exec(text.slice(0, markerChars))?.groups;
   if (!found) return null;
   const { pri, npm, pair, box, word, capitals } = found;
   if (pri === undefined) return named(npm ?? pair ?? box ?? word ?? capitals ?? '');

@@ -11,8 +11,10 @@ import { maxDataChars } from '../../../src/kernel/llm.ts';
 import { levelOf } from '../../../src/kernel/runs/log-level.ts';
 import { Runs } from '../../../src/kernel/runs/runs.ts';
 import { data } from '../../support/client.ts';
+import { until } from '../../support/embedded.ts';
 import { says, startLlm, type LlmServer } from '../../support/llm.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
+import { livenessMs } from './harness.ts';
 import { deployment, memberOf, rowOf, tenant, type Tenant } from '../../support/world.ts';
 
 const none: Facts = {
@@ -136,6 +138,7 @@ describe('made', () => {
       SWITCHYARD_LLM_URL: llm.url,
       SWITCHYARD_LLM_KEY: 'sk-the-key',
       SWITCHYARD_LLM_MODEL: 'stand-in',
+      SWITCHYARD_LLM_DAILY: '3',
     });
     of = await tenant(app(), 'advice');
   });
@@ -305,5 +308,30 @@ describe('made', () => {
     const { rows } = await app().database.pool.query(`select data from event where type = 'deployment.advised' and subject_id = $1`, [three.id]); // prettier-ignore
     expect(rows).toEqual([{ data: { recommendations: expect.any(Number), model: 'LATER' } }]);
     await look(newId());
+
+    // A worker does what was queued; this one has no model.
+    const worker = await startTestServer({ SWITCHYARD_ROLES: 'worker', SWITCHYARD_PROCESS_DRIVER: 'false' }, {}, server.database); // prettier-ignore
+    try {
+      await until('the worker has looked', async () => (await advice(one.id)) !== null, livenessMs);
+    } finally {
+      await worker.stop();
+    }
+    expect(await advice(one.id)).toMatchObject({ modelStatus: 'OFF', isFinal: true });
+  });
+
+  test('a workspace asks about so many deployments in a day, and no more', async () => {
+    of = await tenant(app(), 'daily');
+    await allow(true);
+    const statuses: (string | undefined)[] = [];
+    for (let i = 0; i < 4; i++) {
+      const { id } = await ended();
+      await look(id);
+      statuses.push((await advice(id))?.modelStatus);
+    }
+    expect([statuses, llm.asked.length]).toEqual([['ANSWERED', 'ANSWERED', 'ANSWERED', 'LIMITED'], 3]);
+    await app().database.pool.query(`update advice set made_at = made_at - interval '25 hours'`);
+    const { id } = await ended();
+    await look(id);
+    expect(await advice(id)).toMatchObject({ modelStatus: 'ANSWERED' });
   });
 });

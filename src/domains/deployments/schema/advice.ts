@@ -18,6 +18,7 @@ const ModelAdviceEnum = builder.enumType(ModelAdvice, {
     OFF: { description: 'The server has none.' },
     NOT_ALLOWED: { description: 'The workspace does not allow it: see `setModelAdvice`.' },
     LATER: { description: 'It is asked when what was deployed has served for a while.' },
+    LIMITED: { description: 'It was asked as often as the workspace may within 24 hours.' },
     ANSWERED: { description: 'It answered, maybe with no advice that has evidence.' },
     FAILED: { description: 'It gave no answer that can be used; `modelReason` tells why.' },
   },

@@ -43,11 +43,12 @@ export const Advice = service('advice', (app) => ({
     if (!facts) return;
     const keep = (state: ModelAdvice, reason: string | null, ofModel: readonly Advised[] = []) =>
       this.keep(deploymentId, facts, { state, reason, ofModel, final: look.final });
-    const { model } = app.use(Llm);
+    const { model, daily } = app.use(Llm);
     if (!model) return keep('OFF', null);
     const setting = await app.db.adviceSetting.findUnique({ where: { workspaceId: facts.workspaceId } });
     if (!setting?.modelAllowed) return keep('NOT_ALLOWED', null);
     if (!look.final) return keep('LATER', null);
+    if ((await this.asked(facts.workspaceId, deploymentId)) >= daily) return keep('LIMITED', null);
     const variables = await app.use(Environments).open(facts.applicationId, facts.environmentVersion);
     // All values, not only those that are called sensitive: what is told leaves the server.
     const redactor = createRedactor([...variables.map(({ value }) => value), ...secretsOf(variables)]);
@@ -59,6 +60,18 @@ export const Advice = service('advice', (app) => ({
       await keep('FAILED', error.message.slice(0, 300));
       if (error.mayPass && look.again) throw error;
     }
+  },
+
+  /** About how many other deployments of a workspace the model was asked within 24 hours. */
+  async asked(workspaceId: string, exceptId: string): Promise<number> {
+    return app.db.advice.count({
+      where: {
+        deploymentId: { not: exceptId },
+        madeAt: { gt: new Date(Date.now() - 24 * 3_600_000) },
+        model: { in: ['ANSWERED', 'FAILED'] },
+        deployment: { run: { workspaceId } },
+      },
+    });
   },
 
   /** Writes what there is to say. */
