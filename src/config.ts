@@ -573,6 +573,37 @@ export const settings = {
     example: 'as GitHub gives it',
     schema: rsaKey,
   }),
+  SWITCHYARD_LLM_URL: optional({
+    group: 'Deployments',
+    description:
+      'Base URL of an API like that of OpenAI (chat completions) whose language model gives advice on deployments of workspaces that allow it. Unset: advice comes from rules only, and nothing leaves the server.',
+    example: 'https://api.example.com/v1',
+    schema: webUrl,
+  }),
+  SWITCHYARD_LLM_KEY: optional({
+    group: 'Deployments',
+    description: 'Key for that API.',
+    secret: true,
+    example: 'the-key-that-its-operator-gives',
+    schema: z
+      .string()
+      .regex(/^[\x21-\x7E]{1,1000}$/, 'must be printable ASCII without spaces')
+      .transform((text) => new Secret(text)),
+  }),
+  SWITCHYARD_LLM_MODEL: optional({
+    group: 'Deployments',
+    description: 'Name of the model there.',
+    example: 'some-model-1',
+    schema: z.string().regex(/^[\x21-\x7E]{1,200}$/, 'must be printable ASCII without spaces, 200 characters at most'),
+  }),
+  SWITCHYARD_LLM_DAILY: setting({
+    group: 'Deployments',
+    description: 'Most deployments of one workspace within 24 hours that the language model is asked about.',
+    unit: 'deployments',
+    default: '100',
+    example: '20',
+    schema: whole(1, 100_000),
+  }),
   GITHUB_WEBHOOK_SECRETS: optional({
     group: 'Deployments',
     description:
@@ -1217,6 +1248,8 @@ export interface Config {
     readonly advisoryRegistryUrl: string | undefined;
     readonly trivy: 'auto' | 'on' | 'off';
   };
+  /** The language model; null: there is none. */
+  readonly llm: { readonly url: string; readonly key: Secret; readonly model: string; readonly daily: number } | null;
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
   readonly telemetry: {
     readonly otlpEndpoint: string | undefined;
@@ -1327,6 +1360,9 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   ] as const) {
     if (given.has(name) && !given.has(other)) problem(other, `must be set with ${name}`);
   }
+  const ofModel = ['SWITCHYARD_LLM_URL', 'SWITCHYARD_LLM_KEY', 'SWITCHYARD_LLM_MODEL'] as const;
+  const has = ofModel.find((name) => given.has(name));
+  for (const name of ofModel) if (has && !given.has(name)) problem(name, `must be set with ${has}`);
   if (given.has('SWITCHYARD_KMS_ENDPOINT') && !given.has('SWITCHYARD_ENCRYPTION_KMS_KEYS')) {
     problem('SWITCHYARD_KMS_ENDPOINT', 'needs SWITCHYARD_ENCRYPTION_KMS_KEYS');
   }
@@ -1390,6 +1426,15 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       webhookSecrets: v.GITHUB_WEBHOOK_SECRETS ?? [],
       webhookRetentionDays: v.SWITCHYARD_WEBHOOK_RETENTION_DAYS,
     },
+    llm:
+      v.SWITCHYARD_LLM_URL && v.SWITCHYARD_LLM_KEY && v.SWITCHYARD_LLM_MODEL
+        ? {
+            url: v.SWITCHYARD_LLM_URL,
+            key: v.SWITCHYARD_LLM_KEY,
+            model: v.SWITCHYARD_LLM_MODEL,
+            daily: v.SWITCHYARD_LLM_DAILY,
+          }
+        : null,
     operators: v.SWITCHYARD_OPERATORS ?? [],
     encryption: {
       keys: v.SWITCHYARD_ENCRYPTION_KEYS,

@@ -10,6 +10,7 @@ import {
   type OutsideOptions,
 } from './domains/identity/index.ts';
 import { connectGitHub, webhookRoutes } from './domains/repositories/index.ts';
+import { createLanguageModel, limits as llmLimits } from './integrations/llm/index.ts';
 import { createBreachList, limits as breachListLimits } from './integrations/pwned-passwords/index.ts';
 import { services, type App, type Service } from './kernel/app.ts';
 import { Denials } from './kernel/audit/denials.ts';
@@ -30,6 +31,7 @@ import { PostgresWakeUps, type WakeUps } from './kernel/live/wakeups.ts';
 import { createLogger, type Logger } from './kernel/log.ts';
 import { outboxRoute } from './kernel/mail/outbox-route.ts';
 import { loggingTransport, noTransport, Transport, type MailTransport } from './kernel/mail/transport.ts';
+import { Llm } from './kernel/llm.ts';
 import { createOutboundPolicy } from './kernel/outbound.ts';
 import { createOutboundFetch } from './kernel/outbound-fetch.ts';
 import { BudgetSettings } from './kernel/rates/budgets.ts';
@@ -184,6 +186,19 @@ async function begin(
         baseUrl: serverUrl,
         ...options.outside,
       }),
+    ],
+    [
+      Llm,
+      {
+        model: config.llm
+          ? createLanguageModel({
+              ...config.llm,
+              key: config.llm.key.reveal(),
+              fetch: operatorFetch(config, llmLimits),
+            })
+          : null,
+        daily: config.llm?.daily ?? 0,
+      },
     ],
     [SessionSettings, { tokens, ttlS: config.session.ttlS, maxAgeS: config.session.maxAgeS }],
   ]);

@@ -292,6 +292,13 @@ describe('loadConfig', () => {
     const wrong = 'GITHUB_APP_PRIVATE_KEY: must be a private RSA key in PEM';
     for (const text of ['nonsense', pem('ed25519')])
       expect(problemsOf({ GITHUB_APP_ID: '1', GITHUB_APP_PRIVATE_KEY: text })).toEqual([wrong]);
+    expect(problemsOf({ SWITCHYARD_LLM_URL: 'https://llm.example/v1' })).toEqual([
+      'SWITCHYARD_LLM_KEY: must be set with SWITCHYARD_LLM_URL',
+      'SWITCHYARD_LLM_MODEL: must be set with SWITCHYARD_LLM_URL',
+    ]);
+    expect(problemsOf({ SWITCHYARD_LLM_KEY: 'key', SWITCHYARD_LLM_MODEL: 'one' })).toEqual([
+      'SWITCHYARD_LLM_URL: must be set with SWITCHYARD_LLM_KEY',
+    ]);
     expect(problemsOf({ GITHUB_APP_ID: '1' })).toEqual(['GITHUB_APP_PRIVATE_KEY: must be set with GITHUB_APP_ID']);
   });
 });

@@ -438,6 +438,25 @@ export async function application(app: App, of: Tenant): Promise<string> {
   return id;
 }
 
+/** Advice with one recommendation. */
+const adviceOf = ({ marker }: Tenant) => ({
+  madeAt: new Date(),
+  isFinal: true,
+  model: 'FAILED' as const,
+  modelReason: marker,
+  recommendations: {
+    create: {
+      id: newId(),
+      source: 'RULES' as const,
+      madeBy: marker,
+      severity: 'LOW' as const,
+      title: marker,
+      text: marker,
+      evidence: [{ kind: 'STEP', ref: marker, text: marker }],
+    },
+  },
+});
+
 /** A security scan with one finding. */
 const scanOf = (of: Tenant, applicationId: string) => {
   const known = { applicationId, fingerprint: someFingerprint };
@@ -496,6 +515,7 @@ export async function deployment(
           commitSha: 'b'.repeat(40),
           commitSubject: of.marker,
           securityScan: { create: scanOf(of, applicationId) },
+          advice: { create: adviceOf(of) },
         },
       },
       steps: {

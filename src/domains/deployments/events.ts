@@ -1,5 +1,5 @@
 import { defineEvent } from '#kernel/events/define.ts';
-import type { Severity } from './model.ts';
+import type { Severity } from '#kernel/severity.ts';
 
 export const applicationCreated = defineEvent('application.created', {
   subject: 'Application',
@@ -89,4 +89,14 @@ export const alertRuleSet = defineEvent<{ ruleId: string; condition: string; thr
 export const alertRuleDeleted = defineEvent<{ ruleId: string; condition: string }>('application.alertRuleDeleted', {
   subject: 'Application',
   description: 'A rule does not tell of a condition of it any more.',
+});
+
+export const deploymentAdvised = defineEvent<{ recommendations: number; model: string }>('deployment.advised', {
+  subject: 'Deployment',
+  description:
+    'It was looked at for advice, after it was over: so many recommendations. `model`: what became of the question to the language model.',
+});
+export const modelAdviceSet = defineEvent<{ allowed: boolean }>('workspace.modelAdviceSet', {
+  subject: 'Workspace',
+  description: 'Whether the language model of the server may be told of its deployments was decided.',
 });

@@ -6,6 +6,7 @@ import './schema/releases.ts';
 import './schema/security.ts';
 export { DeploymentRef } from './schema.ts';
 import './schema/metrics.ts';
+import './schema/advice.ts';
 
 export {
   Applications,

@@ -17,6 +17,8 @@ export const can = definePolicy('deployments', {
     unsuppressFinding: 'ADMIN',
     setAlertRule: 'MEMBER',
     deleteAlertRule: 'MEMBER',
+    // Data leaves the server.
+    setModelAdvice: 'ADMIN',
   },
   rows: {
     Application: inWorkspace('VIEWER'),
@@ -33,6 +35,10 @@ export const can = definePolicy('deployments', {
     Finding: withParent,
     KnownFinding: withParent,
     AlertRule: inWorkspace('VIEWER'),
+    // Reached through the deployment, and what a workspace says through that.
+    Advice: withParent,
+    Recommendation: withParent,
+    AdviceSetting: withParent,
   },
 }).verbs;
 

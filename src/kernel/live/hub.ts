@@ -1,6 +1,7 @@
 import type pg from 'pg';
 import type { LoggedEvent } from '../events/define.ts';
 import type { Logger } from '../log.ts';
+import { toLogLevel, type LogLevel } from '../runs/log-level.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import { Channel, type ChannelSize, type LogHead, type LogPage } from './channel.ts';
 import type { WakeUps, WakeUpSource } from './wakeups.ts';
@@ -11,6 +12,8 @@ export interface LoggedLine {
   readonly seq: bigint;
   readonly at: Date;
   readonly stream: 'STDOUT' | 'STDERR' | 'SYSTEM';
+  /** Null: it does not tell. */
+  readonly level: LogLevel | null;
   readonly step: string | null;
   readonly text: string;
 }
@@ -44,7 +47,7 @@ const lineHeads = `select r.id, r.log_seq seq, 0 pruned_seq, h.epoch
 const eventPage = `select workspace_id, e.seq, type, version, from_state, to_state, subject_type, subject_id, run_id, run_kind,
   actor_id, actor_kind, credential_id, origin_id, data, at, traceparent, h.epoch from event e join event_head h using (workspace_id)
   where workspace_id = $1 and e.seq > $2 order by e.seq limit $3`;
-const linePage = `select l.run_id, l.seq, l.at, l.stream, l.step, l.text, h.epoch
+const linePage = `select l.run_id, l.seq, l.at, l.stream, l.level, l.step, l.text, h.epoch
   from log_line l join run r on r.id = l.run_id join event_head h on h.workspace_id = r.workspace_id
   where l.run_id = $1 and l.seq > $2 order by l.seq limit $3`;
 
@@ -98,6 +101,7 @@ export type LineRow = {
   seq: string;
   at: Date;
   stream: LoggedLine['stream'];
+  level: number | null;
   step: string | null;
   text: string;
 };
@@ -107,6 +111,7 @@ export const toLine = (row: LineRow): LoggedLine => ({
   seq: BigInt(row.seq),
   at: row.at,
   stream: row.stream,
+  level: toLogLevel(row.level),
   step: row.step,
   text: row.text,
 });

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { parse } from '../input.ts';
+import { isAtLeastLevel, logLevels } from '../runs/log-level.ts';
 import type { LoggedLine } from './hub.ts';
 
 const LogFilterInput = z.object({
@@ -8,6 +9,7 @@ const LogFilterInput = z.object({
     .array(z.enum(['STDOUT', 'STDERR', 'SYSTEM']))
     .min(1, 'must name one')
     .nullish(),
+  level: z.enum(logLevels).nullish(),
   step: z.string().max(60).nullish(),
 });
 
@@ -21,10 +23,11 @@ export const parseLogFilter = (filter: unknown): LogFilter | null =>
 /** The same as `searchLines` does in the database. */
 export function matchesLine(filter: LogFilter | null): (line: LoggedLine) => boolean {
   if (!filter) return () => true;
-  const { streams, step } = filter;
+  const { streams, level, step } = filter;
   const text = filter.text?.toLowerCase();
   return (line) =>
     (text === undefined || line.text.toLowerCase().includes(text)) &&
     (!streams || streams.includes(line.stream)) &&
+    (level == null || isAtLeastLevel(line.level, level)) &&
     (step == null || line.step === step);
 }

@@ -1,6 +1,7 @@
 import type { LoggedEvent } from '../events/define.ts';
 import { builder } from '../graphql/builder.ts';
 import { anyRowId, globalId, rowId } from '../graphql/global-id.ts';
+import type { LogLevel } from '../runs/log-level.ts';
 import type { LoggedLine } from './hub.ts';
 import { matchesLine, parseLogFilter } from './log-filter.ts';
 import { runEvents, runLogs, workspaceEvents, type Checkpoint, type Gap, type StreamItem } from './streams.ts';
@@ -75,6 +76,16 @@ const LogStream = builder.enumType('LogStream', {
   } as const,
 });
 
+const LogLevelEnum = builder.enumType('LogLevel', {
+  description: 'How severe a line of output is.',
+  values: {
+    ERROR: { description: 'Something failed.' },
+    WARN: { description: 'Something may be wrong.' },
+    INFO: { description: 'What happens.' },
+    DEBUG: { description: 'Details for who looks for a fault.' },
+  } satisfies Record<LogLevel, object>,
+});
+
 export const LogLineRef = builder.objectRef<Placed<LoggedLine>>('LogLine').implement({
   description: "One line of a run's output. Secrets are masked.",
   fields: (t) => ({
@@ -86,6 +97,13 @@ export const LogLineRef = builder.objectRef<Placed<LoggedLine>>('LogLine').imple
     }),
     at: t.field({ type: 'DateTime', description: 'When the server read it.', resolve: ({ entry }) => entry.at }),
     stream: t.field({ type: LogStream, description: 'Where it came from.', resolve: ({ entry }) => entry.stream }),
+    level: t.field({
+      type: LogLevelEnum,
+      nullable: true,
+      description:
+        'How severe it says that it is: by the field `level` of a line of JSON, or by a marker at its beginning such as `[error]`, `WARN` or `npm warn`. Null: it does not say.',
+      resolve: ({ entry }) => entry.level,
+    }),
     step: t.string({ nullable: true, description: 'Step that wrote it.', resolve: ({ entry }) => entry.step }),
     text: t.string({ description: 'Text without line end.', resolve: ({ entry }) => entry.text }),
   }),
@@ -154,6 +172,11 @@ export const LogFilterInput = builder.inputType('LogFilter', {
       description: 'Lines that contain this, in upper or lower case; at most 200 characters.',
     }),
     streams: t.field({ type: [LogStream], required: false, description: 'Lines from one of these.' }),
+    level: t.field({
+      type: LogLevelEnum,
+      required: false,
+      description: 'Lines that are at least that severe. Those that do not say how severe they are, are none of them.',
+    }),
     step: t.string({ required: false, description: 'Lines that this step wrote.' }),
   }),
 });

@@ -8,6 +8,7 @@ import { codeOf, DiskFull } from '../system-error.ts';
 import { currentTraceparent, withTrace } from '../telemetry/trace.ts';
 import { Fenced, RunCanceled, StepTimedOut } from './errors.ts';
 import { runKind } from './kinds.ts';
+import type { LogLevel } from './log-level.ts';
 import { LogWriter } from './log-writer.ts';
 import type { Json } from './model.ts';
 import { Runs, type Hold } from './runs.ts';
@@ -22,7 +23,8 @@ export interface StepOptions {
 export interface StepContext {
   /** Aborts on time-out, on cancel, when the worker stops, and when this execution no longer owns the run. */
   readonly signal: AbortSignal;
-  log(text: string, stream?: 'STDOUT' | 'STDERR' | 'SYSTEM'): Promise<void>;
+  /** @param level of a line of SYSTEM, INFO unless it is said; the others tell it themselves */
+  log(text: string, stream?: 'STDOUT' | 'STDERR' | 'SYSTEM', level?: LogLevel): Promise<void>;
   /** Records a child process before it does anything, so that a take-over can end it. */
   record(child: ProcessIdentity): Promise<void>;
 }
@@ -105,8 +107,13 @@ export class RunContext<I = unknown> {
     await this.write((tx) => tx.db.run.update({ where: { id: this.run.id }, data: { progress: part } }));
   }
 
-  log(text: string, step: string | null = null, stream: 'STDOUT' | 'STDERR' | 'SYSTEM' = 'SYSTEM'): Promise<void> {
-    return this.#writer.write(stream, step, text);
+  log(
+    text: string,
+    step: string | null = null,
+    stream: 'STDOUT' | 'STDERR' | 'SYSTEM' = 'SYSTEM',
+    level?: LogLevel,
+  ): Promise<void> {
+    return this.#writer.write(stream, step, text, level);
   }
 
   /** Writes what was logged. */
@@ -161,7 +168,7 @@ export class RunContext<I = unknown> {
       const output = await withTrace(currentTraceparent(), `step ${name}`, () =>
         fn({
           signal,
-          log: (text, stream = 'SYSTEM') => this.log(text, name, stream),
+          log: (text, stream = 'SYSTEM', level?) => this.log(text, name, stream, level),
           record: async (child) => {
             await this.app.use(Runs).recordChild(this.hold, this.hostId, child);
             children.push(child);

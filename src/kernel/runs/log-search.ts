@@ -3,6 +3,7 @@ import { decodeCursor, encodeCursor } from '../live/cursor.ts';
 import { toLine, type LineRow, type LoggedLine } from '../live/hub.ts';
 import type { LogFilter } from '../live/log-filter.ts';
 import type { Placed } from '../live/schema.ts';
+import { storedLevel } from './log-level.ts';
 
 /** Lines that one page looks through: what it costs does not depend on how rare it is what is looked for. */
 const window = 20_000;
@@ -25,9 +26,10 @@ export async function searchLines(
     found: string[];
   }>(
     `with seen as materialized (
-         select seq, stream, step, text from log_line where run_id = $1 and seq > $2 order by seq limit ${window}),
+         select seq, stream, level, step, text from log_line where run_id = $1 and seq > $2 order by seq limit ${window}),
        found as (select seq from seen where ($5::text is null or strpos(lower(text), lower($5)) > 0)
-         and ($6::text[] is null or stream = any($6)) and ($7::text is null or step = $7) order by seq limit $4)
+         and ($6::text[] is null or stream = any($6)) and ($7::text is null or step = $7)
+         and ($8::smallint is null or level <= $8) order by seq limit $4)
      select (select count(*)::int from seen) scanned, (select max(seq)::text from seen) last, h.epoch,
        coalesce((select array_agg(seq::text order by seq) from found), '{}') found
      from event_head h where h.workspace_id = $3`,
@@ -39,6 +41,7 @@ export async function searchLines(
       filter.text ?? null,
       filter.streams ?? null,
       filter.step ?? null,
+      storedLevel(filter.level ?? null),
     ],
   );
   const [seen] = rows;

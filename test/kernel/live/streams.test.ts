@@ -5,7 +5,7 @@ import { system } from '../../../src/kernel/auth/actor.ts';
 import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { newId } from '../../../src/kernel/ids.ts';
 import { encodeCursor } from '../../../src/kernel/live/cursor.ts';
-import { createRedactor } from '../../../src/kernel/redact.ts';
+import { createRedactor, pieceChars } from '../../../src/kernel/redact.ts';
 import { searchLines } from '../../../src/kernel/runs/log-search.ts';
 import { LogWriter } from '../../../src/kernel/runs/log-writer.ts';
 import { Runs, type Hold } from '../../../src/kernel/runs/runs.ts';
@@ -216,6 +216,35 @@ const types = (follower: Follower): (string | undefined)[] => follower.events.ma
 const texts = (follower: Follower): (string | undefined)[] => follower.items.flatMap((item) => item.text ?? []);
 
 describe('a run', () => {
+  test('lines tell how severe they are, and are searched for and followed by that', async () => {
+    const { id } = await workspace(server.url, ada);
+    const runId = await startRun(id);
+    const run = { id: globalId('Probe', runId) };
+    const followed = follow('runLogs', { ...run, filter: { level: 'WARN' } });
+    const worker = await take(runId);
+    await worker.log('[error] one', 'WARN two', '{"level":30,"msg":"three"}', 'four', 'npm warn five');
+    const long = `ERROR ${'x'.repeat(pieceChars - 6)}`;
+    await worker.log(long, 'INFO the rest of that line');
+    const query = `query ($id: ID!, $filter: LogFilter) { node(id: $id) { ... on Run { logs(filter: $filter) { nodes { text level } } } } }`;
+    const levels = async (filter: object | null) => {
+      const { node } = await data<{ node: { logs: { nodes: { text: string; level: string | null }[] } } }>(
+        server.url,
+        query,
+        { ...run, filter },
+        ada,
+      );
+      return node.logs.nodes.map(({ level }) => level);
+    };
+    expect(await levels(null)).toEqual(['ERROR', 'WARN', 'INFO', null, 'WARN', 'ERROR', 'ERROR']);
+    expect(await levels({ level: 'ERROR' })).toEqual(['ERROR', 'ERROR', 'ERROR']);
+    expect(await levels({ level: 'DEBUG' })).toHaveLength(6);
+    expect(await levels({ level: 'WARN', text: 'five' })).toEqual(['WARN']);
+    await until('those came', async () => texts(followed).length === 5);
+    expect(texts(followed).map((text) => text?.slice(0, 13))).toEqual(['[error] one', 'WARN two', 'npm warn five', 'ERROR xxxxxxx', 'INFO the rest']); // prettier-ignore
+    await worker.finish();
+    await until('it ended', async () => followed.completed);
+  });
+
   test('of its output a part is searched for and followed, by text, stream and step', async () => {
     const { id } = await workspace(server.url, ada);
     const runId = await startRun(id);

@@ -176,7 +176,7 @@ async function patiently<T>({ app }: Context, step: StepContext, work: () => Pro
     } catch (error) {
       step.signal.throwIfAborted();
       if (!(error instanceof DriverUnavailable) || Date.now() > until) throw error;
-      if (!told) await step.log(`${error.message} Waiting for it, ${driverPatienceS} s at most.`);
+      if (!told) await step.log(`${error.message} Waiting for it, ${driverPatienceS} s at most.`, 'SYSTEM', 'WARN');
       told = true;
       await delay(500, undefined, { signal: step.signal });
     }
@@ -272,7 +272,7 @@ async function checkHealth(context: Context, application: Application, candidate
           return instance !== null && (await driver.alive(instance));
         } catch (error) {
           if (!(error instanceof DriverUnavailable)) throw error;
-          if (!away) await step.log(error.message);
+          if (!away) await step.log(error.message, 'SYSTEM', 'WARN');
           away = true;
           return null;
         }
@@ -378,7 +378,7 @@ async function startAgain(
   step: StepContext,
   withWhat: string,
 ): Promise<{ release: Release; logFrom: number }> {
-  await step.log(`The instance ended with ${withWhat}: starting it again.`);
+  await step.log(`The instance ended with ${withWhat}: starting it again.`, 'SYSTEM', 'WARN');
   const driver = driverOf(context.app, application);
   const { artifact, instance: former } = runningOf(release);
   const { instance, port, uid, logFrom } = await patiently(context, step, async () => {
@@ -457,7 +457,7 @@ async function activate(
     } catch (error) {
       step.signal.throwIfAborted();
       const problem = `It serves, but its address does not follow yet: ${error instanceof Error ? error.message : String(error)}`;
-      await step.log(problem);
+      await step.log(problem, 'SYSTEM', 'WARN');
       return { problem };
     }
     await step.log(`Serving on http://127.0.0.1:${port}`);
@@ -492,7 +492,7 @@ async function reserveAddress(context: Context, application: Application, step: 
     const problem = await host.addressProblem(port, step.signal);
     if (problem === null) return;
     if (own) throw new Unhealthy(`The application's port ${port} cannot be opened: ${problem}`);
-    await step.log(`Port ${port} is taken by another program (${problem}): trying the next one.`);
+    await step.log(`Port ${port} is taken by another program (${problem}): trying the next one.`, 'SYSTEM', 'WARN');
     least = port + 1;
   }
 }
@@ -556,7 +556,7 @@ async function rollBack(
         return { restored: true };
       }
       if (Date.now() > deadline) {
-        await step.log('The release that served before is not healthy either.');
+        await step.log('The release that served before is not healthy either.', 'SYSTEM', 'ERROR');
         return { restored: false };
       }
       await delay(250, undefined, { signal: step.signal });
@@ -574,7 +574,7 @@ async function endCandidate(context: Context, driver: Driver, candidate: Release
     }
   } catch (error) {
     if (!(error instanceof DriverUnavailable)) throw error;
-    await step.log(`${error.message} The instance that failed is ended when it does.`); // by the host's agent
+    await step.log(`${error.message} The instance that failed is ended when it does.`, 'SYSTEM', 'WARN'); // by the host's agent
     return;
   }
   await context.write((tx) => tx.db.release.update({ where: { id: candidate.id }, data: noInstance }));

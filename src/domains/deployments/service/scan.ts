@@ -2,10 +2,11 @@ import type { Application, Prisma, ScanVerdict, Severity } from '#prisma';
 import { excerpt } from '#kernel/errors.ts';
 import { newId } from '#kernel/ids.ts';
 import type { RunContext, StepContext } from '#kernel/runs/context.ts';
+import { isAtLeast, severities } from '#kernel/severity.ts';
 import type { Report } from '../../../integrations/scanners/index.ts';
 import { BlockedByFindings, ScanIncomplete } from '../errors.ts';
 import { securityScanned } from '../events.ts';
-import { isAtLeast, severities, type DeploymentInput } from '../model.ts';
+import type { DeploymentInput } from '../model.ts';
 import { Scanning } from './scanning.ts';
 
 const timeoutS = 900;
@@ -64,7 +65,8 @@ async function tell(step: StepContext, { scanner, status, reason, database, note
   const age = database?.date ? `, as of ${database.date.slice(0, 10)}` : '';
   const source = database ? ` (${database.name}${age})` : '';
   const what = status === 'RAN' || status === 'PARTIAL' ? `: ${findings.length} findings${source}` : '';
-  await step.log(`${scanner} ${status}${what}${reason ? `. ${reason}` : ''}`);
+  const level = status === 'RAN' || status === 'OFF' ? 'INFO' : 'WARN';
+  await step.log(`${scanner} ${status}${what}${reason ? `. ${reason}` : ''}`, 'SYSTEM', level);
   for (const note of notes) await step.log(`${scanner} ${note}`);
   for (const finding of findings.slice(0, named.inLog)) await step.log(`${scanner} ${describe(finding)}`);
   if (findings.length > named.inLog) await step.log(`${scanner} … and ${findings.length - named.inLog} more.`);
