@@ -157,7 +157,9 @@ export function createS3BlobStore(options: S3Options): S3BlobStore {
     let heldBytes = 0;
 
     const sendPart = async (Body: Buffer): Promise<void> => {
-      UploadId ??= (await client.send(new CreateMultipartUploadCommand(about), cancel)).UploadId;
+      // Not canceled: an upload whose id was not heard could not be aborted.
+      UploadId ??= (await client.send(new CreateMultipartUploadCommand(about))).UploadId;
+      signal?.throwIfAborted();
       const PartNumber = parts.length + 1;
       const { ETag } = await client.send(new UploadPartCommand({ ...at(key), UploadId, PartNumber, Body }), cancel);
       parts.push({ PartNumber, ETag });

@@ -38,8 +38,8 @@ const urlTtlS = 900;
 /** How long an upload may take, milliseconds; what has not arrived by then is removed by the hourly clean-up. */
 export const uploadLifeMs = 24 * 3600 * 1000;
 
-/** Longest that putting the parts together keeps others away, minutes, when whoever does it has died. */
-const completingMinutes = 10;
+/** How long others are kept from putting the parts together when whoever does it has died, seconds. It renews thrice. */
+const completingS = 60;
 
 /** Names a file of a workspace; a row of artifact does. */
 export interface FileRef {
@@ -210,14 +210,22 @@ export const Artifacts = service('artifacts', (app) => ({
     openUpload(row);
     // By the database's clock, which is one for all.
     const mine = await app.db.$executeRaw`
-      update artifact set completing_until = now() + make_interval(mins => ${completingMinutes}::int)
+      update artifact set completing_until = now() + make_interval(secs => ${completingS})
       where id = ${id}::uuid and status = 'PENDING' and (completing_until is null or completing_until < now())`;
     if (mine === 0) throw new Conflict('The upload is being completed already, or is over.');
+    const renew = () =>
+      app.db.$executeRaw`
+        update artifact set completing_until = now() + make_interval(secs => ${completingS}) where id = ${id}::uuid`.catch(
+        // Somebody else may then do it as well, which is a waste and no harm.
+        (error: unknown) => app.log.warn({ err: error, artifact: id }, 'could not keep others from the same upload'),
+      );
+    const renewing = setInterval(() => void renew(), (completingS * 1000) / 3);
     try {
       const expect = { sizeBytes: Number(row.sizeBytes), sha256: row.sha256 };
       await this.putTogether(id, expect, row.partSizeBytes ?? 0);
       await this.uploaded(id, expect);
     } finally {
+      clearInterval(renewing);
       await app.db.artifact.updateMany({ where: { id }, data: { completingUntil: null } });
     }
     if ((await app.db.artifact.count({ where: { id, status: 'READY' } })) === 0) throw new NotFound('Artifact', id);

@@ -1,7 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { PassThrough, Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeEach, describe, expect, test, type TestContext } from 'vitest';
 import { sha256Hex } from '#kernel/crypto.ts';
 import { Conflict, NotFound } from '#kernel/errors.ts';
 import { UploadMismatch, UploadTooLarge, type BlobStore, type ListedBlob } from '#kernel/storage/store.ts';
@@ -25,15 +25,22 @@ const maxBytes = 100_000_000;
 export const from = (...parts: (string | Buffer)[]): Readable => Readable.from(parts, { objectMode: false });
 
 /** What every store of blobs must do, whatever is behind it. */
-export function conformance(name: string, abilities: Abilities, start: () => Promise<Subject>): void {
+export function conformance(
+  name: string,
+  abilities: Abilities,
+  start: (context: TestContext) => Promise<Subject>,
+): void {
   describe(`${name} conforms`, () => {
+    let started: Promise<Subject> | undefined;
     let subject: Subject;
     let store: BlobStore;
-    beforeAll(async () => {
-      subject = await start();
+    // Of the first test: only a test can be skipped.
+    beforeEach(async (context) => {
+      started ??= start(context);
+      subject = await started;
       store = subject.store;
-    });
-    afterAll(() => subject.stop());
+    }, 180_000);
+    afterAll(async () => (await started?.catch(() => undefined))?.stop());
 
     const listed = async (before: Date): Promise<Map<string, ListedBlob>> => {
       const found = new Map<string, ListedBlob>();

@@ -8,6 +8,7 @@ import { newId } from '#kernel/ids.ts';
 import { jobTypes } from '#kernel/jobs/define.ts';
 import { Artifacts, uploadLifeMs } from '#kernel/storage/artifacts.ts';
 import { removeOrphans } from '#kernel/storage/orphans.ts';
+import { workspaceCleanups } from '#kernel/workspace-cleanup.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
@@ -345,6 +346,28 @@ describe.each(Object.entries(stores))('an upload in parts, on %s', (name, startS
     expect(await stored()).toEqual(before);
     expect(jobTypes().get('kernel.orphanedBlobs')?.cron).toBeDefined();
     await abort(artifactId);
+  });
+
+  test('the deletion of a workspace removes files and parts, and a part that comes later removes itself', async () => {
+    const own = await workspace(server.url, owner);
+    const workspaceId = rowId('Workspace', own.id);
+    const { artifact } = await announce(bytes, {}, own.id);
+    const { parts } = await ask('uploadParts', { artifactId: artifact.id });
+    for (const part of parts.slice(0, 3)) await put(part.upload.url, bytesOf(part));
+    const before = await stored();
+    await app().db.workspace.update({ where: { id: workspaceId }, data: { deletedAt: new Date() } });
+    expect((await put(parts[3]?.upload.url ?? '', bytesOf(parts[3] ?? { number: 4, sizeBytes: 0 }))).status).toBe(404);
+    expect(await stored()).toEqual(before);
+    const context = {
+      signal: AbortSignal.timeout(60_000),
+      log: async () => undefined,
+      fence: async () => undefined,
+    };
+    const cleanup = workspaceCleanups().find((one) => one.name === 'files');
+    expect(await cleanup?.clean(app(), workspaceId, context)).toEqual({ removed: 1, left: [] });
+    expect(await stored()).toHaveLength(before.length - 3);
+    await app().db.workspace.delete({ where: { id: workspaceId } });
+    await onlyFiles();
   });
 
   test('a file that is stored and not recorded is recorded by the next try', async () => {
