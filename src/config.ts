@@ -723,6 +723,84 @@ export const settings = {
     example: '104857600',
     schema: whole(1),
   }),
+  SWITCHYARD_MAX_OPEN_UPLOADS: setting({
+    group: 'Files',
+    description: 'Uploads that a workspace may have announced without having sent them. They end after a day.',
+    default: '1000',
+    example: '100',
+    schema: whole(1),
+  }),
+  SWITCHYARD_MAX_PENDING_BYTES: setting({
+    group: 'Files',
+    description: 'Bytes that they may have in all.',
+    unit: 'bytes',
+    default: '107374182400',
+    example: '10737418240',
+    schema: whole(1),
+  }),
+  SWITCHYARD_BLOBS: setting({
+    group: 'Files',
+    description: 'Where files are: disk, which is the state folder of this host; or s3, a bucket for all hosts.',
+    default: 'disk',
+    example: 's3',
+    schema: oneOf(['disk', 's3']),
+  }),
+  SWITCHYARD_S3_BUCKET: optional({
+    group: 'Files',
+    description: 'Bucket for files. It must be there.',
+    example: 'switchyard-files',
+    schema: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$/, 'must be the name of a bucket'),
+  }),
+  SWITCHYARD_S3_PREFIX: optional({
+    group: 'Files',
+    description:
+      'Before the names of all objects, where the bucket is for others, too. Of one server, or of those with one database, only.',
+    example: 'switchyard/production',
+    schema: z.string().regex(/^[A-Za-z0-9._/-]{1,200}$/, 'must be letters, digits and . _ - /'),
+  }),
+  SWITCHYARD_S3_REGION: setting({
+    group: 'Files',
+    description: 'Region of the bucket; for servers that have none, any.',
+    default: 'us-east-1',
+    example: 'eu-central-1',
+    schema: z.string().regex(/^[a-z0-9-]{1,40}$/, 'must be the name of a region'),
+  }),
+  SWITCHYARD_S3_ENDPOINT: optional({
+    group: 'Files',
+    description: 'Address of an S3 server that is not AWS.',
+    example: 'https://s3.example.com',
+    schema: webUrl,
+  }),
+  SWITCHYARD_S3_PATH_STYLE: setting({
+    group: 'Files',
+    description:
+      'Whether the bucket is named in the path and not in the host name, as many servers besides AWS want it.',
+    default: 'false',
+    example: 'true',
+    schema: flag,
+  }),
+  SWITCHYARD_S3_ACCESS_KEY_ID: optional({
+    group: 'Files',
+    description:
+      'Who asks S3. Without it: as the AWS SDK finds it (environment, files, web identity, container, instance).',
+    example: 'AKIAIOSFODNN7EXAMPLE',
+    schema: z.string().min(1),
+  }),
+  SWITCHYARD_S3_SECRET_ACCESS_KEY: optional({
+    group: 'Files',
+    description: 'The secret of SWITCHYARD_S3_ACCESS_KEY_ID.',
+    secret: true,
+    example: 'as the server of S3 gave it',
+    schema: secretText(1),
+  }),
+  SWITCHYARD_S3_DOWNLOADS: setting({
+    group: 'Files',
+    description:
+      'How clients get files that are in S3: redirect sends them to the bucket, for a minute; through has this server pass the bytes on, for a bucket that clients cannot reach.',
+    default: 'redirect',
+    example: 'through',
+    schema: oneOf(['redirect', 'through']),
+  }),
 
   SWITCHYARD_MAX_DEPTH: setting({
     group: 'GraphQL',
@@ -1183,6 +1261,19 @@ export interface Config {
     /** Undefined outside production: generate one with `ensureSecret(stateDir, 'storage')`. */
     readonly secret: Secret | undefined;
     readonly maxUploadBytes: number;
+    readonly maxOpenUploads: number;
+    readonly maxPendingBytes: number;
+    /** Null: files are in the state folder. */
+    readonly s3: {
+      readonly bucket: string;
+      readonly prefix: string | undefined;
+      readonly region: string;
+      readonly endpoint: string | undefined;
+      readonly pathStyle: boolean;
+      /** Undefined: those that the SDK finds. */
+      readonly credentials: { readonly accessKeyId: string; readonly secretAccessKey: Secret } | undefined;
+      readonly redirects: boolean;
+    } | null;
   };
   readonly graphql: {
     readonly graphiql: boolean;
@@ -1357,6 +1448,8 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
     ['GITHUB_CLIENT_SECRET', 'GITHUB_CLIENT_ID'],
     ['GITHUB_APP_ID', 'GITHUB_APP_PRIVATE_KEY'],
     ['GITHUB_APP_PRIVATE_KEY', 'GITHUB_APP_ID'],
+    ['SWITCHYARD_S3_ACCESS_KEY_ID', 'SWITCHYARD_S3_SECRET_ACCESS_KEY'],
+    ['SWITCHYARD_S3_SECRET_ACCESS_KEY', 'SWITCHYARD_S3_ACCESS_KEY_ID'],
   ] as const) {
     if (given.has(name) && !given.has(other)) problem(other, `must be set with ${name}`);
   }
@@ -1366,6 +1459,11 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   if (given.has('SWITCHYARD_KMS_ENDPOINT') && !given.has('SWITCHYARD_ENCRYPTION_KMS_KEYS')) {
     problem('SWITCHYARD_KMS_ENDPOINT', 'needs SWITCHYARD_ENCRYPTION_KMS_KEYS');
   }
+  const s3Settings = [...given.keys()].filter((name) => name.startsWith('SWITCHYARD_S3_') && name in settings);
+  if (values.SWITCHYARD_BLOBS === 's3' && !given.has('SWITCHYARD_S3_BUCKET'))
+    problem('SWITCHYARD_S3_BUCKET', 'must be set for SWITCHYARD_BLOBS=s3');
+  if (values.SWITCHYARD_BLOBS === 'disk' && s3Settings.length > 0)
+    problem('SWITCHYARD_BLOBS', `must be s3 for ${s3Settings.toSorted().join(', ')}`);
   if (given.has('SMTP_URL') && !given.has('MAIL_FROM')) problem('MAIL_FROM', 'must be set with SMTP_URL');
   if (isComplete(values)) for (const [name, text] of portProblems(values)) problem(name, text);
   if (problems.length > 0 || !isComplete(values)) throw new ConfigError(problems);
@@ -1450,6 +1548,23 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       sharedDir: v.SWITCHYARD_SHARED_DIR,
       secret: v.STORAGE_SECRET,
       maxUploadBytes: v.SWITCHYARD_MAX_UPLOAD_BYTES,
+      maxOpenUploads: v.SWITCHYARD_MAX_OPEN_UPLOADS,
+      maxPendingBytes: v.SWITCHYARD_MAX_PENDING_BYTES,
+      s3:
+        v.SWITCHYARD_BLOBS === 's3' && v.SWITCHYARD_S3_BUCKET
+          ? {
+              bucket: v.SWITCHYARD_S3_BUCKET,
+              prefix: v.SWITCHYARD_S3_PREFIX,
+              region: v.SWITCHYARD_S3_REGION,
+              endpoint: v.SWITCHYARD_S3_ENDPOINT,
+              pathStyle: v.SWITCHYARD_S3_PATH_STYLE,
+              credentials:
+                v.SWITCHYARD_S3_ACCESS_KEY_ID && v.SWITCHYARD_S3_SECRET_ACCESS_KEY
+                  ? { accessKeyId: v.SWITCHYARD_S3_ACCESS_KEY_ID, secretAccessKey: v.SWITCHYARD_S3_SECRET_ACCESS_KEY }
+                  : undefined,
+              redirects: v.SWITCHYARD_S3_DOWNLOADS === 'redirect',
+            }
+          : null,
     },
     graphql: {
       graphiql: v.SWITCHYARD_GRAPHIQL,

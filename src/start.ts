@@ -45,6 +45,7 @@ import { ensureSecret } from './kernel/secrets.ts';
 import { Artifacts } from './kernel/storage/artifacts.ts';
 import { createDiskBlobStore } from './kernel/storage/disk.ts';
 import { createStorageHandler } from './kernel/storage/http.ts';
+import type { BlobStore } from './kernel/storage/store.ts';
 import { createStorageUrls } from './kernel/storage/signed-urls.ts';
 import { createMetrics } from './kernel/telemetry/metrics.ts';
 import { currentTraceparent, startTelemetry } from './kernel/telemetry/trace.ts';
@@ -152,6 +153,7 @@ async function begin(
 
   const sealing = createSealing(await keyRing(config, dirs.stateDir));
   const mailTransport = await transportOf(config, log);
+  const blobs = await blobsOf(config, dirs.stateDir, log, undo);
   const counters = await countersOf(config, database.pool, log);
   undo.push(() => counters.close());
   const provided = new Map<Service<unknown>, unknown>([
@@ -229,11 +231,13 @@ async function begin(
     wakeUps,
     hub,
     jobs,
-    blobs: await createDiskBlobStore(dirs.stateDir),
+    blobs,
     storageUrls,
     metrics,
     limits: {
       maxUploadBytes: config.storage.maxUploadBytes,
+      maxOpenUploads: config.storage.maxOpenUploads,
+      maxPendingBytes: config.storage.maxPendingBytes,
       runLeaseS: config.worker.runLeaseS,
       eventRetentionDays: config.worker.eventRetentionDays,
     },
@@ -326,6 +330,7 @@ async function begin(
         urls: storageUrls,
         maxUploadBytes: config.storage.maxUploadBytes,
         onUploaded: (key, result) => app.use(Artifacts).uploaded(key, result),
+        onPart: (...part) => app.use(Artifacts).receivePart(...part),
         log,
       }),
       routes: [
@@ -382,6 +387,30 @@ async function countersOf(config: Config, pool: Database['pool'], log: Logger) {
     throttles: withFallback(redis, throttles, log),
     close: () => redis.close(),
   };
+}
+
+/** Where files are. @throws {BucketUnusable} */
+async function blobsOf(
+  config: Config,
+  stateDir: string,
+  log: Logger,
+  undo: (() => Promise<unknown> | void)[],
+): Promise<BlobStore> {
+  const { s3 } = config.storage;
+  if (!s3) return createDiskBlobStore(stateDir);
+  const { createS3BlobStore } = await import('./integrations/s3/index.ts');
+  const { credentials, ...where } = s3;
+  const store = createS3BlobStore({
+    ...where,
+    credentials: credentials && {
+      accessKeyId: credentials.accessKeyId,
+      secretAccessKey: credentials.secretAccessKey.reveal(),
+    },
+    log,
+  });
+  undo.push(() => store.close());
+  await store.check();
+  return store;
 }
 
 /** Keys in KMS, if there are any, before those of the configuration. @throws {KmsUnavailable} */

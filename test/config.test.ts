@@ -131,6 +131,33 @@ describe('loadConfig', () => {
     ]);
   });
 
+  it('takes a bucket for files, whole or not at all', () => {
+    const s3 = { SWITCHYARD_BLOBS: 's3', SWITCHYARD_S3_BUCKET: 'files' };
+    const keys = { SWITCHYARD_S3_ACCESS_KEY_ID: 'AKIA', SWITCHYARD_S3_SECRET_ACCESS_KEY: 'hunter2hunter2' };
+    expect(load({}).storage.s3).toBeNull();
+    expect(load(s3).storage.s3).toEqual({
+      bucket: 'files',
+      prefix: undefined,
+      region: 'us-east-1',
+      endpoint: undefined,
+      pathStyle: false,
+      credentials: undefined,
+      redirects: true,
+    });
+    const whole = load({ ...s3, ...keys, SWITCHYARD_S3_DOWNLOADS: 'through' }).storage.s3;
+    expect([whole?.credentials?.secretAccessKey.reveal(), whole?.redirects]).toEqual(['hunter2hunter2', false]);
+    expect(JSON.stringify(whole)).not.toContain('hunter2');
+    expect(problemsOf({ SWITCHYARD_BLOBS: 's3' })).toEqual([
+      'SWITCHYARD_S3_BUCKET: must be set for SWITCHYARD_BLOBS=s3',
+    ]);
+    expect(problemsOf({ SWITCHYARD_S3_BUCKET: 'files', SWITCHYARD_S3_ENDPOINT: 'http://s3' })).toEqual([
+      'SWITCHYARD_BLOBS: must be s3 for SWITCHYARD_S3_BUCKET, SWITCHYARD_S3_ENDPOINT',
+    ]);
+    expect(problemsOf({ ...s3, SWITCHYARD_S3_ACCESS_KEY_ID: 'AKIA' })).toEqual([
+      'SWITCHYARD_S3_SECRET_ACCESS_KEY: must be set with SWITCHYARD_S3_ACCESS_KEY_ID',
+    ]);
+  });
+
   it('takes a mail server with a sender', () => {
     const url = 'smtps://post%40example.com:hunter2@smtp.example.com:465';
     const mail = { SMTP_URL: url, MAIL_FROM: 'Switchyard <no-reply@example.com>' };

@@ -101,7 +101,14 @@ const requestErrors: readonly (readonly [code: string, status: string, meaning: 
   ['INTERNAL_ERROR', '500', 'The same for a file.'],
 ];
 /** Names in capitals in the same sources that are no codes of errors. */
-const noErrors = new Set(['API_KEY', 'CORS_ORIGINS', 'EPOCH_CHANGED', 'ERR_STREAM_PREMATURE_CLOSE']);
+const noErrors = new Set([
+  'API_KEY',
+  'CORS_ORIGINS',
+  'EPOCH_CHANGED',
+  'ERR_STREAM_PREMATURE_CLOSE',
+  'OPEN_UPLOADS',
+  'PENDING_BYTES',
+]);
 
 /** @throws when the source has a code that the table above lacks */
 async function checkRequestErrors(classes: readonly ErrorClass[]): Promise<void> {

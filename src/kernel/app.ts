@@ -32,6 +32,9 @@ export interface App {
 /** Numbers that services look up. */
 export interface AppLimits {
   readonly maxUploadBytes: number;
+  /** Uploads of a workspace that have not arrived, and their announced bytes. */
+  readonly maxOpenUploads: number;
+  readonly maxPendingBytes: number;
   readonly runLeaseS: number;
   readonly eventRetentionDays: number;
 }

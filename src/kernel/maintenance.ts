@@ -3,6 +3,8 @@ import { instanceWorkspaceId } from './auth/instance.ts';
 import { defineRetention } from './jobs/retention.ts';
 import { pruneThrottles } from './rates/counters.ts';
 import { Runs } from './runs/runs.ts';
+import { Artifacts, uploadLifeMs } from './storage/artifacts.ts';
+import './storage/orphans.ts';
 
 /** Most events that one statement removes: a long retention that is shortened must not hold locks for minutes. */
 const batch = 5000;
@@ -44,16 +46,9 @@ export const cleanUp = defineRetention({
     const { count: keys } = await app.db.idempotencyKey.deleteMany({
       where: { createdAt: { lt: new Date(Date.now() - 24 * 3600 * 1000) } },
     });
-    const abandoned = await app.db.artifact.findMany({
-      where: { status: 'PENDING', createdAt: { lt: new Date(Date.now() - 24 * 3600 * 1000) } },
-      select: { id: true },
-      take: 1000,
-    });
-    for (const { id } of abandoned) {
-      // The blob first: a row without bytes is found again, bytes without a row are not.
-      await app.blobs.remove(id);
-      await app.db.artifact.deleteMany({ where: { id, status: 'PENDING' } });
-    }
+    const uploadsBefore = new Date(Date.now() - uploadLifeMs);
+    const artifacts = await app.use(Artifacts).expire(uploadsBefore, signal);
+    const brokenUploads = await app.blobs.sweep(uploadsBefore);
     // Kept for a while, for people who look where they were signed in.
     const { count: sessions } = await app.db.session.deleteMany({
       where: { expiresAt: { lt: new Date(Date.now() - 30 * 24 * 3600 * 1000) } },
@@ -63,7 +58,6 @@ export const cleanUp = defineRetention({
     const runs = await app.use(Runs).prune({ workspaceId: instanceWorkspaceId, before, signal });
     const { count: deadLetters } = await app.db.deadLetter.deleteMany({ where: { createdAt: { lt: before } } });
     const throttles = await pruneThrottles(app.database.pool);
-    const artifacts = abandoned.length;
-    return { events, keys, sessions, origins, runs, deadLetters, throttles, artifacts };
+    return { events, keys, sessions, origins, runs, deadLetters, throttles, artifacts, brokenUploads };
   },
 });

@@ -1,14 +1,31 @@
+import { createWriteStream } from 'node:fs';
+import { mkdir, rename, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
 import { service } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
-import { authorize } from '../auth/policy.ts';
+import { authorize, authorizeRow } from '../auth/policy.ts';
 import { system } from '../auth/actor.ts';
+import type { Transaction } from '../db/transact.ts';
+import { Conflict, NotFound, ValidationError } from '../errors.ts';
 import { defineEvent } from '../events/define.ts';
 import { newId } from '../ids.ts';
 import { parse } from '../input.ts';
 import { runPolicy } from '../runs/policy.ts';
-import { isContentType, type SignedUrl } from './signed-urls.ts';
+import {
+  maxPartBytes,
+  minPartBytes,
+  partCount,
+  proposedPartBytes,
+  sizeOfPart,
+  UploadIncomplete,
+  UploadQuotaExceeded,
+} from './parts.ts';
+import { isContentType, maxParts, type SignedUrl } from './signed-urls.ts';
 import type { StoredBlob } from './store.ts';
+import { FileDamaged, verified } from './verify.ts';
 
 export const artifactReady = defineEvent('artifact.ready', {
   subject: 'Artifact',
@@ -17,6 +34,26 @@ export const artifactReady = defineEvent('artifact.ready', {
 
 /** How long a signed address is good, seconds. */
 const urlTtlS = 900;
+
+/** How long an upload may take, milliseconds; what has not arrived by then is removed by the hourly clean-up. */
+export const uploadLifeMs = 24 * 3600 * 1000;
+
+/** How long others are kept from putting the parts together when whoever does it has died, seconds. It renews thrice. */
+const completingS = 60;
+
+/** Names a file of a workspace; a row of artifact does. */
+export interface FileRef {
+  readonly workspaceId: string;
+  readonly id: string;
+}
+
+/** A file whose bytes have arrived. */
+export interface OpenFile extends StoredBlob {
+  /** For a person; never a path. */
+  readonly name: string;
+  /** As it was announced: not proven. */
+  readonly contentType: string;
+}
 
 const NewUpload = (maxBytes: number) =>
   z.object({
@@ -29,30 +66,236 @@ const NewUpload = (maxBytes: number) =>
       .transform(BigInt)
       .refine((size) => size >= 1n && size <= BigInt(maxBytes), `must be from 1 to ${maxBytes}`),
     sha256: z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 lower-case hexadecimal digits'),
+    partSizeBytes: z.int().min(minPartBytes).max(maxPartBytes).nullish(),
   });
+
+const PartRange = z.object({
+  from: z.int().min(1).max(maxParts),
+  count: z.int().min(1).max(1000),
+});
+
+/** One part of an upload, and where to put it. */
+export interface PartUpload {
+  readonly number: number;
+  readonly sizeBytes: number;
+  readonly upload: SignedUrl;
+}
 
 /** The only writer of artifact. */
 export const Artifacts = service('artifacts', (app) => ({
   /**
    * Announces a file and gives the address to put its bytes to.
-   * @throws {ValidationError} {NotFound} {Forbidden}
+   * @throws {ValidationError} {NotFound} {Forbidden} {UploadQuotaExceeded}
    */
   async createUpload(actor: Actor, raw: unknown): Promise<{ id: string; upload: SignedUrl }> {
     const input = parse(NewUpload(app.limits.maxUploadBytes), raw);
     authorize(actor, runPolicy.verbs.createUpload, input.workspaceId);
+    const size = Number(input.sizeBytes);
+    const partSizeBytes = input.partSizeBytes ?? proposedPartBytes(size);
+    if (partCount(size, partSizeBytes) > maxParts) {
+      const least = Math.ceil(size / maxParts);
+      throw new ValidationError([{ path: 'partSizeBytes', message: `must be at least ${least} for this file` }]);
+    }
     const id = newId();
-    await app.db.artifact.create({ data: { id, ...input, createdById: actor.userId } });
+    await app.transact(actor, async (tx) => {
+      await this.requireRoom(tx, input.workspaceId, size);
+      await tx.db.artifact.create({ data: { id, ...input, partSizeBytes, createdById: actor.userId } });
+    });
     const upload = app.storageUrls.sign(
       {
         method: 'PUT',
         key: id,
-        sizeBytes: Number(input.sizeBytes),
+        sizeBytes: size,
         sha256: input.sha256,
         contentType: input.contentType,
       },
       urlTtlS,
     );
     return { id, upload };
+  },
+
+  /** @throws {UploadQuotaExceeded} */
+  async requireRoom(tx: Transaction, workspaceId: string, sizeBytes: number): Promise<void> {
+    const { maxOpenUploads, maxPendingBytes } = app.limits;
+    // Of two that come at once the second one sees the first. What refers to the workspace otherwise does not wait.
+    await tx.db.$queryRaw`select 1 from workspace where id = ${workspaceId}::uuid for no key update`;
+    const open = await tx.db.artifact.aggregate({
+      where: { workspaceId, status: 'PENDING' },
+      _count: true,
+      _sum: { sizeBytes: true },
+    });
+    if (open._count >= maxOpenUploads) throw new UploadQuotaExceeded('OPEN_UPLOADS', maxOpenUploads);
+    if (Number(open._sum.sizeBytes ?? 0n) + sizeBytes > maxPendingBytes)
+      throw new UploadQuotaExceeded('PENDING_BYTES', maxPendingBytes);
+  },
+
+  /**
+   * Gives the addresses of parts of an upload, also of those that have arrived; fewer where it has fewer.
+   * @throws {ValidationError} {NotFound} {Forbidden} {Conflict} the upload is over
+   */
+  async uploadParts(actor: Actor, id: string, raw: unknown): Promise<PartUpload[]> {
+    const row = await app.db.artifact.findUnique({ where: { id } });
+    authorizeRow(actor, runPolicy.verbs.uploadParts, row, 'Artifact', id);
+    const { from, count } = parse(PartRange, raw);
+    const { partSizeBytes, expiresAt } = openUpload(row);
+    const size = Number(row.sizeBytes);
+    const parts = partCount(size, partSizeBytes);
+    if (from > parts) throw new ValidationError([{ path: 'from', message: `must be at most ${parts}` }]);
+    const ttlS = Math.min(urlTtlS, Math.max(1, Math.floor((expiresAt.getTime() - Date.now()) / 1000)));
+    return Array.from({ length: Math.min(count, parts - from + 1) }, (_, i) => {
+      const part = from + i;
+      const sizeBytes = sizeOfPart(size, partSizeBytes, part);
+      return {
+        number: part,
+        sizeBytes,
+        upload: app.storageUrls.sign({ method: 'PUT', key: id, part, sizeBytes }, ttlS),
+      };
+    });
+  },
+
+  /**
+   * Stores a part; the same part again takes the place of the former one. Its signed address was the permission.
+   * @throws {NotFound} {Conflict} the upload is over
+   * @throws {UploadTooLarge} {StorageUnavailable}
+   */
+  async receivePart(id: string, part: number, sizeBytes: number, source: Readable): Promise<StoredBlob> {
+    const where = { id, workspace: { deletedAt: null } };
+    const find = async () => {
+      const row = await app.db.artifact.findFirst({ where });
+      if (!row) throw new NotFound('file', id);
+      return openUpload(row);
+    };
+    await find();
+    // A key of its own: whoever reads the former bytes at this moment is not disturbed before its row says otherwise.
+    const key = newId();
+    const stored = await app.blobs.put(key, source, { maxBytes: sizeBytes });
+    try {
+      if (stored.sizeBytes !== sizeBytes) throw new Conflict('The part did not arrive as a whole.');
+      const former = await app.transact(system, async (tx) => {
+        // Neither completed nor aborted until this is committed.
+        await tx.db.$queryRaw`select 1 from artifact where id = ${id}::uuid for no key update`;
+        const row = await tx.db.artifact.findFirst({ where });
+        if (!row) throw new NotFound('file', id);
+        openUpload(row);
+        const unique = { artifactId_number: { artifactId: id, number: part } };
+        const there = await tx.db.artifactPart.findUnique({ where: unique });
+        const is = { key, sizeBytes, sha256: stored.sha256, createdAt: new Date() };
+        await tx.db.artifactPart.upsert({
+          where: unique,
+          create: { artifactId: id, number: part, ...is },
+          update: is,
+        });
+        return there?.key;
+      });
+      if (former !== undefined) await app.blobs.remove(former);
+      return stored;
+    } catch (error) {
+      // Unless it is known after all: a commit whose answer was lost.
+      if ((await app.db.artifactPart.count({ where: { key } })) === 0) await app.blobs.remove(key);
+      throw error;
+    }
+  },
+
+  /**
+   * Puts the parts together and verifies the whole. Of one that has arrived already it does nothing. After a failure
+   * the parts are still there: wrong ones can be sent again.
+   *
+   * @throws {NotFound} {Forbidden} {UploadIncomplete} {UploadMismatch} {StorageUnavailable}
+   * @throws {Conflict} somebody else is doing it, a part was replaced meanwhile, or the upload is over
+   */
+  async completeUpload(actor: Actor, id: string): Promise<{ id: string }> {
+    const row = await app.db.artifact.findUnique({ where: { id } });
+    authorizeRow(actor, runPolicy.verbs.completeUpload, row, 'Artifact', id);
+    if (row.status === 'READY') return { id };
+    openUpload(row);
+    // By the database's clock, which is one for all.
+    const mine = await app.db.$executeRaw`
+      update artifact set completing_until = now() + make_interval(secs => ${completingS})
+      where id = ${id}::uuid and status = 'PENDING' and (completing_until is null or completing_until < now())`;
+    if (mine === 0) throw new Conflict('The upload is being completed already, or is over.');
+    const renew = () =>
+      app.db.$executeRaw`
+        update artifact set completing_until = now() + make_interval(secs => ${completingS}) where id = ${id}::uuid`.catch(
+        // Somebody else may then do it as well, which is a waste and no harm.
+        (error: unknown) => app.log.warn({ err: error, artifact: id }, 'could not keep others from the same upload'),
+      );
+    const renewing = setInterval(() => void renew(), (completingS * 1000) / 3);
+    try {
+      const expect = { sizeBytes: Number(row.sizeBytes), sha256: row.sha256 };
+      await this.putTogether(id, expect, row.partSizeBytes ?? 0);
+      await this.uploaded(id, expect);
+    } finally {
+      clearInterval(renewing);
+      await app.db.artifact.updateMany({ where: { id }, data: { completingUntil: null } });
+    }
+    if ((await app.db.artifact.count({ where: { id, status: 'READY' } })) === 0) throw new NotFound('Artifact', id);
+    return { id };
+  },
+
+  /** Makes the file of its parts, unless it is there: nothing is stored under its key that was not verified. */
+  async putTogether(id: string, expect: StoredBlob, partBytes: number): Promise<void> {
+    if (await app.blobs.stat(id)) return;
+    const parts = await app.db.artifactPart.findMany({ where: { artifactId: id }, orderBy: { number: 'asc' } });
+    const there = new Set(parts.map(({ number }) => number));
+    const all = Array.from({ length: partCount(expect.sizeBytes, partBytes) }, (_, i) => i + 1);
+    const missing = all.filter((number) => !there.has(number));
+    if (missing.length > 0) throw new UploadIncomplete(missing);
+    const source = Readable.from(
+      (async function* () {
+        for (const { key } of parts) yield* (await app.blobs.get(key)).stream;
+      })(),
+      { objectMode: false },
+    );
+    try {
+      await app.blobs.put(id, source, { maxBytes: expect.sizeBytes, expect });
+    } catch (error) {
+      if (error instanceof NotFound) throw new Conflict('A part was replaced meanwhile. Try again.');
+      // Somebody else stored the whole, which was verified as this would have been.
+      if (!(error instanceof Conflict)) throw error;
+    } finally {
+      source.destroy();
+    }
+  },
+
+  /**
+   * Ends an upload that has not arrived, and removes what there is of it.
+   * @throws {NotFound} {Forbidden} {Conflict} it has arrived
+   */
+  async abortUpload(actor: Actor, id: string): Promise<{ id: string }> {
+    const row = await app.db.artifact.findUnique({ where: { id } });
+    authorizeRow(actor, runPolicy.verbs.abortUpload, row, 'Artifact', id);
+    if (!(await this.dropPending(id))) throw new Conflict('The file has arrived.');
+    return { id };
+  },
+
+  /** The row first: an upload that ends afterwards finds none, and removes its own. @returns whether it was pending */
+  async dropPending(id: string): Promise<boolean> {
+    const keys = await app.transact(system, async (tx) => {
+      await tx.db.$queryRaw`select 1 from artifact where id = ${id}::uuid for update`;
+      const parts = await tx.db.artifactPart.findMany({ where: { artifactId: id }, select: { key: true } });
+      const { count } = await tx.db.artifact.deleteMany({ where: { id, status: 'PENDING' } });
+      return count === 0 ? null : [id, ...parts.map(({ key }) => key)];
+    });
+    // What is left when this fails is removed as orphans are.
+    for (const key of keys ?? []) await app.blobs.remove(key);
+    return keys !== null;
+  },
+
+  /** Ends uploads that were begun before. @returns how many */
+  async expire(before: Date, signal: AbortSignal): Promise<number> {
+    let ended = 0;
+    for (;;) {
+      const old = await app.db.artifact.findMany({
+        where: { status: 'PENDING', createdAt: { lt: before } },
+        select: { id: true },
+        take: 500,
+      });
+      if (old.length === 0) return ended;
+      for (const { id } of old) {
+        signal.throwIfAborted();
+        if (await this.dropPending(id)) ended++;
+      }
+    }
   },
 
   /** The bytes are stored. Safe to run twice. */
@@ -71,6 +314,55 @@ export const Artifacts = service('artifacts', (app) => ({
       const artifact = await tx.db.artifact.findUniqueOrThrow({ where: { id } });
       tx.append({ type: artifactReady, workspaceId: artifact.workspaceId, subjectId: id });
     });
+    // It may have come in parts, or some of it before it came as a whole.
+    const parts = await app.db.artifactPart.findMany({ where: { artifactId: id }, select: { key: true } });
+    await app.db.artifactPart.deleteMany({ where: { artifactId: id } });
+    for (const { key } of parts) await app.blobs.remove(key);
+  },
+
+  /**
+   * Streams a file's bytes, for a worker. The stream fails with FileDamaged before its end when they are not the ones
+   * that were stored. It must be read or destroyed. Who may read was asked before.
+   *
+   * @throws {NotFound} no such file in this workspace, or its bytes have not arrived
+   * @throws {FileDamaged} the bytes are gone
+   */
+  async open(file: FileRef, signal?: AbortSignal): Promise<OpenFile & { readonly stream: Readable }> {
+    const { id, workspaceId } = file;
+    const row = await app.db.artifact.findFirst({ where: { id, workspaceId, status: 'READY' } });
+    if (!row) throw new NotFound('file', id);
+    const stored = { sizeBytes: Number(row.sizeBytes), sha256: row.sha256 };
+    const { stream } = await app.blobs.get(id).catch((error: unknown) => {
+      throw error instanceof NotFound ? new FileDamaged(id, 'its bytes are gone') : error;
+    });
+    return { ...stored, name: row.name, contentType: row.contentType, stream: verified(id, stream, stored, signal) };
+  },
+
+  /**
+   * Copies a file to `<folder>/<id>`, mode 0600, for programs that want a path. It is there only when all of its bytes
+   * are the right ones; it replaces one that is there. Whoever asks removes it.
+   *
+   * @throws as open
+   */
+  async materialise(
+    file: FileRef,
+    folder: string,
+    signal?: AbortSignal,
+  ): Promise<OpenFile & { readonly path: string }> {
+    const { stream, ...opened } = await this.open(file, signal);
+    const target = path.join(folder, file.id);
+    const partial = `${target}.partial`;
+    try {
+      await mkdir(folder, { recursive: true, mode: 0o700 });
+      await rm(partial, { force: true });
+      await pipeline(stream, createWriteStream(partial, { flags: 'wx', mode: 0o600 }));
+      await rename(partial, target);
+    } catch (error) {
+      stream.destroy();
+      await rm(partial, { force: true });
+      throw error;
+    }
+    return { ...opened, path: target };
   },
 
   /** A short-lived address of a file's bytes; null while they have not arrived. */
@@ -82,3 +374,15 @@ export const Artifacts = service('artifacts', (app) => ({
     );
   },
 }));
+
+/** What an upload that is not over is sent in. @throws {Conflict} */
+export function openUpload(row: { status: string; createdAt: Date; partSizeBytes: number | null }): {
+  readonly partSizeBytes: number;
+  readonly expiresAt: Date;
+} {
+  if (row.status === 'READY') throw new Conflict('The file has arrived.');
+  const expiresAt = new Date(row.createdAt.getTime() + uploadLifeMs);
+  if (row.partSizeBytes === null || expiresAt.getTime() <= Date.now())
+    throw new Conflict('The upload is over. Announce the file again.');
+  return { partSizeBytes: row.partSizeBytes, expiresAt };
+}

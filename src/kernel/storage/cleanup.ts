@@ -12,15 +12,17 @@ defineWorkspaceCleanup('files', async (app, workspaceId, { signal, fence }) => {
     const artifacts = await app.db.artifact.findMany({
       where: { workspaceId, id: { gt: after } },
       orderBy: { id: 'asc' },
-      select: { id: true },
+      select: { id: true, parts: { select: { key: true } } },
       take: batch,
     });
     const last = artifacts.at(-1);
     if (!last) return { removed, left: [] };
     await fence();
-    for (const { id } of artifacts) {
-      signal.throwIfAborted();
-      await app.blobs.remove(id);
+    for (const { id, parts } of artifacts) {
+      for (const key of [id, ...parts.map((part) => part.key)]) {
+        signal.throwIfAborted();
+        await app.blobs.remove(key);
+      }
     }
     removed += artifacts.length;
     after = last.id;

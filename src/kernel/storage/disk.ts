@@ -1,20 +1,11 @@
-import { createHash, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { addAbortListener } from 'node:events';
-import { link, mkdir, open, readdir, stat, unlink } from 'node:fs/promises';
+import { link, mkdir, open, opendir, readdir, stat, unlink } from 'node:fs/promises';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { Conflict, NotFound } from '../errors.ts';
-import {
-  isBlobKey,
-  UploadMismatch,
-  UploadTooLarge,
-  type BlobStore,
-  type PutOptions,
-  type StoredBlob,
-} from './store.ts';
-
-/** A temporary file that is older belongs to no upload that is still going on. */
-const abandonedAfterMs = 24 * 3600 * 1000;
+import { intake, readerReports } from './intake.ts';
+import { isBlobKey, mustBeKey, type BlobStore, type PutOptions, type StoredBlob } from './store.ts';
 
 const hasCode = (error: unknown, code: string): boolean =>
   error instanceof Error && 'code' in error && error.code === code;
@@ -28,7 +19,7 @@ const ifThere = <T>(operation: Promise<T>): Promise<T | undefined> =>
 
 /**
  * Blobs as files of the local disk: `<stateDir>/blobs/<2 digits>/<2 digits>/<key>`, mode 0600. Several processes may
- * share the folder. Uploads that a crash left behind are removed when a store is opened a day later.
+ * share the folder. What uploads left that a crash ended is in `incoming`, until `sweep` removes it.
  *
  * @param stateDir absolute folder of the host's state; made if it is not there
  */
@@ -36,10 +27,9 @@ export async function createDiskBlobStore(stateDir: string): Promise<BlobStore> 
   const root = path.join(stateDir, 'blobs');
   const incoming = path.join(root, 'incoming');
   await mkdir(incoming, { recursive: true, mode: 0o700 });
-  await removeAbandoned(incoming);
 
   const fileOf = (key: string): string => {
-    if (!isBlobKey(key)) throw new TypeError(`Not a blob key: ${JSON.stringify(key.slice(0, 80))}`);
+    mustBeKey(key);
     // The end of a UUID is random in every version; the start of version 7 is the time.
     return path.join(root, key.slice(-4, -2), key.slice(-2), key);
   };
@@ -102,53 +92,53 @@ export async function createDiskBlobStore(stateDir: string): Promise<BlobStore> 
     async remove(key) {
       await ifThere(unlink(fileOf(key)));
     },
+
+    async *list(before) {
+      for await (const file of filesBelow(root)) {
+        const key = path.basename(file);
+        // What is not where it belongs is nobody's blob, and left alone.
+        if (!isBlobKey(key) || fileOf(key) !== file) continue;
+        const found = await ifThere(stat(file));
+        if (found && found.mtime < before) yield { key, sizeBytes: found.size, storedAt: found.mtime };
+      }
+    },
+
+    async sweep(before) {
+      let removed = 0;
+      for (const name of await readdir(incoming)) {
+        const file = path.join(incoming, name);
+        const found = await ifThere(stat(file));
+        if (!found || found.mtime >= before) continue;
+        await ifThere(unlink(file));
+        removed++;
+      }
+      return removed;
+    },
   };
 }
 
-/** An error of the source is thrown to whoever iterates over it; the event must only not go unheard. */
-function readerReports(): void {}
+/** One folder is open at a time on each level, so that millions of files need no memory. */
+async function* filesBelow(folder: string): AsyncGenerator<string> {
+  const entries = await ifThere(opendir(folder));
+  if (!entries) return;
+  for await (const entry of entries) {
+    const name = path.join(folder, entry.name);
+    if (entry.isDirectory()) yield* filesBelow(name);
+    else if (entry.isFile()) yield name;
+  }
+}
 
-/** Writes the source to a new file, counting and hashing; holds one chunk at a time. */
+/** Writes the source to a new file. */
 async function receive(source: Readable, file: string, options: PutOptions): Promise<StoredBlob> {
-  const { maxBytes, expect, signal } = options;
-  const limit = Math.min(maxBytes, expect?.sizeBytes ?? maxBytes);
-  const hash = createHash('sha256');
-  let sizeBytes = 0;
+  const { chunks, stored } = intake(source, options);
   const handle = await open(file, 'wx', 0o600);
   try {
-    // Destroying a request would also close the socket that the refusal is to be written to.
-    const parts: AsyncIterable<Uint8Array | string> = source.iterator({ destroyOnReturn: false });
-    for await (const part of parts) {
-      const chunk = typeof part === 'string' ? Buffer.from(part) : part;
-      sizeBytes += chunk.length;
-      if (sizeBytes > limit) break;
-      hash.update(chunk);
-      await handle.writeFile(chunk);
-    }
+    for await (const chunk of chunks) await handle.writeFile(chunk);
     await handle.sync();
-  } catch (error) {
-    // An aborted source ends with "premature close", which is not the reason.
-    signal?.throwIfAborted();
-    throw error;
   } finally {
     await handle.close();
   }
-  signal?.throwIfAborted();
-  if (sizeBytes > limit) throw new UploadTooLarge(limit);
-  const stored = { sizeBytes, sha256: hash.digest('hex') };
-  if (expect && (expect.sizeBytes !== sizeBytes || expect.sha256 !== stored.sha256)) {
-    throw new UploadMismatch(expect, stored);
-  }
-  return stored;
-}
-
-async function removeAbandoned(incoming: string): Promise<void> {
-  const before = Date.now() - abandonedAfterMs;
-  for (const name of await readdir(incoming)) {
-    const file = path.join(incoming, name);
-    const found = await ifThere(stat(file));
-    if (found && found.mtimeMs < before) await ifThere(unlink(file));
-  }
+  return stored();
 }
 
 async function syncFolder(folder: string): Promise<void> {

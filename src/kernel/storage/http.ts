@@ -1,9 +1,26 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { Conflict, DomainError, NotFound } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import { SignatureRefused, type DownloadGrant, type StorageUrls, type UploadGrant } from './signed-urls.ts';
-import { isBlobKey, UploadMismatch, UploadTooLarge, type BlobStore, type StoredBlob } from './store.ts';
+import {
+  SignatureRefused,
+  type DownloadGrant,
+  type PartGrant,
+  type StorageUrls,
+  type UploadGrant,
+} from './signed-urls.ts';
+import {
+  isBlobKey,
+  StorageUnavailable,
+  UploadMismatch,
+  UploadTooLarge,
+  type BlobStore,
+  type StoredBlob,
+} from './store.ts';
+
+/** How long the store's own address of a file is good, seconds: a client follows at once. */
+const redirectTtlS = 60;
 
 /** A refused body up to this long is read and thrown away, so that the client gets to read the answer. */
 const drainBytes = 1_048_576;
@@ -17,6 +34,8 @@ export interface StorageHandlerOptions {
    * again: so it must be safe to run twice for one key.
    */
   readonly onUploaded: (key: string, result: StoredBlob) => Promise<void>;
+  /** Stores one part of a file, in place of what it was sent as before. */
+  readonly onPart: (key: string, part: number, sizeBytes: number, source: Readable) => Promise<StoredBlob>;
   readonly log: Logger;
 }
 
@@ -28,19 +47,21 @@ export type StorageHandler = (req: IncomingMessage, res: ServerResponse, url: UR
  *
  * | status | code | when |
  * |---|---|---|
- * | 201 | | uploaded; body `{sizeBytes, sha256}` |
+ * | 201 | | uploaded, or the part is; body `{sizeBytes, sha256}` |
  * | 200, 206 | | the file, or the range of it that was asked for |
+ * | 307 | | where the store itself gives the file; the address is good for a minute |
  * | 400 | LENGTH_MISMATCH | Content-Length is not the declared size |
  * | 403 | SIGNATURE_REFUSED | signature wrong, expired, or for another request |
  * | 404 | NOT_FOUND | no such file |
  * | 405 | METHOD_NOT_ALLOWED | |
- * | 409 | CONFLICT | there is a file with this key already |
+ * | 409 | CONFLICT | there is a file with this key already, or the upload is over |
  * | 411 | LENGTH_REQUIRED | no Content-Length |
  * | 413 | UPLOAD_TOO_LARGE | |
  * | 415 | CONTENT_TYPE_MISMATCH | Content-Type is not the declared one, or there is a Content-Encoding |
  * | 416 | RANGE_NOT_SATISFIABLE | |
  * | 422 | UPLOAD_MISMATCH | the bytes are not the declared ones; nothing was kept |
  * | 500 | INTERNAL | anything else; logged |
+ * | 503 | STORAGE_UNAVAILABLE | the store does not answer as it should; logged |
  *
  * A refusal's body is `{code, message}`. What was uploaded is never shown as a page of this origin: it comes as an
  * attachment, in a sandbox, without sniffing.
@@ -72,7 +93,9 @@ async function route(
   if (!isBlobKey(key)) throw new NotFound('file', key.slice(0, 80));
   if (req.method === 'PUT') {
     const grant = options.urls.verify('PUT', key, url.searchParams);
-    if (grant.method === 'PUT') await upload(options, req, res, grant);
+    if (grant.method !== 'PUT') return;
+    if ('part' in grant) await uploadPart(options, req, res, grant);
+    else await upload(options, req, res, grant);
   } else if (req.method === 'GET' || req.method === 'HEAD') {
     const grant = options.urls.verify('GET', key, url.searchParams);
     if (grant.method === 'GET') await download(options, req, res, grant);
@@ -89,13 +112,7 @@ async function upload(
   grant: UploadGrant,
 ): Promise<void> {
   const { key, sizeBytes, sha256 } = grant;
-  const length = contentLength(req);
-  if (length === undefined) return refuse(req, res, 411, 'LENGTH_REQUIRED', 'Send Content-Length.');
-  if (length > maxUploadBytes || sizeBytes > maxUploadBytes) throw new UploadTooLarge(maxUploadBytes);
-  if (length !== sizeBytes) {
-    const message = `The upload was declared as ${sizeBytes} bytes, but Content-Length is ${length}.`;
-    return refuse(req, res, 400, 'LENGTH_MISMATCH', message);
-  }
+  if (!isLength(req, res, sizeBytes, maxUploadBytes)) return;
   const encoding = req.headers['content-encoding'] ?? 'identity';
   const type = req.headers['content-type'];
   if (encoding !== 'identity' || (type !== undefined && type.toLowerCase() !== grant.contentType.toLowerCase())) {
@@ -117,6 +134,34 @@ async function upload(
   send(res, 201, stored);
 }
 
+/** Whether the announced length is the declared one; if not, the request was answered. */
+function isLength(req: IncomingMessage, res: ServerResponse, sizeBytes: number, maxBytes: number): boolean {
+  const length = contentLength(req);
+  if (length === undefined) {
+    refuse(req, res, 411, 'LENGTH_REQUIRED', 'Send Content-Length.');
+    return false;
+  }
+  if (length > maxBytes || sizeBytes > maxBytes) throw new UploadTooLarge(maxBytes);
+  if (length === sizeBytes) return true;
+  const message = `The upload was declared as ${sizeBytes} bytes, but Content-Length is ${length}.`;
+  refuse(req, res, 400, 'LENGTH_MISMATCH', message);
+  return false;
+}
+
+async function uploadPart(
+  { maxUploadBytes, onPart, log }: StorageHandlerOptions,
+  req: IncomingMessage,
+  res: ServerResponse,
+  { key, part, sizeBytes }: PartGrant,
+): Promise<void> {
+  if (!isLength(req, res, sizeBytes, maxUploadBytes)) return;
+  if ((req.headers['content-encoding'] ?? 'identity') !== 'identity')
+    return refuse(req, res, 415, 'CONTENT_TYPE_MISMATCH', 'Send no Content-Encoding.');
+  const stored = await onPart(key, part, sizeBytes, req);
+  log.debug({ artifact: key, part, sizeBytes }, 'part uploaded');
+  send(res, 201, stored);
+}
+
 async function download(
   { store }: StorageHandlerOptions,
   req: IncomingMessage,
@@ -126,6 +171,12 @@ async function download(
   const found = await store.stat(key);
   if (!found) throw new NotFound('file', key);
   const { sizeBytes } = found;
+  if (store.address && req.method === 'GET') {
+    // Ranges are the store's own matter: a client repeats the header there.
+    res.writeHead(307, { Location: await store.address(key, fileName ?? key, redirectTtlS), 'Content-Length': 0 });
+    res.end();
+    return;
+  }
   // RFC 9110, 14.2: only GET has ranges. There is no validator that If-Range could name, so with it all is sent.
   const wanted = req.method === 'GET' && req.headers['if-range'] === undefined ? req.headers.range : undefined;
   const range = parseRange(wanted, sizeBytes);
@@ -156,6 +207,7 @@ function answerError(log: Logger, req: IncomingMessage, res: ServerResponse, err
     res.destroy();
     return;
   }
+  if (error instanceof StorageUnavailable) log.error({ err: error }, 'the storage of files failed');
   if (error instanceof DomainError) return refuse(req, res, statusOf(error), error.code, error.message);
   log.error({ err: error }, 'storage request failed');
   refuse(req, res, 500, 'INTERNAL', 'Something went wrong on our side. Try again.');
@@ -167,6 +219,7 @@ function statusOf(error: DomainError): number {
   if (error instanceof Conflict) return 409;
   if (error instanceof UploadTooLarge) return 413;
   if (error instanceof UploadMismatch) return 422;
+  if (error instanceof StorageUnavailable) return 503;
   return 400;
 }
 

@@ -26,7 +26,19 @@ export interface UploadGrant {
   readonly contentType: string;
 }
 
-export type Grant = DownloadGrant | UploadGrant;
+/** Leave to store one part of a file: what it holds is verified with the whole. */
+export interface PartGrant {
+  readonly method: 'PUT';
+  readonly key: string;
+  /** 1 to 10,000. */
+  readonly part: number;
+  readonly sizeBytes: number;
+}
+
+export type Grant = DownloadGrant | UploadGrant | PartGrant;
+
+/** Most parts of a file. */
+export const maxParts = 10_000;
 
 /** A URL that stands for a grant until it expires: whoever has it may use it, so it goes to one client only. */
 export interface SignedUrl {
@@ -66,11 +78,13 @@ const mediaType = /^[\w!#$&^.+-]{1,60}\/[\w!#$&^.+-]{1,60}(?:; ?[\w-]{1,20}=[\w.
 /** Whether a text is a media type that can be declared for a file: at most 120 characters. */
 export const isContentType = (text: string): boolean => text.length <= 120 && mediaType.test(text);
 
-const parameters = ['expires', 'size', 'sha256', 'type', 'name', 'signature'] as const;
+const parameters = ['expires', 'size', 'sha256', 'type', 'name', 'signature', 'part'] as const;
+const signed = ['expires', 'size', 'sha256', 'type', 'name'] as const;
 
 /**
  * Signs and verifies `<baseUrl>/storage/<key>?expires=…&signature=…`. The signature is an HMAC-SHA256 over method, key,
- * expiry, and for an upload size, SHA-256 and content type, for a download file name and content type.
+ * expiry, and for an upload size, SHA-256 and content type, for a part number and size, for a download file name and
+ * content type.
  *
  * @param options.secret at least 32 bytes, the same in every process
  * @param options.baseUrl public URL of the server without a trailing slash; a function where it is known only later
@@ -92,7 +106,9 @@ export function createStorageUrls(options: {
           'switchyard-storage-1',
           method,
           key,
-          ...parameters.slice(0, -1).map((name) => query.get(name)),
+          ...signed.map((name) => query.get(name)),
+          // A list that is longer: what was signed without it stays good.
+          ...(query.has('part') ? [query.get('part')] : []),
         ]),
       )
       .digest('base64url');
@@ -106,12 +122,13 @@ export function createStorageUrls(options: {
       const query = new URLSearchParams({ expires: String(expires) });
       if (grant.method === 'PUT') {
         query.set('size', String(grant.sizeBytes));
-        query.set('sha256', grant.sha256);
+        if ('part' in grant) query.set('part', String(grant.part));
+        else query.set('sha256', grant.sha256);
       } else if (grant.fileName !== undefined) {
         // A lone surrogate would come back as another character, and the signature would not fit.
         query.set('name', grant.fileName.toWellFormed());
       }
-      if (grant.contentType !== undefined) query.set('type', grant.contentType);
+      if ('contentType' in grant && grant.contentType !== undefined) query.set('type', grant.contentType);
       query.set('signature', signatureOf(grant.method, grant.key, query));
       const base = typeof baseUrl === 'string' ? baseUrl : baseUrl();
       return {
@@ -135,16 +152,19 @@ export function createStorageUrls(options: {
       if (!Number.isSafeInteger(expires) || leftS > maxExpiryS + 5) throw new SignatureRefused('invalid');
       if (leftS <= 0) throw new SignatureRefused('expired');
       const contentType = query.get('type') ?? undefined;
+      const part = query.get('part');
       const grant: Grant =
-        method === 'PUT'
-          ? {
-              method,
-              key,
-              sizeBytes: Number(query.get('size')),
-              sha256: query.get('sha256') ?? '',
-              contentType: contentType ?? '',
-            }
-          : { method, key, fileName: query.get('name') ?? undefined, contentType };
+        method === 'PUT' && part !== null
+          ? { method, key, part: Number(part), sizeBytes: Number(query.get('size')) }
+          : method === 'PUT'
+            ? {
+                method,
+                key,
+                sizeBytes: Number(query.get('size')),
+                sha256: query.get('sha256') ?? '',
+                contentType: contentType ?? '',
+              }
+            : { method, key, fileName: query.get('name') ?? undefined, contentType };
       return { ...grant, expiresAt: new Date(expires * 1000) };
     },
   };
@@ -152,8 +172,14 @@ export function createStorageUrls(options: {
 
 function check(grant: Grant): void {
   if (!isBlobKey(grant.key)) throw new TypeError('A key is a lower-case UUID');
-  if (grant.contentType !== undefined && !isContentType(grant.contentType)) throw new TypeError('Not a content type');
+  if ('contentType' in grant && grant.contentType !== undefined && !isContentType(grant.contentType))
+    throw new TypeError('Not a content type');
   if (grant.method === 'GET') return;
   if (!Number.isSafeInteger(grant.sizeBytes) || grant.sizeBytes < 0) throw new TypeError('A size is a number of bytes');
+  if ('part' in grant) {
+    if (!Number.isInteger(grant.part) || grant.part < 1 || grant.part > maxParts)
+      throw new TypeError(`A part is from 1 to ${maxParts}`);
+    return;
+  }
   if (!/^[\da-f]{64}$/.test(grant.sha256)) throw new TypeError('A SHA-256 is 64 lower-case hexadecimal digits');
 }

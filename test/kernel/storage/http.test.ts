@@ -29,6 +29,7 @@ let base: string;
 let store: BlobStore;
 let urls: StorageUrls;
 let uploaded: [string, StoredBlob][];
+let parts: [string, number, StoredBlob][];
 let failing: boolean;
 let clock: Date | undefined;
 
@@ -36,6 +37,7 @@ beforeEach(async () => {
   stateDir = await mkdtemp(path.join(tmpdir(), 'storage-'));
   store = await createDiskBlobStore(stateDir);
   uploaded = [];
+  parts = [];
   failing = false;
   clock = undefined;
   server = createServer().listen(0, '127.0.0.1');
@@ -55,6 +57,11 @@ beforeEach(async () => {
     onUploaded: async (key, result) => {
       if (failing) throw new Error('database is down');
       uploaded.push([key, result]);
+    },
+    onPart: async (key, part, sizeBytes, source) => {
+      const stored = await store.put(randomUUID(), source, { maxBytes: sizeBytes });
+      parts.push([key, part, stored]);
+      return stored;
     },
     log: createLogger('silent'),
   });
