@@ -324,6 +324,25 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
     };
     return (await app.db.alertRule.create({ data: rule })).id;
   },
+  Preview: async (app, of) => {
+    const ofId = await application(app, of);
+    await app.db.previewPolicy.create({ data: { applicationId: ofId } });
+    const preview = {
+      id: newId(),
+      workspaceId: of.id,
+      ofId,
+      applicationId: await application(app, of),
+      githubId: 1n,
+      number: 1,
+      title: of.marker,
+      headSha: someCommit,
+      headRef: of.marker,
+      isFork: true,
+      state: 'REJECTED' as const,
+      pullUpdatedAt: new Date(),
+    };
+    return (await app.db.preview.create({ data: preview })).id;
+  },
   InboxItem: async (app, of) => {
     const item = { id: newId(), workspaceId: of.id, kind: of.marker, subjectType: 'Workspace', subjectId: of.id, title: of.marker, openKey: newId() }; // prettier-ignore
     return (await app.db.inboxItem.create({ data: item })).id;
@@ -413,6 +432,9 @@ async function artifact(app: App, of: Tenant, runId: string | null) {
     },
   });
 }
+
+/** Of every preview. */
+export const someCommit = 'c'.repeat(40);
 
 /** Of a finding that every application has. */
 export const someFingerprint = 'f'.repeat(64);

@@ -6,13 +6,17 @@ import './schema/releases.ts';
 import './schema/security.ts';
 export { DeploymentRef } from './schema.ts';
 import './schema/metrics.ts';
+import './schema/previews.ts';
 
+export type { Pull } from './model.ts';
 export {
   Applications,
   Deployments,
+  Previews,
   SourceAccess,
   startDeployments,
   watchDeployments,
+  watchPreviews,
   type DeploymentsHost,
   type Push,
   type SourceCredentials,

@@ -15,6 +15,11 @@ export const can = definePolicy('deployments', {
     setScanPolicy: 'ADMIN',
     suppressFinding: 'ADMIN',
     unsuppressFinding: 'ADMIN',
+    // It lets the code of strangers run.
+    setPreviewPolicy: 'ADMIN',
+    // Whoever may deploy any commit may deploy this one; a preview has nothing of the application's own environment.
+    approvePreview: 'MEMBER',
+    rejectPreview: 'MEMBER',
     setAlertRule: 'MEMBER',
     deleteAlertRule: 'MEMBER',
   },
@@ -33,6 +38,9 @@ export const can = definePolicy('deployments', {
     Finding: withParent,
     KnownFinding: withParent,
     AlertRule: inWorkspace('VIEWER'),
+    Preview: inWorkspace('VIEWER'),
+    PreviewPolicy: withParent,
+    PreviewVariable: withParent,
   },
 }).verbs;
 

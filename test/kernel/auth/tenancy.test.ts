@@ -46,6 +46,7 @@ import {
   people,
   retiredRelease,
   rowOf,
+  someCommit,
   someFingerprint,
   someone,
   tenant,
@@ -67,6 +68,9 @@ const idInputs: Readonly<Record<string, string>> = {
   'DeleteAlertRuleInput.id': 'AlertRule',
   'DismissInboxItemInput.id': 'InboxItem',
   'SetScanPolicyInput.applicationId': 'Application',
+  'SetPreviewPolicyInput.applicationId': 'Application',
+  'ApprovePreviewInput.id': 'Preview',
+  'RejectPreviewInput.id': 'Preview',
   'SuppressFindingInput.applicationId': 'Application',
   'UnsuppressFindingInput.applicationId': 'Application',
   'SetWorkspaceQuotaInput.workspaceId': 'Workspace',
@@ -114,6 +118,9 @@ const idInputs: Readonly<Record<string, string>> = {
 
 /** Values of the required input fields that are no ids; `*` stands for every input. */
 const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
+  'SetPreviewPolicyInput.enabled': () => true,
+  'ApprovePreviewInput.commitSha': () => someCommit,
+  'RejectPreviewInput.commitSha': () => someCommit,
   'SetAlertRuleInput.condition': () => 'CPU',
   'SetAlertRuleInput.threshold': () => 50,
   'SetAlertRuleInput.windowS': () => 60,

@@ -7,7 +7,7 @@ import { RunCanceled } from '#kernel/runs/errors.ts';
 import type { Json } from '#kernel/runs/model.ts';
 import { DriverUnavailable } from '../../../integrations/docker/index.ts';
 import { DomainError } from '#kernel/errors.ts';
-import { NothingToRestore, Unhealthy } from '../errors.ts';
+import { NotConfined, NothingToRestore, Unhealthy } from '../errors.ts';
 import { releaseActivated } from '../events.ts';
 import type { DeploymentInput } from '../model.ts';
 import { DeploymentSettings, isAddressPort, lockApplication, notifyHost, userSlotOf } from './applications.ts';
@@ -78,6 +78,9 @@ async function build(context: Context, application: Application): Promise<Made> 
   const { git, checkouts } = app.use(DeploymentHost);
   const driver = driverOf(app, application);
   const user = checkouts.userOf(userSlotOf(application));
+  const preview = await app.db.preview.findUnique({ where: { applicationId: application.id } });
+  // Without a user of its own, a stranger's code would be the server to this machine.
+  if (preview?.isFork && !user && driver.name === 'PROCESS') throw new NotConfined();
   const checkout = async (step: StepContext, ref: string, timeoutMs: number) => {
     const { path } = await checkouts.prepare({
       applicationId: application.id,
@@ -91,6 +94,8 @@ async function build(context: Context, application: Application): Promise<Made> 
       ...(credentials ? { credentials } : {}),
       repositoryUrl: application.repositoryUrl,
       ref,
+      // What was approved is this commit as the head of this pull request; whose repository it is in is not asked.
+      ...(preview && ref === application.branch ? { pullRequest: preview.number } : {}),
       intoDir: path,
       ...user,
       signal: step.signal,

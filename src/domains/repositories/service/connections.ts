@@ -10,7 +10,7 @@ import { parse } from '#kernel/input.ts';
 import { defineSealedColumn } from '#kernel/sealing/columns.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { External } from '../../identity/index.ts';
-import type { SourceCredentials } from '../../deployments/index.ts';
+import { Previews, type SourceCredentials } from '../../deployments/index.ts';
 import { GitHubApiFailed, repositoryName, type GitHubRepository } from '../../../integrations/github/index.ts';
 import { GitHubRefusal, RepositoryNotReached } from '../errors.ts';
 import { repositoryConnected, repositoryDisconnected, webhookSecretRotated } from '../events.ts';
@@ -165,7 +165,9 @@ export const Repositories = service('repositories', (app) => {
         const row = await locked(tx, id);
         authorizeRow(actor, can.disconnectRepository, row, 'ConnectedRepository', id);
         await tx.db.connectedRepository.delete({ where: { id } });
-        const { workspaceId } = row;
+        const { workspaceId, githubId } = row;
+        // Nobody would tell when their pull requests are closed.
+        await app.use(Previews).closeOf(tx, { workspaceId, githubId }, 'The repository is connected no more.');
         return { id, workspaceId, event: tx.append({ type: repositoryDisconnected, workspaceId, subjectId: id }) };
       });
     },
