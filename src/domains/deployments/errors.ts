@@ -24,14 +24,9 @@ export class DriverOff extends DomainError {
   }
 }
 
-/** The host cannot keep the code of strangers apart from its server. */
+/** The code of a stranger could get at what it should not. */
 export class NotConfined extends DomainError {
   readonly code = 'NOT_CONFINED';
-  constructor() {
-    super(
-      'This host has no user for each application, so it does not build pull requests of forks: it needs the Docker driver, or a worker that runs as root.',
-    );
-  }
 }
 
 /** The environment was changed since the caller looked. */

@@ -51,6 +51,7 @@ const line = (most: number) =>
   z.string().transform((given) =>
     Array.from(
       given
+        .slice(0, 4 * most)
         .toWellFormed()
         .replaceAll(/[\p{C}\p{Z}]+/gu, ' ')
         .trim(),

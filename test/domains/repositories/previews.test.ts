@@ -282,14 +282,21 @@ test('own branches run without approval, as many as there is room for; turned of
   await told('synchronize', { number: 12, sha: moved, before: other });
   expect(await deployed(moved)).toMatchObject({ phase: 'FAILED', reason: expect.stringContaining('is not at the commit') }); // prettier-ignore
   expect(await answer(two.applicationId)).toBe('twelve of previews');
+  // Its delivery, once more: what failed is done again.
+  await git(path.join(folder, 'work', 'shop'), 'push', '--quiet', '--force', bare, `${moved}:refs/pull/12/head`);
+  const delivery = await db().webhookDelivery.findFirstOrThrow({ orderBy: { id: 'desc' } });
+  await mutate(server.url, 'redeliverWebhook', { id: globalId('WebhookDelivery', delivery.id) }, on.who);
+  await until('it serves', async () => (await answer(two.applicationId)) === 'twelve of tomorrow of previews', livenessMs); // prettier-ignore
 
   // Retargeted, it is not for this application any more; and back again.
   expect(await told('edited', { number: 12, sha: moved, base: 'next' })).toEqual(['PROCESSED', null]);
   expect(await preview(site, 12)).toMatchObject({ state: 'CLOSED' });
-  await gone(two.applicationId);
+  // What ran it is being removed: the next one waits for that.
   const back = await commit(12, 'twelve is back');
   expect(await told('edited', { number: 12, sha: back })).toEqual(['PROCESSED', null]);
   const three = await deployed(back);
+  expect([three.phase, three.applicationId === two.applicationId]).toEqual(['DEPLOYED', false]);
+  await gone(two.applicationId);
   // What is old goes, by the clock; an approval brings it back.
   const { id } = await preview(site, 12);
   await db().preview.update({ where: { id }, data: { deployedAt: new Date(0) } });
@@ -297,11 +304,10 @@ test('own branches run without approval, as many as there is room for; turned of
   expect(await preview(site, 12)).toMatchObject({ state: 'EXPIRED', reason: 'Nothing new for 168 hours.' });
   await gone(three.applicationId);
   expect((await decide('approvePreview', id, back)).__typename).toBe('ApprovePreviewSuccess');
-  const four = await deployed(back);
-  expect(four.phase).toBe('DEPLOYED');
+  const { applicationId: four } = await preview(site, 12);
   const off = await policy(site, { enabled: false });
   expect(off.__typename).toBe('SetPreviewPolicySuccess');
-  await gone(four.applicationId);
+  await gone(four ?? '');
   expect(await preview(site, 12)).toMatchObject({ state: 'CLOSED', reason: 'Previews were turned off.' });
   expect(await db().previewVariable.count({ where: { applicationId: raw('Application', site) } })).toBe(0);
   expect((await told('synchronize', { number: 12, sha: other, before: back }))[0]).toBe('IGNORED');
@@ -355,6 +361,20 @@ test('events out of order, approvals that race with pushes, and an application t
     expect(await deliver(connection.webhookUrl, connection.webhookSecret, payload, { event: 'pull_request', guid })).toBe(202); // prettier-ignore
     await until('it was seen', async () => (await db().webhookDelivery.findFirst({ where: { guid } }))?.status === 'IGNORED', livenessMs); // prettier-ignore
   }
+
+  // Closed while it is built: that ends, too.
+  const slow = await application('slow', { buildCommand: 'sleep 600' });
+  await policy(slow, { approval: 'FORKS' });
+  const building = await commit(40, 'forty');
+  await told('opened', { number: 40, sha: building });
+  const builds = () => db().runStep.count({ where: { name: 'build', status: 'RUNNING', run: { deployment: { ref: building } } } }); // prettier-ignore
+  await until('it builds', async () => (await builds()) > 0, livenessMs);
+  const { applicationId: built } = await preview(slow, 40);
+  await told('closed', { number: 40, sha: building });
+  await gone(built ?? '');
+  expect(await db().deployment.count({ where: { ref: building } })).toBe(0);
+  await isTold(building, 'error');
+  await policy(slow, { enabled: false });
 
   // The application goes, and its previews with it: one that runs, and those that wait.
   await policy(late, { approval: 'FORKS' });

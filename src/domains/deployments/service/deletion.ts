@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Application } from '#prisma';
+import type { Application, RunTrigger } from '#prisma';
 import { service, type App } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
@@ -106,6 +106,7 @@ export async function removeWithin(
   app: App,
   tx: Transaction,
   application: Application,
+  trigger: RunTrigger = 'API',
 ): Promise<{ readonly id: string; readonly event: Appended | null }> {
   const { id, workspaceId } = application;
   const lockKey = `application:${id}`;
@@ -131,7 +132,7 @@ export async function removeWithin(
     workspaceId,
     input,
     lockKey,
-    trigger: 'API',
+    trigger,
   });
   return { id: started.id, event: started.event };
 }

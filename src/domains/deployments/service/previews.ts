@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { Application, Preview, PreviewPolicy, Prisma } from '#prisma';
+import type { Application, Preview, PreviewPolicy, Prisma, RunTrigger } from '#prisma';
 import { service, type App } from '#kernel/app.ts';
 import { system, type Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
@@ -134,7 +134,7 @@ export const Previews = service('previews', (app) => {
       ...data,
     });
     await leaveInbox(tx, preview);
-    if (child) await removeWithin(app, tx, child);
+    if (child) await removeWithin(app, tx, child, triggerOf(tx));
     // What was told of a commit that served stays told.
     if (!serves && open.includes(preview.state)) await tellPreviewWatchers(app, tx, preview.id);
     await app.jobs.enqueue(tx, fillJob, { workspaceId, applicationId: ofId });
@@ -221,7 +221,7 @@ export const Previews = service('previews', (app) => {
     const present = preview.applicationId === null ? null : await lockApplication(tx, preview.applicationId);
     if (present && (present.removalAskedAt || preview.isFork)) {
       // Code of a stranger that runs already is not there while git fetches with the workspace's token, as the same user.
-      await removeWithin(app, tx, present);
+      await removeWithin(app, tx, present, triggerOf(tx));
       return { reason: 'What ran the commit before is being removed.', forLong: false };
     }
     if (!present) {
@@ -521,7 +521,7 @@ export const Previews = service('previews', (app) => {
         await app.transact(system, async (tx) => {
           await locked(tx, preview);
           const child = applicationId === null ? null : await lockApplication(tx, applicationId);
-          if (child?.removalAskedAt) await removeWithin(app, tx, child);
+          if (child?.removalAskedAt) await removeWithin(app, tx, child, triggerOf(tx));
         });
       }
       await this.giveRoom({ updatedAt: { lt: new Date(Date.now() - 20_000) } });
@@ -543,6 +543,9 @@ export const Previews = service('previews', (app) => {
     },
   };
 });
+
+const triggerOf = ({ actor }: Transaction): RunTrigger =>
+  actor.kind === 'MACHINE' ? 'WEBHOOK' : actor.kind === 'SYSTEM' ? 'SCHEDULE' : 'API';
 
 /** @throws {Conflict} what somebody saw is not what there is */
 function requireNewest({ headSha }: Preview, commitSha: string): void {
