@@ -11,6 +11,7 @@ export interface ToldStatus {
   readonly state: string;
   readonly context: string;
   readonly target_url: string;
+  readonly description: string;
   readonly authorization: string;
 }
 

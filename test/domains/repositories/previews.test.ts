@@ -210,6 +210,11 @@ test.runIf(asRoot)(
     expect(two.applicationId).not.toBe(one.applicationId);
     await gone(one.applicationId);
 
+    // Nor is it fetched beside what runs, by whatever way it is asked for.
+    expect(await on.deploy(globalId('Application', two.applicationId))).toMatchObject({ phase: 'FAILED', statusReason: expect.stringContaining('could read') }); // prettier-ignore
+    expect(await answer(two.applicationId)).toBe('two');
+    await isTold(second, 'failure');
+
     const address = (await on.address(globalId('Application', two.applicationId))) ?? '';
     const release = asProcess(await db().release.findFirstOrThrow({ where: { applicationId: two.applicationId } }));
     const stale = later();
@@ -220,7 +225,7 @@ test.runIf(asRoot)(
     await expect(access(path.dirname(release.path))).rejects.toMatchObject({ code: 'ENOENT' });
     expect(await db().deployment.count({ where: { ref: { in: [first, second] } } })).toBe(0);
     expect(await preview(shop, 7)).toMatchObject({ state: 'CLOSED', applicationId: null });
-    expect(statusOf(second)?.state).toBe('success');
+    expect(statusOf(second)?.description).toBe('The deployment failed.');
     // What is late does not open it again, nor does what is replayed.
     const third = await commit(7, 'three');
     expect((await told('synchronize', { number: 7, sha: third, before: second, from: fork }, stale))[0]).toBe(

@@ -27,6 +27,9 @@ const maxAwaiting = 100;
 /** Previews that one statement, or one tick of the clock, looks at. */
 const batch = 100;
 
+type Waiting = 'AWAITING_APPROVAL' | 'AWAITING_ROOM';
+type Over = 'REJECTED' | 'EXPIRED' | 'CLOSED';
+
 /** States in which a commit waits, or was given away to be deployed. */
 const open: readonly Preview['state'][] = ['AWAITING_APPROVAL', 'AWAITING_ROOM', 'ACTIVE'];
 
@@ -77,25 +80,20 @@ export const Previews = service('previews', (app) => {
   const move = async (
     tx: Transaction,
     preview: Preview,
-    state: Exclude<Preview['state'], 'ACTIVE'>,
+    state: Waiting | Over,
     data: Prisma.PreviewUpdateInput = {},
   ): Promise<{ preview: Preview; event: Appended }> => {
     const moved = await tx.db.preview.update({
       where: { id: preview.id },
       data: { reason: null, closedAt: state === 'CLOSED' ? new Date() : null, ...data, state },
     });
-    return { preview: moved, event: append(tx, moved, preview.state) };
+    return { preview: moved, event: append(tx, moved, preview.state, state) };
   };
 
-  const append = (tx: Transaction, moved: Preview, from: string): Appended =>
-    tx.append({
-      type: previewEvents[moved.state === 'ACTIVE' ? 'AWAITING_ROOM' : moved.state],
-      workspaceId: moved.workspaceId,
-      subjectId: moved.id,
-      from,
-      to: moved.state,
-      data: { number: moved.number, headSha: moved.headSha },
-    });
+  const append = (tx: Transaction, moved: Preview, from: Preview['state'], to: Waiting | Over): Appended => {
+    const { id: subjectId, workspaceId, number, headSha } = moved;
+    return tx.append({ type: previewEvents[to], workspaceId, subjectId, from, to, data: { number, headSha } });
+  };
 
   const leaveInbox = async (tx: Transaction, { id, workspaceId }: Preview): Promise<void> => {
     await app.use(Inbox).resolve(tx, workspaceId, approvalKey(id));
@@ -117,7 +115,7 @@ export const Previews = service('previews', (app) => {
   const end = async (
     tx: Transaction,
     preview: Preview,
-    state: 'CLOSED' | 'EXPIRED' | 'REJECTED',
+    state: Over,
     reason: string,
     data: Prisma.PreviewUpdateInput = {},
   ): Promise<Appended> => {
@@ -198,7 +196,7 @@ export const Previews = service('previews', (app) => {
         });
     await leaveInbox(tx, preview);
     if (asks) await openItem(tx, of, preview, 'approval', `waits for approval of ${headSha.slice(0, 10)}: ${title}`);
-    append(tx, preview, known?.state ?? 'CLOSED');
+    append(tx, preview, known?.state ?? 'CLOSED', state);
     await tellPreviewWatchers(app, tx, preview.id);
     return { reason: null, deploy: asks ? null : preview.id };
   };
@@ -256,7 +254,7 @@ export const Previews = service('previews', (app) => {
     const moved = await tx.db.preview.update({ where: { id: preview.id }, data });
     if (preview.reason === moved.reason) return;
     if (forLong) await openItem(tx, of, moved, 'room', `waits: ${reason}`);
-    append(tx, moved, preview.state);
+    append(tx, moved, preview.state, 'AWAITING_ROOM');
     await tellPreviewWatchers(app, tx, preview.id);
   };
 
