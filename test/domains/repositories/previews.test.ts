@@ -310,6 +310,10 @@ test('own branches run without approval, as many as there is room for; turned of
   await gone(three.applicationId);
   expect((await decide('approvePreview', id, back)).__typename).toBe('ApprovePreviewSuccess');
   const { applicationId: four } = await preview(site, 12);
+  // So does what is deleted by hand.
+  const asked = await mutate(server.url, 'deleteApplication', { id: globalId('Application', four ?? '') }, on.who, 'deletion { phase }'); // prettier-ignore
+  expect(asked.__typename).toBe('DeleteApplicationSuccess');
+  expect(await preview(site, 12)).toMatchObject({ state: 'EXPIRED', reason: 'It was deleted.' });
   const off = await policy(site, { enabled: false });
   expect(off.__typename).toBe('SetPreviewPolicySuccess');
   await gone(four ?? '');

@@ -162,12 +162,13 @@ export const Repositories = service('repositories', (app) => {
     async disconnect(actor: Actor, id: string): Promise<Changed> {
       if (!isId(id)) throw new NotFound('ConnectedRepository', id);
       return app.transact(actor, async (tx) => {
-        const row = await locked(tx, id);
-        authorizeRow(actor, can.disconnectRepository, row, 'ConnectedRepository', id);
-        await tx.db.connectedRepository.delete({ where: { id } });
-        const { workspaceId, githubId } = row;
-        // Nobody would tell when their pull requests are closed.
+        const found = await tx.db.connectedRepository.findUnique({ where: { id } });
+        authorizeRow(actor, can.disconnectRepository, found, 'ConnectedRepository', id);
+        const { workspaceId, githubId } = found;
+        // Nobody would tell when their pull requests are closed. Applications are locked first, as deployments do it.
         await app.use(Previews).closeOf(tx, { workspaceId, githubId }, 'The repository is connected no more.');
+        const { count } = await tx.db.connectedRepository.deleteMany({ where: { id } });
+        if (count === 0) throw new NotFound('ConnectedRepository', id);
         return { id, workspaceId, event: tx.append({ type: repositoryDisconnected, workspaceId, subjectId: id }) };
       });
     },
