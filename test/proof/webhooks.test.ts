@@ -129,13 +129,39 @@ test('of the whole corpus, signed, nothing gives a 5xx, and only branch pushes o
   expect(rows.filter(({ status }) => status === 'PROCESSED')).toHaveLength(wanted.length);
   expect(rows.filter(({ status }) => status === 'FAILED')).toEqual([]);
   // Only what it acts on is kept whole.
-  expect(rows.filter(({ event, payload }) => event !== 'push' && payload !== null)).toEqual([]);
+  const kept = new Set(['push', 'pull_request']);
+  expect(rows.filter(({ event, payload }) => !kept.has(event) && payload !== null)).toEqual([]);
+  const pulls = rows.filter(({ event }) => event === 'pull_request');
+  expect(pulls.length).toBeGreaterThan(10);
+  expect(new Set(pulls.map(({ status, reason }) => `${status} ${reason}`))).toEqual(
+    new Set(['IGNORED No application has previews of this repository.']),
+  );
   const made = await deployments(mine.applicationId);
   expect(made.map(({ ref, run }) => [ref, run.trigger, run.actorId])).toEqual(
     wanted.map(() => ['6113728f27ae82c7b1a177c8d03f9e96e0adf246', 'WEBHOOK', null]),
   );
   // A newer push supersedes what has not begun.
   expect(made.map(({ run }) => run.phase)).toEqual([...wanted.slice(1).map(() => 'SUPERSEDED'), 'PENDING']);
+});
+
+test('the pull requests of the corpus, in any order, give one preview, and with the last of them it is closed', async () => {
+  const mine = await connected(octocat, { branch: 'master' });
+  // The corpus is of 2019.
+  await app.db.previewPolicy.create({ data: { applicationId: mine.applicationId, createdAt: new Date(0) } });
+  const all = examples.find(({ name }) => name === 'pull_request')?.examples ?? [];
+  const send = async (payload: object) => {
+    expect(await deliver(mine.address, mine.secret, payload, { event: 'pull_request' })).toBe(202);
+    await settled();
+  };
+  const previews = () => app.db.preview.findMany({ where: { ofId: mine.applicationId } });
+  const [opened] = all.filter(({ action }) => action === 'opened');
+  await send(opened ?? {});
+  expect(await previews()).toMatchObject([{ number: 2, state: 'AWAITING_APPROVAL', applicationId: null }]);
+  for (const payload of [...all.toReversed(), ...all]) await send(payload);
+  expect(await previews()).toMatchObject([{ number: 2, state: 'CLOSED', applicationId: null }]);
+  const rows = await deliveries(mine.of.id);
+  expect(rows.filter(({ status }) => status === 'FAILED')).toEqual([]);
+  expect(await app.db.inboxItem.count({ where: { workspaceId: mine.of.id, status: 'OPEN' } })).toBe(0);
 });
 
 test('a repeat of a delivery, in turn and at once, has no second effect', async () => {

@@ -127,7 +127,18 @@ beforeAll(async () => {
   const variable = keep('an environment variable', randomBytes(16).toString('hex'));
   const application = { workspaceId, name: 'app', repositoryUrl: 'https://example.com/app.git' };
   const environment = { SECRET: variable };
-  await success(server, 'createApplication', { ...application, environment }, ada);
+  const made = await success(server, 'createApplication', { ...application, environment }, ada, 'application { id }');
+  const ofPreviews = keep('an environment variable of previews', randomBytes(16).toString('hex'));
+  await success(
+    server,
+    'setPreviewPolicy',
+    {
+      applicationId: (made['application'] as { id: string }).id,
+      enabled: true,
+      environment: { SECRET: ofPreviews },
+    },
+    ada,
+  );
 
   const sealing = server.running.app.use(Sealing);
   const repositoryId = newId();

@@ -11,6 +11,7 @@ export interface ToldStatus {
   readonly state: string;
   readonly context: string;
   readonly target_url: string;
+  readonly description: string;
   readonly authorization: string;
 }
 
@@ -125,3 +126,41 @@ export const push = (
   commits: [],
   ...more,
 });
+
+/** A pull request as far as its events count. */
+export interface PullRequest {
+  readonly number: number;
+  readonly sha: string;
+  /** GitHub's id of the repository that it comes from; null: it is gone. Default: the repository itself. */
+  readonly from?: number | bigint | null;
+  readonly title?: string;
+  readonly ref?: string;
+  readonly base?: string;
+  readonly state?: 'open' | 'closed';
+  /** The commit before, of `synchronize`. */
+  readonly before?: string;
+}
+
+/** What an event of a pull request looks like, at GitHub's time, of which it tells whole seconds. */
+export function pullRequest(
+  repository: { readonly id: number | bigint; readonly fullName: string },
+  action: string,
+  at: Date,
+  of: PullRequest,
+): object {
+  const from = of.from === undefined ? repository.id : of.from;
+  return {
+    action,
+    number: of.number,
+    ...(of.before === undefined ? {} : { before: of.before, after: of.sha }),
+    pull_request: {
+      number: of.number,
+      title: of.title ?? 'A change',
+      state: of.state ?? (action === 'closed' ? 'closed' : 'open'),
+      updated_at: at.toISOString().replace(/\.\d+/, ''),
+      head: { sha: of.sha, ref: of.ref ?? 'change', repo: from === null ? null : { id: Number(from) } },
+      base: { ref: of.base ?? 'main', sha: '0'.repeat(40), repo: { id: Number(repository.id) } },
+    },
+    repository: { id: Number(repository.id), full_name: repository.fullName, fork: false },
+  };
+}

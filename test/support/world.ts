@@ -324,6 +324,7 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
     };
     return (await app.db.alertRule.create({ data: rule })).id;
   },
+  Preview: async (app, of) => previewOf(app, of, await application(app, of)),
   InboxItem: async (app, of) => {
     const item = { id: newId(), workspaceId: of.id, kind: of.marker, subjectType: 'Workspace', subjectId: of.id, title: of.marker, openKey: newId() }; // prettier-ignore
     return (await app.db.inboxItem.create({ data: item })).id;
@@ -345,7 +346,11 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
     };
     return (await app.db.webhookDelivery.create({ data: row })).id;
   },
-  Application: application,
+  Application: async (app, of) => {
+    const id = await application(app, of);
+    await previewOf(app, of, id);
+    return id;
+  },
   Deployment: async (app, of) => {
     const id = await deployment(app, of, await application(app, of));
     const { id: repositoryId } = await connectedRepository(app, of);
@@ -413,6 +418,29 @@ async function artifact(app: App, of: Tenant, runId: string | null) {
     },
   });
 }
+
+/** A preview with what runs it, of an application that has a policy for it. */
+async function previewOf(app: App, of: Tenant, ofId: string): Promise<string> {
+  await app.db.previewPolicy.create({ data: { applicationId: ofId } });
+  const preview = {
+    id: newId(),
+    workspaceId: of.id,
+    ofId,
+    applicationId: await application(app, of),
+    githubId: 1n,
+    number: 1,
+    title: of.marker,
+    headSha: someCommit,
+    headRef: of.marker,
+    isFork: true,
+    state: 'REJECTED' as const,
+    pullUpdatedAt: new Date(),
+  };
+  return (await app.db.preview.create({ data: preview })).id;
+}
+
+/** Of every preview. */
+export const someCommit = 'c'.repeat(40);
 
 /** Of a finding that every application has. */
 export const someFingerprint = 'f'.repeat(64);

@@ -24,6 +24,11 @@ export class DriverOff extends DomainError {
   }
 }
 
+/** The code of a stranger could get at what it should not. */
+export class NotConfined extends DomainError {
+  readonly code = 'NOT_CONFINED';
+}
+
 /** The environment was changed since the caller looked. */
 export class EnvironmentConflict extends DomainError {
   readonly code = 'ENVIRONMENT_CONFLICT';

@@ -48,6 +48,33 @@ export const applicationDeleted = defineEvent('application.deleted', {
   subject: 'Application',
   description: 'It is gone, with its releases, its deployments and their output.',
 });
+export const previewPolicySet = defineEvent<{
+  enabled: boolean;
+  approval: string | null;
+  maxPreviews: number | null;
+  maxAgeH: number | null;
+  forksVariables: boolean | null;
+}>('application.previewPolicySet', {
+  subject: 'Application',
+  description: 'It was decided whether pull requests get previews, and how; what it does not say is null.',
+});
+const previewEvent = <D extends object = Record<string, never>>(name: string, description: string) =>
+  defineEvent<D & { number: number; headSha: string }>(`preview.${name}`, { subject: 'Preview', description });
+export const previewEvents = {
+  AWAITING_APPROVAL: previewEvent(
+    'approvalAsked',
+    'The newest commit of a pull request waits for somebody to approve it.',
+  ),
+  AWAITING_ROOM: previewEvent('waiting', 'The commit may be deployed, and waits for room.'),
+  ACTIVE: previewEvent<{ deploymentId: string }>('deployed', 'A deployment of the commit was asked for.'),
+  REJECTED: previewEvent('rejected', 'Somebody refused the commit.'),
+  EXPIRED: previewEvent(
+    'expired',
+    'The preview is being removed, for its age or by hand; a new commit brings it back.',
+  ),
+  CLOSED: previewEvent('closed', 'The pull request has no preview any more.'),
+} as const;
+export const previewApproved = previewEvent('approved', 'Somebody approved the commit.');
 export const quotaChanged = defineEvent<{
   maxApplications: number | null;
   maxConcurrentDeployments: number | null;

@@ -7,13 +7,17 @@ import './schema/security.ts';
 export { DeploymentRef } from './schema.ts';
 import './schema/metrics.ts';
 import './schema/advice.ts';
+import './schema/previews.ts';
 
+export type { Pull } from './model.ts';
 export {
   Applications,
   Deployments,
+  Previews,
   SourceAccess,
   startDeployments,
   watchDeployments,
+  watchPreviews,
   type DeploymentsHost,
   type Push,
   type SourceCredentials,

@@ -189,6 +189,64 @@ export const conditions = {
 } as const satisfies Record<string, { most: number; title: (value: number, windowS: number) => string }>;
 export type AlertConditionName = keyof typeof conditions;
 
+export const previewApprovals = ['ALWAYS', 'FORKS'] as const;
+
+export const NewPreviewPolicy = z.object({
+  applicationId: z.string(),
+  enabled: z.boolean(),
+  approval: z.enum(previewApprovals).nullish(),
+  maxPreviews: z.int().min(1).max(100).nullish(),
+  maxAgeH: z.int().min(1).max(8760).nullish(),
+  forksVariables: z.boolean().nullish(),
+  environment: EnvironmentChanges.nullish(),
+});
+
+export const SeenPreview = z.object({
+  id: z.string(),
+  commitSha: z.string().regex(/^(?:[0-9a-f]{40}|[0-9a-f]{64})$/, 'must be a full commit id'),
+});
+
+/** A pull request as an event of GitHub shows it. */
+export interface Pull {
+  /** GitHub's id of the repository that it is of. */
+  readonly githubId: bigint;
+  readonly number: number;
+  /** For a person, one line. */
+  readonly title: string;
+  readonly isOpen: boolean;
+  /** Its newest commit, and the one before where the event tells it. */
+  readonly headSha: string;
+  readonly headBefore: string | null;
+  /** For a person, one line. */
+  readonly headRef: string;
+  /** The branch that it would change. */
+  readonly baseRef: string;
+  /** Whether it comes from elsewhere than the repository itself, also from what is gone. */
+  readonly isFork: boolean;
+  /** GitHub's time of it, in whole seconds. */
+  readonly updatedAt: Date;
+}
+
+/**
+ * Whether an event is from before what is known. Within a second of GitHub the commit before decides, and nothing opens
+ * what was closed.
+ */
+export function isFromBefore(
+  pull: Pull,
+  known: {
+    readonly pullUpdatedAt: Date;
+    readonly state: string;
+    readonly headSha: string;
+    readonly headBefore: string | null;
+  },
+): boolean {
+  const later = pull.updatedAt.getTime() - known.pullUpdatedAt.getTime();
+  if (later !== 0) return later < 0;
+  if (!pull.isOpen) return false;
+  if (known.state === 'CLOSED') return true;
+  return pull.headSha !== known.headSha && (pull.headBefore === null || pull.headSha === known.headBefore);
+}
+
 export const NewAlertRule = z.object({
   applicationId: z.uuid(),
   condition: z.enum(Object.keys(conditions) as [AlertConditionName, ...AlertConditionName[]]),

@@ -15,6 +15,11 @@ export const can = definePolicy('deployments', {
     setScanPolicy: 'ADMIN',
     suppressFinding: 'ADMIN',
     unsuppressFinding: 'ADMIN',
+    // It lets the code of strangers run.
+    setPreviewPolicy: 'ADMIN',
+    // Whoever may deploy any commit may deploy this one; a preview has nothing of the application's own environment.
+    approvePreview: 'MEMBER',
+    rejectPreview: 'MEMBER',
     setAlertRule: 'MEMBER',
     deleteAlertRule: 'MEMBER',
     // Data leaves the server.
@@ -39,6 +44,9 @@ export const can = definePolicy('deployments', {
     Advice: withParent,
     Recommendation: withParent,
     AdviceSetting: withParent,
+    Preview: inWorkspace('VIEWER'),
+    PreviewPolicy: withParent,
+    PreviewVariable: withParent,
   },
 }).verbs;
 

@@ -277,8 +277,11 @@ builder.prismaObjectField('Workspace', 'applications', (t) =>
   t.relatedConnection('applications', {
     cursor: 'id',
     totalCount: true,
-    description: 'Its applications, newest first.',
-    query: (_, context) => ({ where: visible(context, 'Application'), orderBy: newestFirst }),
+    description: 'Its applications, newest first, without previews: `Application.previews` has those.',
+    query: (_, context) => ({
+      where: visible(context, 'Application', { preview: { is: null } }),
+      orderBy: newestFirst,
+    }),
   }),
 );
 

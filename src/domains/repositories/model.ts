@@ -1,7 +1,7 @@
 import { z } from 'zod';
 
 /** What this server acts on; everything else is only noted. */
-export const handledEvents: ReadonlySet<string> = new Set(['push']);
+export const handledEvents: ReadonlySet<string> = new Set(['push', 'pull_request']);
 
 /** The most that GitHub sends, bytes. @see https://docs.github.com/en/webhooks/webhook-events-and-payloads */
 export const maxBodyBytes = 25 * 2 ** 20;
@@ -44,6 +44,44 @@ export const PushEvent = z.object({
   after: z.string().regex(/^(?:[0-9a-f]{40}|[0-9a-f]{64})$/),
   deleted: z.boolean().default(false),
   repository: z.object({ id: z.int().positive(), full_name: z.string(), fork: z.boolean().default(false) }),
+});
+
+/** For a person, on one line, without what changes how it is shown. */
+const line = (most: number) =>
+  z.string().transform((given) =>
+    Array.from(
+      given
+        .slice(0, 4 * most)
+        .toWellFormed()
+        .replaceAll(/[\p{C}\p{Z}]+/gu, ' ')
+        .trim(),
+    )
+      .slice(0, most)
+      .join(''),
+  );
+const commitId = z.string().regex(/^(?:[0-9a-f]{40}|[0-9a-f]{64})$/);
+const someRepository = z.object({ id: z.int().positive() });
+
+/**
+ * An event of a pull request: each has all of it, as it is then.
+ * @see https://docs.github.com/en/webhooks/webhook-events-and-payloads#pull_request
+ */
+export const PullRequestEvent = z.object({
+  /** The commit before, of `synchronize`. */
+  before: commitId.nullish().catch(null),
+  pull_request: z.object({
+    number: z
+      .int()
+      .positive()
+      .max(2 ** 31 - 1),
+    title: line(200),
+    state: z.enum(['open', 'closed']),
+    updated_at: z.iso.datetime({ offset: true }),
+    // Null: it is gone.
+    head: z.object({ sha: commitId, ref: line(200), repo: someRepository.nullish() }),
+    base: z.object({ ref: z.string().max(300), repo: someRepository }),
+  }),
+  repository: z.object({ id: z.int().positive() }),
 });
 
 /** The branch that a push leaves with a commit; else why it does not concern anybody. */

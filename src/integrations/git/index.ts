@@ -32,6 +32,16 @@ export class RefNotFound extends DomainError {
   }
 }
 
+/** What a pull request points at is not the commit that was asked for: its branch was pushed to. */
+export class PullRequestMoved extends DomainError {
+  readonly code = 'PULL_REQUEST_MOVED';
+  readonly repositoryUrl: string;
+  constructor(repositoryUrl: string, pullRequest: number, wanted: string) {
+    super(`The pull request ${pullRequest} of ${repositoryUrl} is not at the commit ${wanted} any more.`);
+    this.repositoryUrl = repositoryUrl;
+  }
+}
+
 /** Why it is refused: the URL, the name of the branch, the address behind the URL, or what the repository contains. */
 export type GitRefusal = 'URL' | 'REF' | 'ADDRESS' | 'CONTENT';
 
@@ -64,6 +74,11 @@ export interface FetchCommitOptions {
   readonly repositoryUrl: string;
   /** Name of a branch, or a full commit id of 40 or 64 hexadecimal digits. */
   readonly ref: string;
+  /**
+   * Number of a pull request: `ref`, a full commit id, is taken only from what the repository has as that pull request's
+   * head. @see https://docs.github.com/en/pull-requests/collaborating-with-pull-requests/reviewing-changes-in-pull-requests/checking-out-pull-requests-locally
+   */
+  readonly pullRequest?: number;
   /** An existing empty folder that `uid` may write; gets the files of the commit, without `.git`. */
   readonly intoDir: string;
   /** User that git runs as (only root can choose); default: the server's. For SSH it must have a name: ssh insists. */
@@ -89,7 +104,7 @@ export interface FetchedCommit {
 export interface Git {
   /**
    * Fetches the files of one commit, and nothing else of the history.
-   * @throws RepositoryUnreachable | RefNotFound | GitRefused, the signal's reason, or what `beforeStart` rejects with
+   * @throws RepositoryUnreachable | RefNotFound | PullRequestMoved | GitRefused, the signal's reason, or what `beforeStart` rejects with
    */
   fetchCommit(options: FetchCommitOptions): Promise<FetchedCommit>;
 }
@@ -185,6 +200,9 @@ export async function createGit(options: GitOptions): Promise<Git> {
       if (urlProblem) throw new GitRefused(shown, 'URL', urlProblem);
       const refProblem = validateRef(ref);
       if (refProblem) throw new GitRefused(shown, 'REF', refProblem);
+      const { pullRequest } = request;
+      if (pullRequest !== undefined && !(Number.isSafeInteger(pullRequest) && pullRequest > 0 && commitId.test(ref)))
+        throw new GitRefused(shown, 'REF', 'A pull request has a number from 1 on, and its commit a full id.');
       const url = new URL(repositoryUrl);
 
       const late = AbortSignal.timeout(timeoutMs);
@@ -201,10 +219,14 @@ export async function createGit(options: GitOptions): Promise<Git> {
       await git(session, {}, ['init', '--quiet', '--template=', `--object-format=${format}`, '--', intoDir]);
       const fetched = await attempt(session, remote, [
         'fetch', '--quiet', '--depth=1', '--no-tags', '--no-recurse-submodules', '--no-auto-maintenance', '--',
-        address, commitSha,
+        address, pullRequest === undefined ? commitSha : `refs/pull/${pullRequest}/head`,
       ]); // prettier-ignore
       if (fetched.exitCode !== 0) {
         throw isUnknownCommit(fetched.errors) ? new RefNotFound(shown, ref) : failure(session, fetched.errors);
+      }
+      if (pullRequest !== undefined) {
+        const head = (await git(session, {}, ['rev-parse', '--verify', 'FETCH_HEAD'])).toString().trim();
+        if (head !== commitSha) throw new PullRequestMoved(shown, pullRequest, commitSha);
       }
       // A tag object has an id, too; only a commit is deployed.
       const kind = (await git(session, {}, ['cat-file', '-t', commitSha])).toString().trim();

@@ -130,6 +130,19 @@ describe('fetchCommit', () => {
     }
   });
 
+  test('takes a pull request at exactly the commit that was asked for', async () => {
+    const [first = '', second = ''] = commits;
+    await git(join(folder, 'remotes/app.git'), 'update-ref', 'refs/pull/7/head', first);
+    const of = { repositoryUrl: `${remote.url}/app.git`, pullRequest: 7 };
+    expect(await fetchWith({ ...of, ref: first })).toMatchObject({ commitSha: first, commitSubject: 'First' });
+    // The repository has that one, too, but the pull request is not there.
+    await expect(fetchWith({ ...of, ref: second })).rejects.toMatchObject({ code: 'PULL_REQUEST_MOVED' });
+    await expect(fetchWith({ ...of, ref: first, pullRequest: 8 })).rejects.toMatchObject({ code: 'REF_NOT_FOUND' });
+    await expect(fetchWith({ ...of, ref: 'main' })).rejects.toMatchObject({ code: 'GIT_REFUSED' });
+    for (const pullRequest of [0, -1, 1.5, NaN])
+      await expect(fetchWith({ ...of, ref: first, pullRequest })).rejects.toMatchObject({ code: 'GIT_REFUSED' });
+  });
+
   test('takes a branch with a slash and other letters', async () => {
     const found = await fetchWith({ repositoryUrl: `${remote.url}/app.git`, ref: 'feature/ünïcode' });
     expect(found.commitSha).toBe(commits[1]);

@@ -47,6 +47,7 @@ import {
   people,
   retiredRelease,
   rowOf,
+  someCommit,
   someFingerprint,
   someone,
   tenant,
@@ -68,6 +69,9 @@ const idInputs: Readonly<Record<string, string>> = {
   'DeleteAlertRuleInput.id': 'AlertRule',
   'DismissInboxItemInput.id': 'InboxItem',
   'SetScanPolicyInput.applicationId': 'Application',
+  'SetPreviewPolicyInput.applicationId': 'Application',
+  'ApprovePreviewInput.id': 'Preview',
+  'RejectPreviewInput.id': 'Preview',
   'SuppressFindingInput.applicationId': 'Application',
   'UnsuppressFindingInput.applicationId': 'Application',
   'SetWorkspaceQuotaInput.workspaceId': 'Workspace',
@@ -119,6 +123,9 @@ const idInputs: Readonly<Record<string, string>> = {
 
 /** Values of the required input fields that are no ids; `*` stands for every input. */
 const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
+  'SetPreviewPolicyInput.enabled': () => true,
+  'ApprovePreviewInput.commitSha': () => someCommit,
+  'RejectPreviewInput.commitSha': () => someCommit,
   'SetAlertRuleInput.condition': () => 'CPU',
   'SetModelAdviceInput.allowed': () => false,
   'SetAlertRuleInput.threshold': () => 50,

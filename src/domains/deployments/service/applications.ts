@@ -98,6 +98,8 @@ export const Applications = service('applications', (app) => ({
         authorizeRow(actor, can.updateApplication, application, 'Application', id);
         authorizeChanges(actor, environment ?? {}, application.workspaceId);
         if (application.removalAskedAt) throw new Conflict('The application is being deleted.');
+        if ((await tx.db.preview.count({ where: { applicationId: id } })) > 0)
+          throw new Conflict('A preview has the settings of the application that it is of.');
         const { retainedReleases } = await app.use(Quotas).of(tx.db, application.workspaceId);
         if ((input.retainedReleases ?? 0) > retainedReleases)
           throw new QuotaExceeded('RETAINED_RELEASES', retainedReleases, input.retainedReleases ?? 0);
@@ -186,7 +188,11 @@ export const Applications = service('applications', (app) => ({
 }));
 
 /** A key is for variables only when it is for the mutations that are for them. @throws {Forbidden} */
-function authorizeChanges(actor: Actor, environment: Readonly<Record<string, string | null>>, workspaceId: string) {
+export function authorizeChanges(
+  actor: Actor,
+  environment: Readonly<Record<string, string | null>>,
+  workspaceId: string,
+) {
   const values = Object.values(environment);
   if (values.some((value) => value !== null)) authorize(actor, can.setEnvironmentVariables, workspaceId);
   if (values.includes(null)) authorize(actor, can.unsetEnvironmentVariables, workspaceId);

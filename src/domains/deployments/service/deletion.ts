@@ -1,7 +1,9 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { service } from '#kernel/app.ts';
+import type { Application, RunTrigger } from '#prisma';
+import { service, type App } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
+import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { NotFound } from '#kernel/errors.ts';
 import { isId } from '#kernel/ids.ts';
 import type { RunContext } from '#kernel/runs/context.ts';
@@ -12,6 +14,7 @@ import { applicationDeleted, applicationRemovalAsked } from '../events.ts';
 import { applicationDeletionPhases, type ApplicationDeletionInput } from '../model.ts';
 import { can } from '../policy.ts';
 import { askForRemoval, takeOff } from './cleanup.ts';
+import { removalWatchers } from './ports.ts';
 import { lockApplication, type Written } from './shared.ts';
 
 /** Deployments whose rows one transaction removes. */
@@ -59,6 +62,7 @@ export const applicationDeletionKind = defineRunKind<ApplicationDeletionInput>({
         await context.progress(0.5 + (0.5 * Math.min(removed, total)) / Math.max(total, 1));
       }
       await context.write(async (tx, { workspaceId }) => {
+        for (const { gone } of removalWatchers) await gone(app, tx, id);
         const { count } = await tx.db.application.deleteMany({ where: { id } });
         if (count > 0) tx.append({ type: applicationDeleted, workspaceId, subjectId: id });
       });
@@ -82,36 +86,53 @@ export const ApplicationDeletions = service('application deletions', (app) => ({
   async delete(actor: Actor, id: string): Promise<Written> {
     if (!isId(id)) throw new NotFound('Application', id);
     return app.transact(actor, async (tx) => {
+      // What it is a preview of is locked first, everywhere.
+      const preview = await tx.db.preview.findUnique({ where: { applicationId: id }, select: { ofId: true } });
+      if (preview) await lockApplication(tx, preview.ofId);
       const application = await lockApplication(tx, id);
       authorizeRow(actor, can.deleteApplication, application, 'Application', id);
-      const { workspaceId } = application;
-      const lockKey = `application:${id}`;
-      const under = await tx.db.run.findFirst({ where: { kind: applicationDeletionKind.name, lockKey, ...openRun } });
-      if (under) return { id: under.id, workspaceId, event: null };
-      const runs = app.use(Runs);
-      const open = await tx.db.run.findMany({
-        where: { lockKey, ...openRun },
-        select: { id: true },
-        orderBy: { id: 'asc' },
-      });
-      const host = application.hostId && (await tx.db.host.findUnique({ where: { id: application.hostId } }));
-      for (const run of open) {
-        // Nobody is there who would end it; its fence keeps it from going on when its host comes back.
-        if (host && isLost(host))
-          await runs.giveUpWithin(tx, run.id, 'The application is deleted, and its host is lost.');
-        else await runs.stopWithin(tx, run.id);
-      }
-      if (!application.removalAskedAt) tx.append({ type: applicationRemovalAsked, workspaceId, subjectId: id });
-      await askForRemoval(app, tx, application);
-      const input = { applicationId: id, name: application.name };
-      const started = await runs.create(tx, {
-        kind: applicationDeletionKind,
-        workspaceId,
-        input,
-        lockKey,
-        trigger: 'API',
-      });
-      return { id: started.id, workspaceId, event: started.event };
+      for (const { asked } of removalWatchers) await asked(app, tx, id);
+      return { workspaceId: application.workspaceId, ...(await removeWithin(app, tx, application)) };
     });
   },
 }));
+
+/**
+ * Takes an application off its address, tells its deployments to stop, and queues the run that removes it, unless there
+ * is one. The caller has locked it.
+ * @returns the run; without an event it was there already
+ */
+export async function removeWithin(
+  app: App,
+  tx: Transaction,
+  application: Application,
+  trigger: RunTrigger = 'API',
+): Promise<{ readonly id: string; readonly event: Appended | null }> {
+  const { id, workspaceId } = application;
+  const lockKey = `application:${id}`;
+  const under = await tx.db.run.findFirst({ where: { kind: applicationDeletionKind.name, lockKey, ...openRun } });
+  if (under) return { id: under.id, event: null };
+  const runs = app.use(Runs);
+  const open = await tx.db.run.findMany({
+    where: { lockKey, ...openRun },
+    select: { id: true },
+    orderBy: { id: 'asc' },
+  });
+  const host = application.hostId && (await tx.db.host.findUnique({ where: { id: application.hostId } }));
+  for (const run of open) {
+    // Nobody is there who would end it; its fence keeps it from going on when its host comes back.
+    if (host && isLost(host)) await runs.giveUpWithin(tx, run.id, 'The application is deleted, and its host is lost.');
+    else await runs.stopWithin(tx, run.id);
+  }
+  if (!application.removalAskedAt) tx.append({ type: applicationRemovalAsked, workspaceId, subjectId: id });
+  await askForRemoval(app, tx, application);
+  const input = { applicationId: id, name: application.name };
+  const started = await runs.create(tx, {
+    kind: applicationDeletionKind,
+    workspaceId,
+    input,
+    lockKey,
+    trigger,
+  });
+  return { id: started.id, event: started.event };
+}

@@ -7,11 +7,12 @@ import { RunCanceled } from '#kernel/runs/errors.ts';
 import type { Json } from '#kernel/runs/model.ts';
 import { DriverUnavailable } from '../../../integrations/docker/index.ts';
 import { DomainError } from '#kernel/errors.ts';
-import { NothingToRestore, Unhealthy } from '../errors.ts';
+import { NotConfined, NothingToRestore, Unhealthy } from '../errors.ts';
 import { releaseActivated } from '../events.ts';
 import type { DeploymentInput } from '../model.ts';
 import { DeploymentSettings, isAddressPort, lockApplication, notifyHost, userSlotOf } from './applications.ts';
 import type { Built, Driver, Opaque, Probe } from './driver.ts';
+import { someInstance } from './drivers.ts';
 import { environmentOf, Environments, secretsOf } from './environment.ts';
 import { beginServing } from './serving.ts';
 import { SourceAccess } from './ports.ts';
@@ -91,6 +92,12 @@ async function buildIn(context: Context, application: Application, checkedOut: S
   const { git, checkouts } = app.use(DeploymentHost);
   const driver = driverOf(app, application);
   const user = checkouts.userOf(userSlotOf(application));
+  const preview = await app.db.preview.findUnique({ where: { applicationId: application.id } });
+  // Without a user of its own, a stranger's code would be the server to this machine.
+  if (preview?.isFork && !user && driver.name === 'PROCESS')
+    throw new NotConfined(
+      'This host has no user for each application, so it does not build pull requests of forks: it needs the Docker driver, or a worker that runs as root.',
+    );
   const checkout = async (step: StepContext, ref: string, timeoutMs: number) => {
     const { path } = await checkouts.prepare({
       applicationId: application.id,
@@ -101,10 +108,18 @@ async function buildIn(context: Context, application: Application, checkedOut: S
     const lines = inOrder((line: string) => step.log(line));
     const credentials = await app.use(SourceAccess).credentials(application, step.signal);
     if (credentials) context.addSecrets([credentials.password]);
+    // As the same user it could read them while git runs.
+    const watching = { applicationId: application.id, ...someInstance };
+    if (credentials && preview?.isFork && (await app.db.release.count({ where: watching })) > 0)
+      throw new NotConfined(
+        'What runs of this fork could read what git fetches with. Its next commit is deployed by an approval, which replaces it.',
+      );
     const commit = await git.fetchCommit({
       ...(credentials ? { credentials } : {}),
       repositoryUrl: application.repositoryUrl,
       ref,
+      // What was approved is this commit as the head of this pull request; whose repository it is in is not asked.
+      ...(preview && ref === application.branch ? { pullRequest: preview.number } : {}),
       intoDir: path,
       ...user,
       signal: step.signal,

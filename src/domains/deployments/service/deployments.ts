@@ -129,6 +129,14 @@ export const Deployments = service('deployments', (app) => {
 
   return {
     /**
+     * Queues a deployment of one commit in the caller's transaction, which has locked the application and authorized.
+     * @throws {NoHost} {DriverNotOffered} {NoFreeUser} {Conflict}
+     */
+    async startWithin(tx: Transaction, application: Application, ref: string): Promise<{ readonly id: string }> {
+      return start(tx, application, { kind: 'BUILD', applicationId: application.id, ref }, 'WEBHOOK');
+    },
+
+    /**
      * Queues a deployment of a branch or commit. Older ones of the application that have not begun are superseded.
      * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict} {NoHost} {DriverNotOffered} {NoFreeUser} {Conflict}
      */

@@ -3,7 +3,7 @@ import { service, type App } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
-import { NotFound } from '#kernel/errors.ts';
+import { NotFound, ValidationError } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { defineSealedColumn } from '#kernel/sealing/columns.ts';
@@ -62,6 +62,10 @@ export const Environments = service('environments', (app) => {
     return app.transact(actor, async (tx) => {
       const application = await lockApplication(tx, id);
       authorizeRow(actor, can[verb], application, 'Application', id);
+      if ((await tx.db.preview.count({ where: { applicationId: id } })) > 0)
+        throw new ValidationError([
+          { path: 'applicationId', message: 'is a preview, which `setPreviewPolicy` is for' },
+        ]);
       const current = application.environmentVersion;
       if (input.expectedVersion != null && input.expectedVersion !== current) throw new EnvironmentConflict(current);
       const { version, event } = await self.change(tx, application, changes, 'variables');

@@ -30,6 +30,30 @@ export function watchDeployments(watcher: DeploymentWatcher): void {
   watchers.push(watcher);
 }
 
+/** Is told of a preview whose state changed, in the transaction that does it. */
+export type PreviewWatcher = (app: App, tx: Transaction, previewId: string) => Promise<void>;
+
+const previewWatchers: PreviewWatcher[] = [];
+
+/** Declares a watcher, for domains that this one does not know. */
+export function watchPreviews(watcher: PreviewWatcher): void {
+  previewWatchers.push(watcher);
+}
+
+export async function tellPreviewWatchers(app: App, tx: Transaction, previewId: string): Promise<void> {
+  for (const watcher of previewWatchers) await watcher(app, tx, previewId);
+}
+
+/** What belongs to an application and goes with it. */
+export interface RemovalWatcher {
+  /** Its deletion is asked for; it is locked. */
+  readonly asked: (app: App, tx: Transaction, applicationId: string) => Promise<void>;
+  /** Its rows are about to go. */
+  readonly gone: (app: App, tx: Transaction, applicationId: string) => Promise<void>;
+}
+
+export const removalWatchers: RemovalWatcher[] = [];
+
 export async function tellWatchers(app: App, tx: Transaction, deploymentId: string): Promise<void> {
   for (const watcher of watchers) await watcher(app, tx, deploymentId);
 }

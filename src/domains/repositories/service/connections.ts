@@ -10,7 +10,7 @@ import { parse } from '#kernel/input.ts';
 import { defineSealedColumn } from '#kernel/sealing/columns.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { External } from '../../identity/index.ts';
-import type { SourceCredentials } from '../../deployments/index.ts';
+import { Previews, type SourceCredentials } from '../../deployments/index.ts';
 import { GitHubApiFailed, repositoryName, type GitHubRepository } from '../../../integrations/github/index.ts';
 import { GitHubRefusal, RepositoryNotReached } from '../errors.ts';
 import { repositoryConnected, repositoryDisconnected, webhookSecretRotated } from '../events.ts';
@@ -162,10 +162,13 @@ export const Repositories = service('repositories', (app) => {
     async disconnect(actor: Actor, id: string): Promise<Changed> {
       if (!isId(id)) throw new NotFound('ConnectedRepository', id);
       return app.transact(actor, async (tx) => {
-        const row = await locked(tx, id);
-        authorizeRow(actor, can.disconnectRepository, row, 'ConnectedRepository', id);
-        await tx.db.connectedRepository.delete({ where: { id } });
-        const { workspaceId } = row;
+        const found = await tx.db.connectedRepository.findUnique({ where: { id } });
+        authorizeRow(actor, can.disconnectRepository, found, 'ConnectedRepository', id);
+        const { workspaceId, githubId } = found;
+        // Nobody would tell when their pull requests are closed. Applications are locked first, as deployments do it.
+        await app.use(Previews).closeOf(tx, { workspaceId, githubId }, 'The repository is connected no more.');
+        const { count } = await tx.db.connectedRepository.deleteMany({ where: { id } });
+        if (count === 0) throw new NotFound('ConnectedRepository', id);
         return { id, workspaceId, event: tx.append({ type: repositoryDisconnected, workspaceId, subjectId: id }) };
       });
     },

@@ -10,9 +10,9 @@ import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { defineJob } from '#kernel/jobs/define.ts';
 import { defineRetention } from '#kernel/jobs/retention.ts';
-import { Deployments } from '../../deployments/index.ts';
+import { Deployments, Previews, type Pull } from '../../deployments/index.ts';
 import { webhookRedelivered } from '../events.ts';
-import { branchOf, Envelope, handledEvents, PushEvent, Redelivery, urlKey } from '../model.ts';
+import { branchOf, Envelope, handledEvents, PullRequestEvent, PushEvent, Redelivery, urlKey } from '../model.ts';
 import { can } from '../policy.ts';
 import { RepositorySettings } from './settings.ts';
 
@@ -42,6 +42,13 @@ interface Outcome {
   readonly reason: string | null;
 }
 const ignored = (reason: string): Outcome => ({ status: 'IGNORED', reason });
+
+/** What came of it in several applications; a reason: nothing, in that one. */
+function outcomeOf(reasons: readonly (string | null)[]): Outcome {
+  const given = reasons.filter((one) => one !== null);
+  const reason = [...new Set(given)].join(' ').slice(0, 500) || null;
+  return given.length === reasons.length && reason !== null ? ignored(reason) : { status: 'PROCESSED', reason };
+}
 
 /** Runs that ended without a success. */
 const unsuccessful: ReadonlySet<string> = new Set(['FAILED', 'CANCELED', 'TIMED_OUT']);
@@ -130,14 +137,66 @@ export const Deliveries = service('webhook deliveries', (app) => {
     return 'refused' in result ? result.refused : null;
   };
 
+  /** What an event of a pull request does: it concerns every application that has previews of it, or may get one. */
+  const follow = async (
+    { workspaceId }: WebhookDelivery,
+    { mode }: Task,
+    repository: ConnectedRepository,
+    payload: unknown,
+  ): Promise<Outcome> => {
+    const event = PullRequestEvent.safeParse(payload);
+    if (!event.success) return ignored('It is no pull request as GitHub sends them.');
+    const { before, pull_request: of, repository: at } = event.data;
+    const { githubId, urlKey: key } = repository;
+    if (BigInt(at.id) !== githubId || of.base.repo.id !== at.id) return ignored('It is of another repository.');
+    const pull: Pull = {
+      githubId,
+      number: of.number,
+      title: of.title,
+      isOpen: of.state === 'open',
+      headSha: of.head.sha,
+      headBefore: before ?? null,
+      headRef: of.head.ref,
+      baseRef: of.base.ref,
+      isFork: of.head.repo?.id !== at.id,
+      updatedAt: new Date(of.updated_at),
+    };
+    const known = { some: { githubId, number: pull.number } };
+    const candidates = await app.db.application.findMany({
+      where: {
+        workspaceId,
+        removalAskedAt: null,
+        workspace: { deletedAt: null },
+        OR: [{ previewPolicy: { isNot: null } }, { previews: known }],
+      },
+      select: { id: true, repositoryUrl: true, previews: { where: known.some, select: { id: true } } },
+      orderBy: { id: 'asc' },
+    });
+    const concerned = candidates.filter(
+      ({ repositoryUrl, previews }) => previews.length > 0 || urlKey(repositoryUrl) === key,
+    );
+    if (concerned.length === 0) return ignored('No application has previews of this repository.');
+    const reasons: (string | null)[] = [];
+    for (const { id } of concerned)
+      reasons.push(
+        await app.use(Previews).told(gitHubIn(workspaceId), id, pull, {
+          concerns: ({ repositoryUrl, branch }) => urlKey(repositoryUrl) === key && branch === pull.baseRef,
+          again: mode !== 'FIRST',
+        }),
+      );
+    return outcomeOf(reasons);
+  };
+
   const act = async (
     delivery: WebhookDelivery & { repository: ConnectedRepository | null },
     task: Task,
   ): Promise<Outcome> => {
-    const { repository, payload, workspaceId } = delivery;
+    const { repository, workspaceId } = delivery;
     if (!repository) return ignored('The repository is connected no more.');
-    if (payload === null) return ignored('Its body is kept no more.');
-    const push = PushEvent.safeParse(JSON.parse(payload));
+    if (delivery.payload === null) return ignored('Its body is kept no more.');
+    const payload: unknown = JSON.parse(delivery.payload);
+    if (delivery.event === 'pull_request') return follow(delivery, task, repository, payload);
+    const push = PushEvent.safeParse(payload);
     if (!push.success) return ignored('It is no push as GitHub sends them.');
     if (BigInt(push.data.repository.id) !== repository.githubId)
       return ignored(push.data.repository.fork ? 'It is of a fork.' : 'It is of another repository.');
@@ -145,26 +204,24 @@ export const Deliveries = service('webhook deliveries', (app) => {
     if ('ignored' in where) return ignored(where.ignored);
     const { branch } = where;
     const candidates = await app.db.application.findMany({
-      where: { workspaceId, branch, removalAskedAt: null, workspace: { deletedAt: null } },
+      where: { workspaceId, branch, removalAskedAt: null, preview: { is: null }, workspace: { deletedAt: null } },
       select: { id: true, repositoryUrl: true },
       orderBy: { id: 'asc' },
     });
     const applications = candidates.filter(({ repositoryUrl }) => urlKey(repositoryUrl) === repository.urlKey);
     if (applications.length === 0) return ignored('No application deploys this branch.');
-    const refusals: string[] = [];
+    const refusals: (string | null)[] = [];
     for (const { id: applicationId } of applications) {
-      const refusal = await deploy(delivery, task, {
-        applicationId,
-        key: repository.urlKey,
-        branch,
-        commitSha: push.data.after,
-      });
-      if (refusal !== null) refusals.push(refusal);
+      refusals.push(
+        await deploy(delivery, task, {
+          applicationId,
+          key: repository.urlKey,
+          branch,
+          commitSha: push.data.after,
+        }),
+      );
     }
-    const reason = [...new Set(refusals)].join(' ').slice(0, 500) || null;
-    return refusals.length === applications.length && reason !== null
-      ? ignored(reason)
-      : { status: 'PROCESSED', reason };
+    return outcomeOf(refusals);
   };
 
   /** Has something done with all deliveries that are so, a bounded number by statement; after it they are so no more. */

@@ -1,10 +1,11 @@
 import { z } from 'zod';
-import type { CommitState, RunStatus } from '#prisma';
+import type { CommitState, Preview, RunStatus } from '#prisma';
 import { service, type App } from '#kernel/app.ts';
+import { system } from '#kernel/auth/actor.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { DomainError } from '#kernel/errors.ts';
 import { defineJob } from '#kernel/jobs/define.ts';
-import { watchDeployments } from '../../deployments/index.ts';
+import { watchDeployments, watchPreviews } from '../../deployments/index.ts';
 import { GitHubApiFailed } from '../../../integrations/github/index.ts';
 import { urlKey } from '../model.ts';
 import { Repositories } from './connections.ts';
@@ -26,6 +27,22 @@ const descriptions: Readonly<Record<CommitState, string>> = {
   FAILURE: 'The deployment failed.',
   ERROR: 'The deployment was canceled or superseded.',
 };
+
+/** One for an application, and one for its previews. */
+const contextOf = ({ name, preview }: { name: string; preview?: { of: { name: string } } | null }): string =>
+  preview ? `switchyard/preview/${preview.of.name}` : `switchyard/${name}`;
+
+/** GitHub takes no longer ones. */
+const maxDescription = 140;
+
+/** What GitHub is told of a preview that has no deployment of its commit; null: nothing. */
+function saidOf({ state, reason }: Pick<Preview, 'state' | 'reason'>): { state: CommitState; said: string } | null {
+  if (state === 'AWAITING_APPROVAL') return { state: 'PENDING', said: 'Waits for approval.' };
+  if (state === 'AWAITING_ROOM') return { state: 'PENDING', said: reason ?? 'To be deployed.' };
+  // The deployment is told of.
+  if (state === 'ACTIVE') return null;
+  return { state: 'ERROR', said: reason ?? 'It was refused.' };
+}
 
 /** Tells GitHub what became of commits. The only writer of commit_status. */
 export const Statuses = service('commit statuses', (app) => ({
@@ -61,7 +78,11 @@ export const Statuses = service('commit statuses', (app) => ({
         include: {
           repository: true,
           deployment: {
-            select: { applicationId: true, run: { select: { status: true } }, application: { select: { name: true } } },
+            select: {
+              applicationId: true,
+              run: { select: { status: true } },
+              application: { select: { name: true, preview: { select: { of: { select: { name: true } } } } } },
+            },
           },
         },
       });
@@ -90,7 +111,7 @@ export const Statuses = service('commit statuses', (app) => ({
             state: state.toLowerCase() as Lowercase<CommitState>,
             targetUrl: `${appUrl()}/deployments/${id}`,
             description: descriptions[state],
-            context: `switchyard/${row.deployment.application.name}`,
+            context: contextOf(row.deployment.application),
           },
           signal,
         );
@@ -101,6 +122,56 @@ export const Statuses = service('commit statuses', (app) => ({
         throw error; // the job is tried again
       }
     }
+  },
+
+  /** Tells GitHub how a preview stands now, as long as no deployment of its commit says more. Rejects when it could not. */
+  async reportPreview(id: string, signal: AbortSignal): Promise<void> {
+    let told: string | null = null;
+    for (let round = 0; round < rounds; round++) {
+      const preview = await app.db.preview.findUnique({ where: { id }, include: { of: { select: { name: true } } } });
+      const said = preview && saidOf(preview);
+      if (!preview || (!said && told === null)) return;
+      if (!said) {
+        // It was deployed while GitHub was told that it waits: the deployment has the last word.
+        const { applicationId, workspaceId } = preview;
+        if (applicationId !== null) await this.repeat(workspaceId, applicationId);
+        return;
+      }
+      const now = `${preview.headSha} ${said.state} ${said.said}`;
+      if (now === told) return;
+      const { workspaceId, githubId, headSha, of } = preview;
+      const where = { workspaceId_githubId: { workspaceId, githubId } };
+      const repository = await app.db.connectedRepository.findUnique({ where });
+      if (!repository) return;
+      const token = await app.use(Repositories).token(repository, { statuses: 'write' }, signal);
+      const { api, appUrl } = app.use(RepositorySettings);
+      await api.setStatus(
+        token,
+        {
+          fullName: repository.fullName,
+          commitSha: headSha,
+          state: said.state.toLowerCase() as Lowercase<CommitState>,
+          targetUrl: `${appUrl()}/previews/${id}`,
+          description: said.said.slice(0, maxDescription),
+          context: contextOf({ name: '', preview: { of } }),
+        },
+        signal,
+      );
+      told = now;
+    }
+  },
+
+  /** Has GitHub told once more of the newest deployment of an application. */
+  async repeat(workspaceId: string, applicationId: string): Promise<void> {
+    await app.transact(system, async (tx) => {
+      const newest = await tx.db.commitStatus.findFirst({
+        where: { deployment: { applicationId } },
+        orderBy: { id: 'desc' },
+      });
+      if (!newest) return;
+      await tx.db.commitStatus.updateMany({ where: { id: newest.id }, data: { state: null } });
+      await app.jobs.enqueue(tx, reportJob, { deploymentId: newest.id, workspaceId });
+    });
   },
 }));
 
@@ -113,6 +184,22 @@ const reportJob = defineJob({
   workspaceOf: ({ workspaceId }) => workspaceId,
   handle: ({ deploymentId }, { app, signal }: { app: App; signal: AbortSignal }) =>
     app.use(Statuses).report(deploymentId, signal),
+});
+
+const reportPreviewJob = defineJob({
+  name: 'repositories.reportPreview',
+  payload: z.object({ workspaceId: z.string(), previewId: z.string() }),
+  attempts: 8,
+  retryDelayS: 5,
+  timeoutS: 60,
+  workspaceOf: ({ workspaceId }) => workspaceId,
+  handle: ({ previewId }, { app, signal }: { app: App; signal: AbortSignal }) =>
+    app.use(Statuses).reportPreview(previewId, signal),
+});
+
+watchPreviews(async (app, tx, previewId) => {
+  const { workspaceId } = await tx.db.preview.findUniqueOrThrow({ where: { id: previewId } });
+  await app.jobs.enqueue(tx, reportPreviewJob, { workspaceId, previewId });
 });
 
 watchDeployments((app, tx, deploymentId) => app.use(Statuses).watch(tx, deploymentId));
