@@ -1,3 +1,4 @@
+import type { Agent } from 'node:http';
 import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
@@ -41,8 +42,22 @@ export interface HostKit {
   probe(what: ProbeRequest, objection: () => Promise<string | null>): Promise<Probe>;
 }
 
+/** An engine of another machine. */
+export interface RemoteEngine {
+  readonly name: 'EC2';
+  /** Opens connections to the engine. */
+  readonly agent: Agent;
+  /** IPv4 address of that machine that instances are published on. */
+  readonly address: string;
+  /** How long an answer about what runs may be used again, milliseconds: each costs more than a call on this machine. */
+  readonly sharedMs: number;
+  /** How long words that are on their way are waited for when following ends, milliseconds. */
+  readonly lastWordsMs: number;
+}
+
 export interface DockerDriverOptions {
-  readonly socketPath: string;
+  /** Of an engine of this machine, or what leads to one of another. */
+  readonly engine: string | RemoteEngine;
   /** On the label of all that is this host's. */
   readonly hostId: string;
   /** Base of generated Dockerfiles. */
@@ -61,6 +76,7 @@ export interface DockerDriverOptions {
 /** Where instances listen unless the image exposes one port. */
 const usualPort = 8080;
 const mib = 2 ** 20;
+type Running = ReadonlyMap<string, readonly number[]>;
 const context = { maxBytes: 2 ** 30, maxFiles: 200_000 };
 /** How much of its output the engine keeps for each container. */
 const output = { 'max-size': '10m', 'max-file': '2' };
@@ -68,6 +84,8 @@ const output = { 'max-size': '10m', 'max-file': '2' };
 const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'KILL', 'NET_BIND_SERVICE', 'SETGID', 'SETUID'];
 /** How long words that were on their way are waited for when following ends. */
 const lastWordsMs = 200;
+/** How long it may take to be told what runs at an engine of another machine, milliseconds. */
+const toldWithinMs = 8_000;
 
 const label = {
   host: 'switchyard.host',
@@ -79,12 +97,17 @@ const label = {
 export type DockerDriver = Awaited<ReturnType<typeof createDockerDriver>>;
 
 /**
- * The driver of a Docker engine on this machine: an artifact is an image, an instance a container. Everything has labels
- * with the host, application and run, so nothing needs to be remembered. Containers are not restarted by the engine.
+ * The driver of a Docker engine, of this machine or another one: an artifact is an image, an instance a container.
+ * Everything has labels with the host, application and run, so nothing needs to be remembered. Containers are not
+ * restarted by the engine.
  */
 export async function createDockerDriver(options: DockerDriverOptions) {
   const { hostId, kit } = options;
-  const engine = await createEngine(options.socketPath);
+  const remote = typeof options.engine === 'string' ? null : options.engine;
+  const address = remote?.address ?? '127.0.0.1';
+  const engine = await createEngine(
+    typeof options.engine === 'string' ? { socketPath: options.engine } : options.engine,
+  );
   const network = `switchyard-${hostId}`;
   const ownLabels = ({ applicationId, runId, attempt }: Maker) => ({
     [label.host]: hostId,
@@ -94,8 +117,11 @@ export async function createDockerDriver(options: DockerDriverOptions) {
   });
   const labeled = (more: readonly string[] = []) => ({ label: [`${label.host}=${hostId}`, ...more] });
 
+  let shared: { readonly asked: Promise<Running>; until: number } | null = null;
+  const forgetRunning = (): void => void (shared = null);
+
   const driver = {
-    name: 'DOCKER' as const,
+    name: remote?.name ?? ('DOCKER' as const),
 
     /** Whether the engine is there. */
     async answers(): Promise<boolean> {
@@ -184,7 +210,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
               HostConfig: {
                 NetworkMode: network,
                 // Only there, and only this one.
-                PortBindings: { [`${inner}/tcp`]: [{ HostIp: '127.0.0.1', HostPort: String(port) }] },
+                PortBindings: { [`${inner}/tcp`]: [{ HostIp: address, HostPort: String(port) }] },
                 PublishAllPorts: false,
                 Memory: memory,
                 MemorySwap: memory,
@@ -206,6 +232,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
         try {
           await what.record?.(instance);
           await engine.ask((docker) => docker.getContainer(container.id).start());
+          forgetRunning();
         } catch (error) {
           await driver.stop(instance, 0).catch(() => undefined); // the agent finds it by its labels
           // Another program was faster at the port.
@@ -215,22 +242,20 @@ export async function createDockerDriver(options: DockerDriverOptions) {
           throw error;
         }
         await what.log?.(`Started ${image} as container ${container.id.slice(0, 12)} on port ${port}.`);
-        return { instance, port, uid: await listenerOf(port), logFrom: 0 };
+        const uid = remote ? null : await listenerOf(port);
+        return { instance, port, uid, logFrom: 0, ...(remote ? { host: address } : {}) };
       }
     },
 
     async alive(instance: Opaque): Promise<boolean> {
-      const found = await inspect(instance);
-      return found?.State.Running === true && !found.State.Restarting;
+      return (await portsOf(instance)) !== null;
     },
 
     probe: (what: ProbeRequest & { readonly instance: Opaque }) =>
       kit.probe(what, async () => {
         try {
-          const found = await inspect(what.instance);
-          const bindings = Object.values(found?.HostConfig.PortBindings ?? {}) as { HostPort?: string }[][];
-          const published = bindings.flat().some(({ HostPort }) => HostPort === String(what.port));
-          return found?.State.Running && published ? null : 'the container does not run, something else answered';
+          const published = await portsOf(what.instance);
+          return published?.includes(what.port) ? null : 'the container does not run, something else answered';
         } catch (error) {
           if (error instanceof DriverUnavailable) return error.message;
           throw error;
@@ -269,7 +294,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     ): AsyncGenerator<string, void, undefined> {
       const id = containerOf(instance);
       const end = new AbortController();
-      const later = (): void => void delay(lastWordsMs).then(() => end.abort());
+      const later = (): void => void delay(remote?.lastWordsMs ?? lastWordsMs).then(() => end.abort());
       if (signal.aborted) later();
       else signal.addEventListener('abort', later, { once: true });
       try {
@@ -305,6 +330,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
           if (![404, 409].includes(statusOf(error) ?? 0)) throw error; // it is being removed
         }
       });
+      forgetRunning();
     },
 
     async remove(artifact: Opaque): Promise<void> {
@@ -485,6 +511,43 @@ export async function createDockerDriver(options: DockerDriverOptions) {
   async function inspect(instance: Opaque): Promise<Docker.ContainerInspectInfo | null> {
     const id = containerOf(instance);
     return absentAsNull(engine.ask((docker) => docker.getContainer(id).inspect()));
+  }
+
+  /** Ports that an instance that runs is published on; null: it does not run. */
+  async function portsOf(instance: Opaque): Promise<readonly number[] | null> {
+    if (remote) return (await runningAt(remote)).get(containerOf(instance)) ?? null;
+    const found = await inspect(instance);
+    if (!found?.State.Running || found.State.Restarting) return null;
+    const bindings = Object.values(found.HostConfig.PortBindings ?? {}) as { HostPort?: string }[][];
+    return bindings.flat().map(({ HostPort }) => Number(HostPort));
+  }
+
+  /** All that runs there, told at once for all who ask within a time. @throws DriverUnavailable */
+  async function runningAt({ sharedMs }: RemoteEngine): Promise<Running> {
+    if (!shared || performance.now() > shared.until) {
+      const filters = labeled();
+      const asked = engine
+        .ask((docker) => docker.listContainers({ filters: { ...filters, status: ['running', 'paused'] } }))
+        .then(
+          (found): Running => new Map(found.map(({ Id, Ports }) => [Id, Ports.map(({ PublicPort }) => PublicPort)])),
+        );
+      const own = { asked, until: Infinity };
+      shared = own;
+      // The time runs from the answer on: one that is away is not asked by everybody in turn.
+      const settle = (): void => void (own.until = performance.now() + sharedMs);
+      asked.then(settle, settle);
+    }
+    const late = new AbortController();
+    try {
+      return await Promise.race([
+        shared.asked,
+        delay(toldWithinMs, undefined, { signal: late.signal }).then(() => {
+          throw new DriverUnavailable(`no answer within ${toldWithinMs} ms`);
+        }),
+      ]);
+    } finally {
+      late.abort();
+    }
   }
 
   /** @see https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerStats */

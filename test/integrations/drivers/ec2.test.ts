@@ -1,0 +1,104 @@
+import { chmod, mkdir, readdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, test, vi, type TestContext } from 'vitest';
+import { createLogger } from '#kernel/log.ts';
+import type { Driver } from '../../../src/domains/deployments/service/driver.ts';
+import { createEc2Driver } from '../../../src/domains/deployments/service/drivers.ts';
+import { connectEc2, type Ec2 } from '../../../src/integrations/ec2/index.ts';
+import type { DockerEngine } from '../../support/docker-engine.ts';
+import { startS3, type TestS3 } from '../../support/s3.ts';
+import { testFolder } from '../../support/server.ts';
+import { startFakeSsm, type FakeSsm } from '../../support/ssm.ts';
+import { newRun, nodeImage, present, testEngine } from '../../support/test-engine.ts';
+import { addresses, conformance, processListing, type Subject } from './conformance.ts';
+
+// The real driver with the real clients of the SDK, and real containers. What is not real: SSM is a stand-in that executes
+// the scripts on this machine, and S3 is S3rver. AWS itself was never asked.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 300_000 });
+
+let engine: DockerEngine | { readonly missing: string };
+let folder: string;
+let ssm: FakeSsm;
+let s3: TestS3;
+const opened: Ec2[] = [];
+const hostId = newRun().runId;
+beforeAll(async () => {
+  folder = await testFolder();
+  ssm = await startFakeSsm();
+  s3 = await startS3(path.join(folder, 's3'), 'transfer');
+  engine = await testEngine();
+  if (!('missing' in engine)) {
+    const { docker } = engine;
+    addresses.of = (id) =>
+      docker('inspect', '--format', '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}', id);
+  }
+});
+afterAll(async () => {
+  for (const one of opened) await one.close();
+  if (!('missing' in engine)) await engine.stop();
+  await s3.close();
+  await ssm.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+async function create(socketPath: string): Promise<Driver> {
+  const instance = await connectEc2({
+    instanceId: ssm.instanceId,
+    region: 'eu-central-1',
+    bucket: 'transfer',
+    address: null,
+    socketPath,
+    ssmEndpoint: ssm.url,
+    s3Endpoint: s3.url,
+    credentials: s3.credentials,
+    hostId,
+    folder: path.join(folder, 'ec2'),
+    ports: { from: 17_000, to: 17_099 },
+    waits: { commandMs: 25, everyMs: 50, quietMs: 200, answerMs: 300 },
+    log: createLogger('silent'),
+  });
+  opened.push(instance);
+  return createEc2Driver(
+    {
+      hostId,
+      nodeImage,
+      limits: { memoryMb: 512, milliCpus: 1000, maxProcesses: 200 },
+      build: { memoryMb: 1024, milliCpus: 2000, environment: {} },
+    },
+    instance,
+    { sharedMs: 20, lastWordsMs: 3_000 },
+  );
+}
+
+let driver: Promise<Driver> | null = null;
+
+async function subject(context: TestContext): Promise<Subject> {
+  const { docker, socketPath } = present(engine, context);
+  return {
+    driver: await (driver ??= create(socketPath)),
+    again: () => create(socketPath),
+    async checkout({ applicationId, runId, attempt }) {
+      const made = path.join(folder, applicationId, `${runId}.${attempt}`);
+      await mkdir(made, { recursive: true });
+      await chmod(made, 0o755);
+      return made;
+    },
+    listenOn: '0.0.0.0',
+    confines: true,
+    // The history of commands as well: it is what an account keeps of them.
+    listing: async () =>
+      (await Promise.all([processListing(), docker('ps', '--all', '--no-trunc', '--format', '{{json .}}'), docker('images', '--format', '{{.Repository}}:{{.Tag}}'), Promise.resolve(JSON.stringify(ssm.history))])).join('\n'), // prettier-ignore
+  };
+}
+
+conformance(subject);
+
+test('nothing is left on the instance or in the bucket but what runs', async (context) => {
+  present(engine, context);
+  for (const one of opened.splice(0)) await one.close();
+  const folders = (await readdir('/var/tmp')).filter((name) => name.startsWith('switchyard.'));
+  const full = await Promise.all(folders.map(async (name) => (await readdir(path.join('/var/tmp', name))).length));
+  expect(full.filter((count) => count > 0)).toEqual([]);
+  const objects = await readdir(path.join(folder, 's3', 'transfer'), { recursive: true, withFileTypes: true });
+  expect(objects.filter((one) => one.isFile()).map(({ name }) => name)).toEqual([]);
+});
