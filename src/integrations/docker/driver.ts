@@ -201,28 +201,30 @@ export async function createDockerDriver(options: DockerDriverOptions) {
         const environment = { ...what.environment, PORT: String(inner), HOST: '0.0.0.0' };
         const container = await engine.ask((docker) =>
           docker
-            .createContainer({
-              Image: image,
-              ...(command === null ? {} : { Entrypoint: ['/bin/sh', '-c'], Cmd: [command] }),
-              Env: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
-              Labels: ownLabels(what),
-              ExposedPorts: { [`${inner}/tcp`]: {} },
-              HostConfig: {
-                NetworkMode: network,
-                // Only there, and only this one.
-                PortBindings: { [`${inner}/tcp`]: [{ HostIp: address, HostPort: String(port) }] },
-                PublishAllPorts: false,
-                Memory: memory,
-                MemorySwap: memory,
-                NanoCpus: milliCpus * 1e6,
-                PidsLimit: options.limits.maxProcesses,
-                CapDrop: ['ALL'],
-                CapAdd: capabilities,
-                SecurityOpt: ['no-new-privileges'],
-                RestartPolicy: { Name: 'no' },
-                LogConfig: { Type: 'json-file', Config: output },
-              },
-            })
+            .createContainer(
+              inBody({
+                Image: image,
+                ...(command === null ? {} : { Entrypoint: ['/bin/sh', '-c'], Cmd: [command] }),
+                Env: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
+                Labels: ownLabels(what),
+                ExposedPorts: { [`${inner}/tcp`]: {} },
+                HostConfig: {
+                  NetworkMode: network,
+                  // Only there, and only this one.
+                  PortBindings: { [`${inner}/tcp`]: [{ HostIp: address, HostPort: String(port) }] },
+                  PublishAllPorts: false,
+                  Memory: memory,
+                  MemorySwap: memory,
+                  NanoCpus: milliCpus * 1e6,
+                  PidsLimit: options.limits.maxProcesses,
+                  CapDrop: ['ALL'],
+                  CapAdd: capabilities,
+                  SecurityOpt: ['no-new-privileges'],
+                  RestartPolicy: { Name: 'no' },
+                  LogConfig: { Type: 'json-file', Config: output },
+                },
+              }),
+            )
             .catch((error: unknown) => {
               if (statusOf(error) === 404) throw new StartRefused('The image of this release is gone.');
               throw error;
@@ -576,6 +578,9 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     return found.size === 1 ? ([...found][0] ?? null) : null;
   }
 }
+
+/** Sent as the body alone: the client would put all of it into the address as well, secrets included. */
+const inBody = (what: Docker.ContainerCreateOptions) => ({ _query: {}, _body: what }) as Docker.ContainerCreateOptions;
 
 const isPortTaken = (error: unknown): boolean =>
   /port is already allocated|address already in use/i.test(saidBy(error));

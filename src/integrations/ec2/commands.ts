@@ -90,6 +90,7 @@ export async function createCommands(options: CommandsOptions): Promise<Commands
     const until = performance.now() + withinMs;
     let id: string;
     try {
+      // Not given up half way: what was sent could not be canceled then.
       const sent = await client.send(
         new sdk.SendCommandCommand({
           InstanceIds: [instanceId],
@@ -98,12 +99,10 @@ export async function createCommands(options: CommandsOptions): Promise<Commands
           Parameters: { commands: [script], executionTimeout: [String(executionS)] },
           TimeoutSeconds: deliveryS,
         }),
-        signal ? { abortSignal: signal } : {},
       );
       id = sent.Command?.CommandId ?? '';
       if (id === '') throw new Error('SSM gave the command no id');
     } catch (error) {
-      signal?.throwIfAborted();
       throw new InstanceUnavailable(`SSM did not take a command for ${instanceId}: ${saidBy(error)}`, { cause: error });
     }
     try {

@@ -74,9 +74,11 @@ if [ -n "$sum" ]; then
 else
   exec 3< /dev/null
 fi
+# A command line can be read by everybody there.
+printf 'url = "http://engine%s"\\n' "$path" > url
 ulimit -f ${maxAnswerBlocks}
 curl -q -sS -N -g --path-as-is --noproxy '*' --unix-socket "$socket" -X "$method" -H "Content-Type: $type" -H 'Expect:' \\
-  -D head -o body "$@" "http://engine$path" <&3 2> why
+  -D head -o body "$@" -K url <&3 2> why
 over $?
 `;
 

@@ -40,6 +40,8 @@ const patience = 3;
 const repeatedMs = 60_000;
 /** A server that died asks for nothing any more. */
 const abandonedS = 60;
+/** Of the server in this process: the engine takes addresses of so many bytes as well. */
+const limits = { requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 1, maxHeaderSize: 2 ** 20 };
 const types = new Set(['application/json', 'application/tar', 'application/x-tar']);
 
 /**
@@ -55,7 +57,7 @@ export async function openTunnel(options: TunnelOptions): Promise<Tunnel> {
   const running = new Set<Promise<void>>();
   const closing = new AbortController();
 
-  const server = createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 1 }, (request, response) => {
+  const server = createServer(limits, (request, response) => {
     const done: Promise<void> = forward(request, response).finally(() => running.delete(done));
     running.add(done);
   });
@@ -106,7 +108,9 @@ export async function openTunnel(options: TunnelOptions): Promise<Tunnel> {
   ): Promise<void> {
     const { method = 'GET', url = '/' } = request;
     const contentType = request.headers['content-type'] ?? 'application/json';
-    if (!types.has(contentType) || !/^[A-Z]+$/.test(method)) throw new Error('such a request is not forwarded');
+    // In a file of curl's options " and \\ would mean something.
+    if (!types.has(contentType) || !/^[A-Z]+$/.test(method) || !/^\/[^\s"\\]*$/.test(url))
+      throw new Error('such a request is not forwarded');
     const hasBody =
       request.headers['transfer-encoding'] !== undefined || Number(request.headers['content-length'] ?? 0) > 0;
     const body = hasBody ? await sent(id, url, request, contentType, signal, objects) : null;

@@ -6,9 +6,12 @@ import type { Driver } from '../../../src/domains/deployments/service/driver.ts'
 import { createEc2Driver } from '../../../src/domains/deployments/service/drivers.ts';
 import { connectEc2, type Ec2 } from '../../../src/integrations/ec2/index.ts';
 import type { DockerEngine } from '../../support/docker-engine.ts';
+import { until } from '../../support/embedded.ts';
 import { startS3, type TestS3 } from '../../support/s3.ts';
-import { testFolder } from '../../support/server.ts';
+import { startTestServer, testFolder } from '../../support/server.ts';
 import { startFakeSsm, type FakeSsm } from '../../support/ssm.ts';
+import { livenessMs, plain, raw, repository, serving, team } from '../../domains/deployments/harness.ts';
+import { loop } from '../../domains/deployments/scenarios.ts';
 import { newRun, nodeImage, present, testEngine } from '../../support/test-engine.ts';
 import { addresses, conformance, processListing, type Subject } from './conformance.ts';
 
@@ -93,10 +96,66 @@ async function subject(context: TestContext): Promise<Subject> {
 
 conformance(subject);
 
+test('a whole server deploys to it, switches without a failed request, and starts again what died', async (context) => {
+  const { docker, socketPath } = present(engine, context);
+  vi.stubEnv('AWS_ACCESS_KEY_ID', s3.credentials.accessKeyId);
+  vi.stubEnv('AWS_SECRET_ACCESS_KEY', s3.credentials.secretAccessKey);
+  const server = await startTestServer({
+    SWITCHYARD_PROCESS_DRIVER: 'false',
+    SWITCHYARD_EC2_INSTANCE_ID: ssm.instanceId,
+    SWITCHYARD_EC2_REGION: 'eu-central-1',
+    SWITCHYARD_EC2_BUCKET: 'transfer',
+    // Not where the proxy reaches the instances of this machine.
+    SWITCHYARD_EC2_ADDRESS: '127.0.0.2',
+    SWITCHYARD_EC2_DOCKER_HOST: `unix://${socketPath}`,
+    SWITCHYARD_EC2_SSM_ENDPOINT: ssm.url,
+    SWITCHYARD_EC2_S3_ENDPOINT: s3.url,
+    SWITCHYARD_DOCKER_NODE_IMAGE: nodeImage,
+  });
+  try {
+    const on = await team(server.url);
+    const source = await repository(folder, 'to-ec2');
+    await source.commit({ ...plain, 'server.js': serving('one') });
+    const id = await on.application({
+      name: 'to-ec2',
+      repositoryUrl: source.url,
+      driver: 'EC2',
+      environment: { TOKEN: 'geheim-auf-reisen' },
+    });
+    const one = await on.deploy(id);
+    expect(one).toMatchObject({ phase: 'DEPLOYED', status: 'SUCCEEDED' });
+    expect(one.logs.nodes.map(({ text }) => text)).toContain('listening for one');
+    const serves = () =>
+      server.running.app.db.release.findFirstOrThrow({ where: { activeOf: { id: raw('Application', id) } } });
+    const first = await serves();
+    expect(first).toMatchObject({ driver: 'EC2', instanceHost: '127.0.0.2', instanceUid: null });
+    const stop = await loop(`${await on.address(id)}/`);
+    await source.commit({ 'server.js': serving('two') });
+    expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+    await until('the new one answers', async () => (await on.answer(id)) === 'two', livenessMs);
+    const { answers, failures, count } = await stop();
+    console.log(`MEASURED EC2: ${count} requests during a switch, ${failures.length} failed`);
+    expect({ failures, answers: [...answers].toSorted() }).toEqual({ failures: [], answers: ['one', 'two'] });
+    const containerOf = (release: { readonly instance: unknown }) => (release.instance as { container: string }).container; // prettier-ignore
+    const died = containerOf(await serves());
+    await docker('kill', died);
+    await until('it is started again', async () => (await on.answer(id).catch(() => '')) === 'two', livenessMs);
+    expect(containerOf(await serves())).not.toBe(died);
+    expect((await on.stopApplication(id)).__typename).toBe('StopApplicationSuccess');
+    const left = () => docker('ps', '--all', '--quiet', '--filter', `label=switchyard.application=${raw('Application', id)}`); // prettier-ignore
+    await until('nothing of it runs', async () => (await left()) === '', livenessMs);
+  } finally {
+    await server.stop();
+    vi.unstubAllEnvs();
+  }
+  expect(JSON.stringify(ssm.history)).not.toContain('geheim-auf-reisen');
+}, 240_000);
+
 test('nothing is left on the instance or in the bucket but what runs', async (context) => {
   present(engine, context);
   for (const one of opened.splice(0)) await one.close();
-  const folders = (await readdir('/var/tmp')).filter((name) => name.startsWith('switchyard.'));
+  const asked = JSON.stringify(ssm.history);
+  const folders = (await readdir('/var/tmp')).filter((name) => name.startsWith('switchyard.') && asked.includes(name));
   const full = await Promise.all(folders.map(async (name) => (await readdir(path.join('/var/tmp', name))).length));
   expect(full.filter((count) => count > 0)).toEqual([]);
   const objects = await readdir(path.join(folder, 's3', 'transfer'), { recursive: true, withFileTypes: true });

@@ -14,6 +14,7 @@ import { createCommands } from '../../../src/integrations/ec2/commands.ts';
 import { connectEc2, type Ec2 } from '../../../src/integrations/ec2/index.ts';
 import { beginning, quoted, reading, toldBy, type Ask } from '../../../src/integrations/ec2/script.ts';
 import { until } from '../../support/embedded.ts';
+import { processListing } from '../drivers/conformance.ts';
 import { startS3, type TestS3 } from '../../support/s3.ts';
 import { testFolder } from '../../support/server.ts';
 import { startFakeSsm, type FakeSsm } from '../../support/ssm.ts';
@@ -31,6 +32,8 @@ let ec2: Ec2;
 /** What the engine was asked, and those who went away before it had answered. */
 const heard: { method: string; url: string; body: Buffer }[] = [];
 const left: string[] = [];
+/** Of the machine, while a request was made. */
+const listings: Promise<string>[] = [];
 const large = randomBytes(9 * 2 ** 20);
 
 beforeAll(async () => {
@@ -38,12 +41,13 @@ beforeAll(async () => {
   socketPath = path.join(folder, 'engine.sock');
   ssm = await startFakeSsm();
   s3 = await startS3(path.join(folder, 's3'), 'transfer');
-  engine = createServer((request, response) => {
+  engine = createServer({ maxHeaderSize: 2 ** 20 }, (request, response) => {
     const chunks: Buffer[] = [];
     request.on('data', (chunk: Buffer) => chunks.push(chunk));
     request.once('end', () => {
       const { method = '', url = '' } = request;
       heard.push({ method, url, body: Buffer.concat(chunks) });
+      if (url.startsWith('/create')) listings.push(processListing());
       response.once('close', () => response.writableFinished || left.push(url));
       if (url === '/large') response.end(large);
       else if (url === '/none') response.writeHead(204).end();
@@ -129,9 +133,12 @@ test('requests reach the engine and answers come back whole, and neither is in t
   expect(await ask('GET', '/missing')).toMatchObject({ status: 404 });
   expect((await ask('DELETE', '/none')).status).toBe(204);
   expect(await textOf('POST', '/start')).toBe('POST /start');
+  const long = `/long?${'x'.repeat(100_000)}`;
+  expect(await textOf('POST', long, '{}')).toBe(`POST ${long}`);
   await ask('POST', '/create?name=of-the-request', '{"Env":["SECRET=geheim-wie-nie"]}');
   expect(heard.at(-1)).toMatchObject({ url: '/create?name=of-the-request', method: 'POST' });
   expect(heard.at(-1)?.body.toString()).toBe('{"Env":["SECRET=geheim-wie-nie"]}');
+  expect((await Promise.all(listings)).map((one) => /of-the-request|geheim-wie-nie/.test(one))).toEqual([false]);
   const { body } = await ask('GET', '/large');
   const sum = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
   expect({ length: body.length, sum: sum(body) }).toEqual({ length: large.length, sum: sum(large) });

@@ -115,7 +115,7 @@ export async function connectEc2Driver(
 export const createEc2Driver = (
   options: ReturnType<typeof engineOptions>,
   { agent, address, findPort }: Pick<Ec2, 'agent' | 'address' | 'findPort'>,
-  waits: { readonly sharedMs: number; readonly lastWordsMs: number } = { sharedMs: 3_000, lastWordsMs: 5_000 },
+  waits: { readonly sharedMs: number; readonly lastWordsMs: number } = { sharedMs: 3_000, lastWordsMs: 3_000 },
 ): Promise<Driver> =>
   createDockerDriver({
     ...options,
