@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 
 /** S3 in this process, by S3rver: objects in a folder that goes when it closes. It believes forged signatures. */
@@ -10,6 +11,10 @@ export interface TestS3 {
 interface S3rver {
   run(): Promise<{ readonly port: number }>;
   close(): Promise<void>;
+  readonly store: {
+    getResourcePath(bucket: string, key: string, kind: string): string;
+    deleteObject(bucket: string, key: string): Promise<void>;
+  };
   readonly httpServer: { closeAllConnections(): void };
 }
 // It has no types.
@@ -24,6 +29,12 @@ export async function startS3(directory: string, bucket: string): Promise<TestS3
     vhostBuckets: false,
     configureBuckets: [{ name: bucket, configs: [] }],
   });
+  const { store } = server;
+  // Its own also removes folders that it has just seen empty, and with them what was put there meanwhile.
+  store.deleteObject = async (from, key) => {
+    for (const kind of ['object', 'object.md5', 'metadata.json'])
+      await rm(store.getResourcePath(from, key, kind), { force: true });
+  };
   const { port } = await server.run();
   return {
     url: `http://127.0.0.1:${port}`,

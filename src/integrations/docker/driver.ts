@@ -84,8 +84,8 @@ const output = { 'max-size': '10m', 'max-file': '2' };
 const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'KILL', 'NET_BIND_SERVICE', 'SETGID', 'SETUID'];
 /** How long words that were on their way are waited for when following ends. */
 const lastWordsMs = 200;
-/** How long it may take to be told what runs at an engine of another machine, milliseconds. */
-const toldWithinMs = 8_000;
+/** How long it may take to be told what runs at an engine of another machine, for all who wait together, milliseconds. */
+const toldWithinMs = 5_000;
 
 const label = {
   host: 'switchyard.host',
@@ -117,7 +117,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
   });
   const labeled = (more: readonly string[] = []) => ({ label: [`${label.host}=${hostId}`, ...more] });
 
-  let shared: { readonly asked: Promise<Running>; until: number } | null = null;
+  let shared: { readonly asked: Promise<Running>; readonly since: number; until: number } | null = null;
   const forgetRunning = (): void => void (shared = null);
 
   const driver = {
@@ -460,7 +460,9 @@ export async function createDockerDriver(options: DockerDriverOptions) {
         }
       }
     } finally {
-      if (!complete) await removeLayers(layers);
+      // Which takes a while on another machine, and nobody waits for it.
+      const removed = complete ? null : removeLayers(layers);
+      if (!remote) await removed;
       (body as Readable).destroy();
       files.destroy();
     }
@@ -533,22 +535,22 @@ export async function createDockerDriver(options: DockerDriverOptions) {
         .then(
           (found): Running => new Map(found.map(({ Id, Ports }) => [Id, Ports.map(({ PublicPort }) => PublicPort)])),
         );
-      const own = { asked, until: Infinity };
+      const own = { asked, since: performance.now(), until: Infinity };
       shared = own;
       // The time runs from the answer on: one that is away is not asked by everybody in turn.
       const settle = (): void => void (own.until = performance.now() + sharedMs);
       asked.then(settle, settle);
     }
-    const late = new AbortController();
+    // One who comes late to an engine that is away does not wait for as long again.
+    const leftMs = Math.max(shared.since + toldWithinMs - performance.now(), 0);
+    const told = new AbortController();
+    const late = delay(leftMs, undefined, { signal: told.signal }).then(() => {
+      throw new DriverUnavailable(`no answer within ${toldWithinMs} ms`);
+    });
     try {
-      return await Promise.race([
-        shared.asked,
-        delay(toldWithinMs, undefined, { signal: late.signal }).then(() => {
-          throw new DriverUnavailable(`no answer within ${toldWithinMs} ms`);
-        }),
-      ]);
+      return await Promise.race([shared.asked, late]);
     } finally {
-      late.abort();
+      told.abort();
     }
   }
 

@@ -134,9 +134,10 @@ test('requests reach the engine and answers come back whole, and neither is in t
   expect((await ask('DELETE', '/none')).status).toBe(204);
   expect(await textOf('POST', '/start')).toBe('POST /start');
   const long = `/long?${'x'.repeat(100_000)}`;
-  expect(await textOf('POST', long, '{}')).toBe(`POST ${long}`);
-  await ask('POST', '/create?name=of-the-request', '{"Env":["SECRET=geheim-wie-nie"]}');
-  expect(heard.at(-1)).toMatchObject({ url: '/create?name=of-the-request', method: 'POST' });
+  expect((await textOf('POST', long, '{}')) === `POST ${long}`).toBe(true);
+  expect(await textOf('POST', '/create?name=of-the-request', '{"Env":["SECRET=geheim-wie-nie"]}')).toBe(
+    'POST /create?name=of-the-request',
+  );
   expect(heard.at(-1)?.body.toString()).toBe('{"Env":["SECRET=geheim-wie-nie"]}');
   expect((await Promise.all(listings)).map((one) => /of-the-request|geheim-wie-nie/.test(one))).toEqual([false]);
   const { body } = await ask('GET', '/large');
