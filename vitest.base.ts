@@ -1,5 +1,5 @@
-/** The conformance suite on a Docker engine takes a minute, and belongs to the proof. */
-export const ofDocker = ['test/integrations/drivers/docker.test.ts'];
+/** The conformance suite on a Docker engine takes a minute, here and by way of SSM, and belongs to the proof. */
+export const ofDocker = ['test/integrations/drivers/docker.test.ts', 'test/integrations/drivers/ec2.test.ts'];
 
 /** What the two test configurations share. */
 export const resolve = {

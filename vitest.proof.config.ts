@@ -14,6 +14,7 @@ const order = [
   'proof/live',
   'drivers/docker',
   'proof/access',
+  'drivers/ec2',
 ];
 
 class ByLength extends BaseSequencer {

@@ -16,9 +16,8 @@ export interface TestS3 {
 export const credentials = { accessKeyId: 'S3RVER', secretAccessKey: 'S3RVER' };
 
 /** An S3 server in this process, with one bucket. */
-export async function startS3rver(): Promise<TestS3> {
+export async function startS3rver(bucket = 'blobs'): Promise<TestS3> {
   const directory = await mkdtemp(path.join(tmpdir(), 'switchyard-s3-'));
-  const bucket = 'blobs';
   const server = new S3rver({
     address: '127.0.0.1',
     port: 0,
@@ -27,12 +26,20 @@ export async function startS3rver(): Promise<TestS3> {
     allowMismatchedSignatures: true,
     configureBuckets: [{ name: bucket }],
   });
+  const { store } = server;
+  // Its own also removes folders that it has just seen empty, and with them what was put there meanwhile.
+  store.deleteObject = async (from, key) => {
+    for (const kind of ['object', 'object.md5', 'metadata.json'])
+      await rm(store.getResourcePath(from, key, kind), { force: true });
+  };
   const { port } = await server.run();
   return {
     endpoint: `http://127.0.0.1:${port}`,
     bucket,
     async stop() {
-      await server.close();
+      const closed = server.close();
+      server.httpServer.closeAllConnections();
+      await closed;
       await rm(directory, { recursive: true, force: true });
     },
   };

@@ -11,5 +11,10 @@ declare module '@20minutes/s3rver' {
     });
     run(): Promise<{ readonly port: number }>;
     close(): Promise<void>;
+    readonly httpServer: { closeAllConnections(): void };
+    readonly store: {
+      getResourcePath(bucket: string, key: string, kind: string): string;
+      deleteObject(bucket: string, key: string): Promise<void>;
+    };
   }
 }

@@ -93,7 +93,7 @@ export const NewApplication = z.object({
   healthCheckPath: HealthPath.default('/'),
   healthTimeoutS: z.int().min(1).max(600).default(30),
   environment: Environment.default({}),
-  driver: z.enum(['PROCESS', 'DOCKER']).nullish(),
+  driver: z.enum(['PROCESS', 'DOCKER', 'EC2']).nullish(),
   memoryMb: z.int().min(16).nullish(),
   cpus: z.number().min(0.01).nullish(),
   /** Which ones there are is this server's setting. */

@@ -82,6 +82,7 @@ const DriverEnum = builder.enumType(Driver, {
   values: {
     PROCESS: { description: "Processes of the host, of the application's own user." },
     DOCKER: { description: "Containers of the host's Docker engine." },
+    EC2: { description: 'Containers of an EC2 instance, reached through AWS Systems Manager.' },
   },
 });
 

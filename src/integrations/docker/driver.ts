@@ -1,3 +1,4 @@
+import type { Agent } from 'node:http';
 import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
@@ -41,8 +42,22 @@ export interface HostKit {
   probe(what: ProbeRequest, objection: () => Promise<string | null>): Promise<Probe>;
 }
 
+/** An engine of another machine. */
+export interface RemoteEngine {
+  readonly name: 'EC2';
+  /** Opens connections to the engine. */
+  readonly agent: Agent;
+  /** IPv4 address of that machine that instances are published on. */
+  readonly address: string;
+  /** How long an answer about what runs may be used again, milliseconds: each costs more than a call on this machine. */
+  readonly sharedMs: number;
+  /** How long words that are on their way are waited for when following ends, milliseconds. */
+  readonly lastWordsMs: number;
+}
+
 export interface DockerDriverOptions {
-  readonly socketPath: string;
+  /** Of an engine of this machine, or what leads to one of another. */
+  readonly engine: string | RemoteEngine;
   /** On the label of all that is this host's. */
   readonly hostId: string;
   /** Base of generated Dockerfiles. */
@@ -61,6 +76,7 @@ export interface DockerDriverOptions {
 /** Where instances listen unless the image exposes one port. */
 const usualPort = 8080;
 const mib = 2 ** 20;
+type Running = ReadonlyMap<string, readonly number[]>;
 const context = { maxBytes: 2 ** 30, maxFiles: 200_000 };
 /** How much of its output the engine keeps for each container. */
 const output = { 'max-size': '10m', 'max-file': '2' };
@@ -68,6 +84,8 @@ const output = { 'max-size': '10m', 'max-file': '2' };
 const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'KILL', 'NET_BIND_SERVICE', 'SETGID', 'SETUID'];
 /** How long words that were on their way are waited for when following ends. */
 const lastWordsMs = 200;
+/** How long it may take to be told what runs at an engine of another machine, for all who wait together, milliseconds. */
+const toldWithinMs = 5_000;
 
 const label = {
   host: 'switchyard.host',
@@ -79,12 +97,17 @@ const label = {
 export type DockerDriver = Awaited<ReturnType<typeof createDockerDriver>>;
 
 /**
- * The driver of a Docker engine on this machine: an artifact is an image, an instance a container. Everything has labels
- * with the host, application and run, so nothing needs to be remembered. Containers are not restarted by the engine.
+ * The driver of a Docker engine, of this machine or another one: an artifact is an image, an instance a container.
+ * Everything has labels with the host, application and run, so nothing needs to be remembered. Containers are not
+ * restarted by the engine.
  */
 export async function createDockerDriver(options: DockerDriverOptions) {
   const { hostId, kit } = options;
-  const engine = await createEngine(options.socketPath);
+  const remote = typeof options.engine === 'string' ? null : options.engine;
+  const address = remote?.address ?? '127.0.0.1';
+  const engine = await createEngine(
+    typeof options.engine === 'string' ? { socketPath: options.engine } : options.engine,
+  );
   const network = `switchyard-${hostId}`;
   let finding: Promise<string> | null = null;
   const ownLabels = ({ applicationId, runId, attempt }: Maker) => ({
@@ -95,8 +118,11 @@ export async function createDockerDriver(options: DockerDriverOptions) {
   });
   const labeled = (more: readonly string[] = []) => ({ label: [`${label.host}=${hostId}`, ...more] });
 
+  let shared: { readonly asked: Promise<Running>; readonly since: number; until: number } | null = null;
+  const forgetRunning = (): void => void (shared = null);
+
   const driver = {
-    name: 'DOCKER' as const,
+    name: remote?.name ?? ('DOCKER' as const),
 
     /** Whether the engine is there. */
     async answers(): Promise<boolean> {
@@ -176,28 +202,30 @@ export async function createDockerDriver(options: DockerDriverOptions) {
         const environment = { ...what.environment, PORT: String(inner), HOST: '0.0.0.0' };
         const container = await engine.ask((docker) =>
           docker
-            .createContainer({
-              Image: image,
-              ...(command === null ? {} : { Entrypoint: ['/bin/sh', '-c'], Cmd: [command] }),
-              Env: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
-              Labels: ownLabels(what),
-              ExposedPorts: { [`${inner}/tcp`]: {} },
-              HostConfig: {
-                NetworkMode: networkMode,
-                // Only there, and only this one.
-                PortBindings: { [`${inner}/tcp`]: [{ HostIp: '127.0.0.1', HostPort: String(port) }] },
-                PublishAllPorts: false,
-                Memory: memory,
-                MemorySwap: memory,
-                NanoCpus: milliCpus * 1e6,
-                PidsLimit: options.limits.maxProcesses,
-                CapDrop: ['ALL'],
-                CapAdd: capabilities,
-                SecurityOpt: ['no-new-privileges'],
-                RestartPolicy: { Name: 'no' },
-                LogConfig: { Type: 'json-file', Config: output },
-              },
-            })
+            .createContainer(
+              inBody({
+                Image: image,
+                ...(command === null ? {} : { Entrypoint: ['/bin/sh', '-c'], Cmd: [command] }),
+                Env: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
+                Labels: ownLabels(what),
+                ExposedPorts: { [`${inner}/tcp`]: {} },
+                HostConfig: {
+                  NetworkMode: networkMode,
+                  // Only there, and only this one.
+                  PortBindings: { [`${inner}/tcp`]: [{ HostIp: address, HostPort: String(port) }] },
+                  PublishAllPorts: false,
+                  Memory: memory,
+                  MemorySwap: memory,
+                  NanoCpus: milliCpus * 1e6,
+                  PidsLimit: options.limits.maxProcesses,
+                  CapDrop: ['ALL'],
+                  CapAdd: capabilities,
+                  SecurityOpt: ['no-new-privileges'],
+                  RestartPolicy: { Name: 'no' },
+                  LogConfig: { Type: 'json-file', Config: output },
+                },
+              }),
+            )
             .catch((error: unknown) => {
               if (statusOf(error) === 404) throw new StartRefused('The image of this release is gone.');
               throw error;
@@ -207,6 +235,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
         try {
           await what.record?.(instance);
           await engine.ask((docker) => docker.getContainer(container.id).start());
+          forgetRunning();
         } catch (error) {
           await driver.stop(instance, 0).catch(() => undefined); // the agent finds it by its labels
           // Another program was faster at the port.
@@ -216,22 +245,20 @@ export async function createDockerDriver(options: DockerDriverOptions) {
           throw error;
         }
         await what.log?.(`Started ${image} as container ${container.id.slice(0, 12)} on port ${port}.`);
-        return { instance, port, uid: await listenerOf(port), logFrom: 0 };
+        const uid = remote ? null : await listenerOf(port);
+        return { instance, port, uid, logFrom: 0, ...(remote ? { host: address } : {}) };
       }
     },
 
     async alive(instance: Opaque): Promise<boolean> {
-      const found = await inspect(instance);
-      return found?.State.Running === true && !found.State.Restarting;
+      return (await portsOf(instance)) !== null;
     },
 
     probe: (what: ProbeRequest & { readonly instance: Opaque }) =>
       kit.probe(what, async () => {
         try {
-          const found = await inspect(what.instance);
-          const bindings = Object.values(found?.HostConfig.PortBindings ?? {}) as { HostPort?: string }[][];
-          const published = bindings.flat().some(({ HostPort }) => HostPort === String(what.port));
-          return found?.State.Running && published ? null : 'the container does not run, something else answered';
+          const published = await portsOf(what.instance);
+          return published?.includes(what.port) ? null : 'the container does not run, something else answered';
         } catch (error) {
           if (error instanceof DriverUnavailable) return error.message;
           throw error;
@@ -270,7 +297,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     ): AsyncGenerator<string, void, undefined> {
       const id = containerOf(instance);
       const end = new AbortController();
-      const later = (): void => void delay(lastWordsMs).then(() => end.abort());
+      const later = (): void => void delay(remote?.lastWordsMs ?? lastWordsMs).then(() => end.abort());
       if (signal.aborted) later();
       else signal.addEventListener('abort', later, { once: true });
       try {
@@ -306,6 +333,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
           if (![404, 409].includes(statusOf(error) ?? 0)) throw error; // it is being removed
         }
       });
+      forgetRunning();
     },
 
     async remove(artifact: Opaque): Promise<void> {
@@ -436,7 +464,9 @@ export async function createDockerDriver(options: DockerDriverOptions) {
         }
       }
     } finally {
-      if (!complete) await removeLayers(layers);
+      // Which takes a while on another machine, and nobody waits for it.
+      const removed = complete ? null : removeLayers(layers);
+      if (!remote) await removed;
       (body as Readable).destroy();
       files.destroy();
     }
@@ -509,6 +539,43 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     return absentAsNull(engine.ask((docker) => docker.getContainer(id).inspect()));
   }
 
+  /** Ports that an instance that runs is published on; null: it does not run. */
+  async function portsOf(instance: Opaque): Promise<readonly number[] | null> {
+    if (remote) return (await runningAt(remote)).get(containerOf(instance)) ?? null;
+    const found = await inspect(instance);
+    if (!found?.State.Running || found.State.Restarting) return null;
+    const bindings = Object.values(found.HostConfig.PortBindings ?? {}) as { HostPort?: string }[][];
+    return bindings.flat().map(({ HostPort }) => Number(HostPort));
+  }
+
+  /** All that runs there, told at once for all who ask within a time. @throws DriverUnavailable */
+  async function runningAt({ sharedMs }: RemoteEngine): Promise<Running> {
+    if (!shared || performance.now() > shared.until) {
+      const filters = labeled();
+      const asked = engine
+        .ask((docker) => docker.listContainers({ filters: { ...filters, status: ['running', 'paused'] } }))
+        .then(
+          (found): Running => new Map(found.map(({ Id, Ports }) => [Id, Ports.map(({ PublicPort }) => PublicPort)])),
+        );
+      const own = { asked, since: performance.now(), until: Infinity };
+      shared = own;
+      // The time runs from the answer on: one that is away is not asked by everybody in turn.
+      const settle = (): void => void (own.until = performance.now() + sharedMs);
+      asked.then(settle, settle);
+    }
+    // One who comes late to an engine that is away does not wait for as long again.
+    const leftMs = Math.max(shared.since + toldWithinMs - performance.now(), 0);
+    const told = new AbortController();
+    const late = delay(leftMs, undefined, { signal: told.signal }).then(() => {
+      throw new DriverUnavailable(`no answer within ${toldWithinMs} ms`);
+    });
+    try {
+      return await Promise.race([shared.asked, late]);
+    } finally {
+      told.abort();
+    }
+  }
+
   /** @see https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerStats */
   async function usageOf(id: string) {
     const stats = await absentAsNull(
@@ -535,6 +602,9 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     return found.size === 1 ? ([...found][0] ?? null) : null;
   }
 }
+
+/** Sent as the body alone: the client would put all of it into the address as well, secrets included. */
+const inBody = (what: Docker.ContainerCreateOptions) => ({ _query: {}, _body: what }) as Docker.ContainerCreateOptions;
 
 const isPortTaken = (error: unknown): boolean =>
   /port is already allocated|address already in use/i.test(saidBy(error));

@@ -1,3 +1,4 @@
+import type { Agent } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { DomainError } from '#kernel/errors.ts';
@@ -28,12 +29,20 @@ export interface Engine {
   leaves(): Promise<boolean>;
 }
 
-export async function createEngine(socketPath: string): Promise<Engine> {
+/** Where an engine is: a socket of this machine, or what opens connections to that of another one. */
+export type EngineAddress = { readonly socketPath: string } | { readonly agent: Agent };
+
+export async function createEngine(address: EngineAddress): Promise<Engine> {
   // Only here: it takes 34 MB of every process that has it.
   const { default: Client } = await import('dockerode');
   // Without a host, or DOCKER_HOST of the process would count.
-  const options = { socketPath, host: undefined, port: undefined } as Docker.DockerOptions;
-  const docker = new Client({ ...options, timeout: silenceMs });
+  const options = (
+    'agent' in address
+      ? { agent: address.agent, protocol: 'http', host: 'engine', port: undefined, socketPath: undefined }
+      : { socketPath: address.socketPath, host: undefined, port: undefined }
+  ) as Docker.DockerOptions;
+  // A way to another machine is slower, and has limits of its own.
+  const docker = new Client({ ...options, ...('agent' in address ? {} : { timeout: silenceMs }) });
   const leaves = async (): Promise<boolean> => {
     for (const until = performance.now() + leavingMs; performance.now() < until; await delay(100)) {
       try {

@@ -1,2 +1,2 @@
-export { createDockerDriver, type DockerDriver, type DockerDriverOptions } from './driver.ts';
+export { createDockerDriver, type DockerDriver, type DockerDriverOptions, type HostKit } from './driver.ts';
 export { DriverUnavailable } from './engine.ts';

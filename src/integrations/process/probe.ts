@@ -14,6 +14,8 @@ export interface ProbeResult {
 }
 
 export interface ProbeRequest {
+  /** Default 127.0.0.1. */
+  readonly host?: string;
   readonly port: number;
   readonly path: string;
   readonly timeoutMs: number;
@@ -21,12 +23,12 @@ export interface ProbeRequest {
 }
 
 /**
- * One GET to 127.0.0.1; redirects are not followed.
+ * One GET; redirects are not followed.
  * @param objection why an answer is not the instance's, asked after it; null: it is
  * @throws only the signal's reason
  */
 export async function probe(
-  { port, path, timeoutMs, signal }: ProbeRequest,
+  { host = '127.0.0.1', port, path, timeoutMs, signal }: ProbeRequest,
   objection: () => Promise<string | null>,
 ): Promise<ProbeResult> {
   const from = performance.now();
@@ -34,7 +36,7 @@ export async function probe(
   try {
     const stop = AbortSignal.any([signal, late]);
     stop.throwIfAborted();
-    const answer = await get(port, path, stop);
+    const answer = await get(host, port, path, stop);
     const stranger = await objection();
     const latencyMs = Math.round(performance.now() - from);
     if (stranger) return { ok: false, error: stranger, latencyMs };
@@ -46,10 +48,15 @@ export async function probe(
   }
 }
 
-function get(port: number, path: string, signal: AbortSignal): Promise<{ status: number; bodyStart: string }> {
+function get(
+  host: string,
+  port: number,
+  path: string,
+  signal: AbortSignal,
+): Promise<{ status: number; bodyStart: string }> {
   return new Promise((resolve, reject) => {
     const sent = request(
-      { host: '127.0.0.1', port, path, method: 'GET', agent: false, signal, headers: { connection: 'close' } },
+      { host, port, path, method: 'GET', agent: false, signal, headers: { connection: 'close' } },
       (response) => {
         const parts: Buffer[] = [];
         let size = 0;

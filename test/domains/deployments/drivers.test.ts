@@ -1,8 +1,9 @@
 import { rm } from 'node:fs/promises';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { loadConfig } from '../../../src/config.ts';
 import { start } from '../../../src/start.ts';
 import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
+import { startFakeSsm } from '../../support/ssm.ts';
 import { repository, serving, plain, team } from './harness.ts';
 
 let server: TestServer;
@@ -25,6 +26,8 @@ test('without an engine: what may be chosen is, what asks for Docker is refused,
     __typename: 'DriverNotOffered',
     code: 'DRIVER_NOT_OFFERED',
   });
+  const far = await on.application({ name: 'wants-ec2', repositoryUrl: source.url, driver: 'EC2' });
+  expect(await on.createDeployment({ applicationId: far })).toMatchObject({ code: 'DRIVER_NOT_OFFERED' });
   const any = await on.application({ name: 'any', repositoryUrl: source.url, memoryMb: 256, cpus: 0.5 });
   expect((await on.deploy(any)).phase).toBe('DEPLOYED');
   const row = await server.running.app.db.application.findFirstOrThrow({ where: { name: 'any' } });
@@ -39,4 +42,23 @@ test('a worker that must have an engine does not start without one', async () =>
     /SWITCHYARD_DOCKER is on, but no Docker engine answers at unix:/,
   );
   expect(() => loadConfig({ ...env, DOCKER_HOST: 'tcp://192.0.2.1:2375' })).toThrow(/DOCKER_HOST/);
+});
+
+test('a worker whose EC2 instance is not there does not start, and says so', async () => {
+  const ssm = await startFakeSsm();
+  ssm.instance = null;
+  for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY']) vi.stubEnv(name, 'of-the-stand-in');
+  const env = {
+    ...server.env,
+    SWITCHYARD_EC2_INSTANCE_ID: ssm.instanceId,
+    SWITCHYARD_EC2_REGION: 'eu-central-1',
+    SWITCHYARD_EC2_BUCKET: 'transfer',
+    SWITCHYARD_EC2_SSM_ENDPOINT: ssm.url,
+  };
+  try {
+    await expect(start(loadConfig(env))).rejects.toThrow(/SSM in eu-central-1 does not know the instance i-/);
+  } finally {
+    vi.unstubAllEnvs();
+    await ssm.close();
+  }
 });

@@ -37,7 +37,7 @@ afterAll(async () => {
 const create = (socketPath: string) =>
   createDockerDriver({
     hostId,
-    socketPath,
+    engine: socketPath,
     nodeImage,
     limits: { memoryMb: 512, milliCpus: 1000, maxProcesses: 200 },
     build: { memoryMb: 1024, milliCpus: 2000, environment: {} },

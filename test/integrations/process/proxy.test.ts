@@ -22,7 +22,7 @@ const awayUrl = 'postgresql://nobody:x@127.0.0.1:1/none';
 // The columns that the proxy reads, as in prisma/schema/deployments.prisma.
 const tables = `
   create table run (id uuid primary key, completed_at timestamptz);
-  create table release (id uuid primary key, instance_port integer, instance_uid integer);
+  create table release (id uuid primary key, instance_port integer, instance_uid integer, instance_host varchar(15));
   create table application (id uuid primary key, host_id uuid, port integer, active_release_id uuid, route_version integer not null default 0,
     address_run_id uuid);`;
 
@@ -85,7 +85,15 @@ test('follows the database, outlives it, and serves from its file after a restar
   await until('the database is connected', async () => (await proxy.sync()).databaseError === null);
   // Reserved by a run that is not over, and by no other.
   expect((await proxy.sync()).rows).toEqual([
-    { port: address, applicationId, upstreamPort: null, upstreamUid: null, version: 0, problem: null },
+    {
+      port: address,
+      applicationId,
+      upstreamHost: null,
+      upstreamPort: null,
+      upstreamUid: null,
+      version: 0,
+      problem: null,
+    },
   ]);
   expect(await get(address)).toBe('This application has no active release.\n');
   await client.query('update run set completed_at = now()');

@@ -150,11 +150,42 @@ test('requests in flight end where they began, new ones go the new way', async (
   const switched = proxy.setRoutes(routeTo(address, fresh, 2));
   expect((await ask(address)).body).toBe('new');
   await switched;
-  expect(proxy.allInFlight()).toEqual([{ applicationId: 'a', upstreamPort: old, count: 1 }]);
+  expect(proxy.allInFlight()).toEqual([{ applicationId: 'a', upstreamHost: null, upstreamPort: old, count: 1 }]);
   held[0]?.();
   expect((await first).body).toBe('old');
   await expect.poll(() => proxy.inFlight('a', old)).toBe(0);
 });
+
+test.runIf(process.platform === 'linux')(
+  'an instance of another address is reached there, whoever has its port here',
+  async () => {
+    const proxy = router();
+    const address = await freePort();
+    const here = await serve((_request, response) => response.end('here'));
+    const held: (() => void)[] = [];
+    const there = createServer((request, response) => {
+      if (request.url === '/held') held.push(() => response.end('held'));
+      else response.end('there');
+    });
+    await new Promise<void>((resolve) => there.listen(here, '127.0.0.2', resolve));
+    onTestFinished(() => {
+      there.close();
+      there.closeAllConnections();
+    });
+    const route = { applicationId: 'a', upstreamPort: here, upstreamUid: null };
+    await proxy.setRoutes(new Map([[address, { ...route, upstreamHost: '127.0.0.2', version: 1 }]]));
+    expect((await ask(address)).body).toBe('there');
+    const waiting = ask(address, { path: '/held' });
+    await expect.poll(() => held.length).toBe(1);
+    await proxy.setRoutes(new Map([[address, { ...route, version: 2 }]]));
+    expect((await ask(address)).body).toBe('here');
+    expect(proxy.allInFlight()).toEqual([
+      { applicationId: 'a', upstreamHost: '127.0.0.2', upstreamPort: here, count: 1 },
+    ]);
+    held[0]?.();
+    expect((await waiting).body).toBe('held');
+  },
+);
 
 test('passes methods, bodies and end-to-end headers on, and no hop-by-hop ones', async () => {
   const proxy = router();

@@ -213,17 +213,17 @@ async function startCandidate(context: Context, application: Application, built:
     async (step) => {
       if (restored && (await settled(context, restored.id, step)).status === 'ACTIVE') {
         await step.log('This release serves already.');
-        return { releaseId, instance: null, port: 0, uid: null, logFrom: null };
+        return { releaseId, instance: null, host: null, port: 0, uid: null, logFrom: null };
       }
       const instance = await patiently(context, step, () =>
         start(context, application, driver, from.artifact as Opaque, step),
       );
-      return { releaseId, ...instance };
+      return { releaseId, ...instance, host: instance.host ?? null };
     },
-    async (tx, { instance, port: instancePort, uid: instanceUid }) => {
+    async (tx, { instance, host: instanceHost, port: instancePort, uid: instanceUid }) => {
       if (instance === null) return;
       const { environmentVersion } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
-      const runs = { instance, instancePort, instanceUid, environmentVersion };
+      const runs = { instance, instanceHost, instancePort, instanceUid, environmentVersion };
       if (restored) {
         const { count } = await tx.db.release.updateMany({
           where: { id: releaseId, status: 'RETIRED', instance: { equals: Prisma.DbNull }, prunedAt: null },
@@ -396,14 +396,20 @@ async function startAgain(
   await step.log(`The instance ended with ${withWhat}: starting it again.`, 'SYSTEM', 'WARN');
   const driver = driverOf(context.app, application);
   const { artifact, instance: former } = runningOf(release);
-  const { instance, port, uid, logFrom } = await patiently(context, step, async () => {
+  const {
+    instance,
+    host = null,
+    port,
+    uid,
+    logFrom,
+  } = await patiently(context, step, async () => {
     if (former) await driver.stop(former, 0);
     return start(context, application, driver, artifact, step);
   });
   const started = await context.write((tx) =>
     tx.db.release.update({
       where: { id: release.id },
-      data: { instance, instancePort: port, instanceUid: uid },
+      data: { instance, instanceHost: host, instancePort: port, instanceUid: uid },
     }),
   );
   return { release: started, logFrom };

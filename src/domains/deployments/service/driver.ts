@@ -3,7 +3,7 @@ import type { ProcessIdentity } from '#kernel/processes/children.ts';
 /** What a driver wants to be kept, JSON that nobody else reads. */
 export type Opaque = { readonly [key: string]: string | number | boolean | null };
 
-export type DriverName = 'PROCESS' | 'DOCKER';
+export type DriverName = 'PROCESS' | 'DOCKER' | 'EC2';
 export type OutputStream = 'STDOUT' | 'STDERR' | 'SYSTEM';
 export type Log = (line: string, stream?: OutputStream) => void | Promise<void>;
 
@@ -34,7 +34,8 @@ export interface Built {
 
 export interface Started {
   readonly instance: Opaque;
-  /** On 127.0.0.1. */
+  /** IPv4 address that it is reached at; not given: 127.0.0.1. */
+  readonly host?: string;
   readonly port: number;
   /** The user who alone listens there; null: it cannot be told by its user. */
   readonly uid: number | null;

@@ -1,6 +1,7 @@
 import { Prisma, type Application, type Release } from '#prisma';
 import { exists } from '#kernel/db/state-dirs.ts';
 import type { Logger } from '#kernel/log.ts';
+import type { Ec2, Ec2Options } from '../../../integrations/ec2/index.ts';
 import type { Driver, DriverName, Limits, Opaque } from './driver.ts';
 import { createDockerDriver, DriverUnavailable } from '../../../integrations/docker/index.ts';
 import { DriverOff } from '../errors.ts';
@@ -16,6 +17,22 @@ export interface DockerOptions {
   readonly buildMilliCpus: number;
   /** How long a step waits for an engine that is away. */
   readonly patienceS: number;
+}
+
+/** One instance that this worker runs applications on as well. */
+export type Ec2Settings = Pick<
+  Ec2Options,
+  'instanceId' | 'region' | 'bucket' | 'address' | 'socketPath' | 'ssmEndpoint' | 's3Endpoint'
+>;
+
+/** What holds for every engine that runs applications. */
+export interface EngineOptions {
+  readonly hostId: string;
+  readonly docker: DockerOptions;
+  readonly memoryMb: number;
+  readonly maxProcesses: number;
+  readonly buildEnvironment: Readonly<Record<string, string>>;
+  readonly log: Logger;
 }
 
 /** How often an engine is asked whether it is there, milliseconds. */
@@ -54,32 +71,15 @@ export class Drivers {
  * The driver of this host's engine; null: it is turned off, or there is none yet and nobody waits for it.
  * @throws Error when it has to be there and is not
  */
-export async function connectDocker(options: {
-  readonly hostId: string;
-  readonly findPort: () => Promise<number>;
-  readonly docker: DockerOptions;
-  readonly memoryMb: number;
-  readonly maxProcesses: number;
-  readonly buildEnvironment: Readonly<Record<string, string>>;
-  readonly waitForIt: boolean;
-  readonly log: Logger;
-}): Promise<Driver | null> {
+export async function connectDocker(
+  options: EngineOptions & { readonly findPort: () => Promise<number>; readonly waitForIt: boolean },
+): Promise<Driver | null> {
   const { docker, log } = options;
   if (docker.mode === 'off') return null;
   if (docker.mode === 'auto' && !options.waitForIt && !(await exists(docker.socketPath))) return null;
   const driver = await createDockerDriver({
-    hostId: options.hostId,
-    socketPath: docker.socketPath,
-    nodeImage: docker.nodeImage,
-    limits: { memoryMb: options.memoryMb, milliCpus: docker.appMilliCpus, maxProcesses: options.maxProcesses },
-    build: {
-      memoryMb: docker.buildMemoryMb,
-      milliCpus: docker.buildMilliCpus,
-      // A path of this host leads nowhere in an image.
-      environment: Object.fromEntries(
-        Object.entries(options.buildEnvironment).filter(([, value]) => !value.startsWith('/')),
-      ),
-    },
+    ...engineOptions(options),
+    engine: docker.socketPath,
     kit: { findPort: options.findPort, listenersOf, lineSplitter, detectProject, probe },
   });
   const answers = await driver.answers();
@@ -88,6 +88,58 @@ export async function connectDocker(options: {
   log.info({ socket: docker.socketPath, answers }, 'docker driver');
   return answers || options.waitForIt ? driver : null;
 }
+
+/**
+ * The driver of the engine of an EC2 instance: the one of Docker, by another way.
+ * @throws Error when the instance, its engine or the bucket cannot be used
+ */
+export async function connectEc2Driver(
+  options: EngineOptions & Pick<Ec2Options, 'folder' | 'ports'> & { readonly ec2: Ec2Settings },
+): Promise<{ readonly driver: Driver; readonly instance: Ec2 }> {
+  const { ec2, hostId, folder, ports, log } = options;
+  // A worker without an instance does not load it.
+  const { connectEc2 } = await import('../../../integrations/ec2/index.ts');
+  const instance = await connectEc2({ ...ec2, hostId, folder, ports, log });
+  try {
+    const driver = await createEc2Driver(engineOptions(options), instance);
+    if (!(await driver.answers()))
+      throw new Error(`The Docker engine of the instance ${ec2.instanceId} does not answer.`);
+    log.info({ instanceId: ec2.instanceId, address: instance.address }, 'ec2 driver');
+    return { driver, instance };
+  } catch (error) {
+    await instance.close();
+    throw error;
+  }
+}
+
+export const createEc2Driver = (
+  options: ReturnType<typeof engineOptions>,
+  { agent, address, findPort }: Pick<Ec2, 'agent' | 'address' | 'findPort'>,
+  waits: { readonly sharedMs: number; readonly lastWordsMs: number } = { sharedMs: 3_000, lastWordsMs: 3_000 },
+): Promise<Driver> =>
+  createDockerDriver({
+    ...options,
+    engine: { name: 'EC2', agent, address, ...waits },
+    kit: {
+      findPort,
+      listenersOf: () => Promise.resolve(null),
+      lineSplitter,
+      detectProject,
+      probe: (what, objection) => probe({ ...what, host: address }, objection),
+    },
+  });
+
+const engineOptions = ({ hostId, docker, memoryMb, maxProcesses, buildEnvironment }: EngineOptions) => ({
+  hostId,
+  nodeImage: docker.nodeImage,
+  limits: { memoryMb, milliCpus: docker.appMilliCpus, maxProcesses },
+  build: {
+    memoryMb: docker.buildMemoryMb,
+    milliCpus: docker.buildMilliCpus,
+    // A path of this host leads nowhere in an image.
+    environment: Object.fromEntries(Object.entries(buildEnvironment).filter(([, value]) => !value.startsWith('/'))),
+  },
+});
 
 export const limitsOf = ({ memoryMb, milliCpus }: Pick<Application, 'memoryMb' | 'milliCpus'>): Limits => ({
   memoryMb,
@@ -106,7 +158,7 @@ export function runningOf({ artifact, instance }: Pick<Release, 'artifact' | 'in
 }
 
 /** The columns of a release that runs nothing. */
-export const noInstance = { instance: Prisma.DbNull, instancePort: null, instanceUid: null };
+export const noInstance = { instance: Prisma.DbNull, instanceHost: null, instancePort: null, instanceUid: null };
 
 /** Rows whose instance is this very one; null: that have none. */
 export const sameInstance = (instance: Release['instance']) => ({

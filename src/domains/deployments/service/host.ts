@@ -31,6 +31,7 @@ import { isCrashLoop, leaveCrashLoop } from './crash-loop.ts';
 import { Monitor } from './monitor.ts';
 import {
   connectDocker,
+  connectEc2Driver,
   Drivers,
   isAway,
   limitsOf,
@@ -39,6 +40,7 @@ import {
   sameInstance,
   someInstance,
   type DockerOptions,
+  type Ec2Settings,
 } from './drivers.ts';
 import { provideScanning, type ScanningOptions } from './scanning.ts';
 
@@ -58,7 +60,7 @@ export interface DeploymentHost {
   addressProblem(port: number, signal: AbortSignal): Promise<string | null>;
 }
 export const DeploymentHost = required<DeploymentHost>(
-  'host of a driver: are SWITCHYARD_PROCESS_DRIVER or SWITCHYARD_DOCKER on?',
+  'host of a driver: are SWITCHYARD_PROCESS_DRIVER or SWITCHYARD_DOCKER on, or is there an SWITCHYARD_EC2_INSTANCE_ID?',
 );
 
 export interface DeploymentsOptions {
@@ -75,6 +77,7 @@ export interface DeploymentsOptions {
     readonly maxMilliCpus: number;
     readonly quotas: QuotaLimits;
     readonly docker: DockerOptions;
+    readonly ec2: Ec2Settings | undefined;
     readonly addressPorts: { readonly from: number; readonly to: number };
     readonly instancePorts: { readonly from: number; readonly to: number };
     readonly pathDirs: readonly string[];
@@ -131,22 +134,30 @@ export async function startDeployments(
   const none = { hostId: options.hostId, stop: async () => undefined };
   if (!options.worker) return none;
   const findPort = createPortFinder(options.driver.instancePorts);
-  const docker = await connectDocker({
+  const engine = {
     hostId: options.hostId,
-    findPort,
     docker: options.driver.docker,
     memoryMb: options.driver.appMemoryMb,
     maxProcesses,
     buildEnvironment: options.driver.buildEnvironment,
-    waitForIt: options.driver.process,
     log: app.log,
-  });
-  if (!options.driver.process && !docker) {
+  };
+  const { ec2: instance } = options.driver;
+  const docker = await connectDocker({ ...engine, findPort, waitForIt: options.driver.process });
+  if (!options.driver.process && !docker && !instance) {
     app.log.warn('the process driver is off and there is no Docker engine: this worker runs no deployments');
     return none;
   }
   const hostDir = path.join(options.sharedDir, 'host');
   await mkdir(hostDir, { recursive: true, mode: 0o711 });
+  const ec2 = instance
+    ? await connectEc2Driver({
+        ...engine,
+        ec2: instance,
+        folder: path.join(hostDir, 'ec2'),
+        ports: options.driver.instancePorts,
+      })
+    : null;
   const nodeBinary = await shareExecutable(process.execPath, options.sharedDir);
   const processDriver = await createProcessDriver({
     hostDir,
@@ -172,6 +183,7 @@ export async function startDeployments(
   const drivers = new Drivers([
     ...(options.driver.process ? [createProcessPort(processDriver)] : []),
     ...(docker ? [docker] : []),
+    ...(ec2 ? [ec2.driver] : []),
   ]);
   const scanners = await provideScanning(provided, {
     ...options.scanning,
@@ -196,6 +208,7 @@ export async function startDeployments(
     async stop(how) {
       await scanners.close();
       await agent.stop(how);
+      await ec2?.instance.close();
     },
   };
 }
@@ -420,7 +433,12 @@ class HostAgent {
         await tx.db.application.update({ where: { id: application.id }, data: { routeVersion: { increment: 1 } } });
         more?.(tx);
       });
-    const { instance, port, uid } = await driver.start({
+    const {
+      instance,
+      host = null,
+      port,
+      uid,
+    } = await driver.start({
       applicationId: application.id,
       userSlot: userSlotOf(application),
       runId: release.deploymentId,
@@ -429,15 +447,19 @@ class HostAgent {
       environment: environmentOf(await this.#app.use(Environments).open(application.id, release.environmentVersion)),
       limits: limitsOf(application),
       // In the row before it runs: whatever happens to this process, the instance is known.
-      record: (recorded) => change(release.instance, { instance: recorded, instancePort: null, instanceUid: null }),
+      record: (recorded) =>
+        change(release.instance, { instance: recorded, instanceHost: null, instancePort: null, instanceUid: null }),
     });
-    await change(instance, { instancePort: port, instanceUid: uid, restarts: { increment: 1 } }, (tx) =>
-      tx.append({
-        type: instanceRestarted,
-        workspaceId: application.workspaceId,
-        subjectId: application.id,
-        data: { releaseId: release.id },
-      }),
+    await change(
+      instance,
+      { instanceHost: host, instancePort: port, instanceUid: uid, restarts: { increment: 1 } },
+      (tx) =>
+        tx.append({
+          type: instanceRestarted,
+          workspaceId: application.workspaceId,
+          subjectId: application.id,
+          data: { releaseId: release.id },
+        }),
     );
     await this.#proxy?.sync();
   }
@@ -450,8 +472,11 @@ class HostAgent {
     if (retired.length === 0) return;
     const status = await this.#proxy?.sync();
     const idle = retired.filter((release) => {
-      const busy = status?.inFlight.some((one) => one.upstreamPort === release.instancePort && one.count > 0) ?? false;
-      const routed = status?.rows.some((row) => row.upstreamPort === release.instancePort) ?? false;
+      // Ports of two machines may be equal.
+      const is = (one: { readonly upstreamHost: string | null; readonly upstreamPort: number | null }): boolean =>
+        one.upstreamPort === release.instancePort && one.upstreamHost === release.instanceHost;
+      const busy = status?.inFlight.some((one) => is(one) && one.count > 0) ?? false;
+      const routed = status?.rows.some(is) ?? false;
       const overdue = Date.now() - (release.retiredAt?.getTime() ?? 0) > drainMs;
       return !routed && (!busy || overdue);
     });

@@ -39,7 +39,8 @@ const stopGraceMs = 5_000;
 
 // What serves, or did and keeps its address while it is stopped; and what a deployment that runs is about to serve.
 const routesQuery = `
-  select a.id as "applicationId", a.port, r.instance_port as "upstreamPort", r.instance_uid as "upstreamUid",
+  select a.id as "applicationId", a.port, r.instance_host as "upstreamHost", r.instance_port as "upstreamPort",
+    r.instance_uid as "upstreamUid",
     a.route_version as "version"
   from application a left join release r on r.id = a.active_release_id
   where a.host_id = $1 and a.port is not null and (a.active_release_id is not null or a.route_version > 0
@@ -109,7 +110,12 @@ async function answer(line: string): Promise<ProxyStatus> {
     version: proxyVersion,
     pid: process.pid,
     hostId: config.hostId,
-    rows: [...router.routes()].map(([port, route]) => ({ port, ...route, problem: problems.get(port) ?? null })),
+    rows: [...router.routes()].map(([port, route]) => ({
+      port,
+      ...route,
+      upstreamHost: route.upstreamHost ?? null,
+      problem: problems.get(port) ?? null,
+    })),
     inFlight: router.allInFlight(),
     databaseError,
   };

@@ -9,7 +9,7 @@ import { codeOf } from '#kernel/system-error.ts';
  * What the proxy's program, control and files are now. Raise it with every change that a running proxy should be
  * replaced for.
  */
-export const proxyVersion = 2;
+export const proxyVersion = 3;
 
 /** The proxy's part of a host's folder; nobody but the server's user may enter it. */
 export interface ProxyFiles {
@@ -52,6 +52,8 @@ export type ProxyRecord = z.infer<typeof proxyRecord>;
 export const routeRow = z.object({
   port: z.int().min(1).max(65_535),
   applicationId: z.string(),
+  /** IPv4 address; null: 127.0.0.1. A proxy of the version before does not tell it. */
+  upstreamHost: z.ipv4().nullable().default(null),
   upstreamPort: z.int().min(1).max(65_535).nullable(),
   upstreamUid: z.int().min(0).nullable(),
   version: z.int(),
@@ -67,7 +69,14 @@ export const proxyStatus = z.object({
   pid: z.int(),
   hostId: z.string(),
   rows: z.array(routeRow.extend({ problem: z.string().nullable() })),
-  inFlight: z.array(z.object({ applicationId: z.string(), upstreamPort: z.int(), count: z.int() })),
+  inFlight: z.array(
+    z.object({
+      applicationId: z.string(),
+      upstreamHost: z.string().nullable().default(null),
+      upstreamPort: z.int(),
+      count: z.int(),
+    }),
+  ),
   databaseError: z.string().nullable(),
 });
 export type ProxyStatus = z.infer<typeof proxyStatus>;

@@ -19,7 +19,9 @@ import { listensAlone } from '../ports.ts';
 /** Where the requests of one listening port go. */
 export interface Route {
   readonly applicationId: string;
-  /** On 127.0.0.1; null: there is no active release. */
+  /** IPv4 address; null, or not given: 127.0.0.1. */
+  readonly upstreamHost?: string | null;
+  /** Null: there is no active release. */
   readonly upstreamPort: number | null;
   /** The user who must listen there; null: the application has none to itself, and whoever listens is believed. */
   readonly upstreamUid: number | null;
@@ -32,6 +34,7 @@ export type Routes = ReadonlyMap<number, Route>;
 
 export interface InFlight {
   readonly applicationId: string;
+  readonly upstreamHost: string | null;
   readonly upstreamPort: number;
   /** Requests whose answer is not complete, and open WebSockets. */
   readonly count: number;
@@ -84,7 +87,8 @@ const serverOptions: ServerOptions = {
 const idempotent = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
 
 /**
- * The address proxy's HTTP part: plain HTTP/1.1 on loopback ports, each to the instance that serves now.
+ * The address proxy's HTTP part: plain HTTP/1.1 on loopback ports, each to the instance that serves now, on this
+ * machine or another one.
  *
  * `X-Forwarded-For` is extended; `X-Forwarded-Proto` and `-Host` are kept when they came, because only a terminator on
  * this machine can reach a loopback port.
@@ -114,7 +118,9 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
     },
 
     routes: () => table,
-    inFlight: (applicationId, upstreamPort) => counts.get(`${applicationId} ${upstreamPort}`)?.count ?? 0,
+    inFlight: (applicationId, upstreamPort) =>
+      [...counts.values()].find((one) => one.applicationId === applicationId && one.upstreamPort === upstreamPort)
+        ?.count ?? 0,
     allInFlight: () => [...counts.values()].map((one) => ({ ...one })),
     problems: () => failures,
 
@@ -178,9 +184,9 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
   }
 
   /** Counts one request or socket until the returned function is called; more calls do nothing. */
-  function count(applicationId: string, upstreamPort: number): () => void {
-    const key = `${applicationId} ${upstreamPort}`;
-    const entry = counts.get(key) ?? { applicationId, upstreamPort, count: 0 };
+  function count({ applicationId, upstreamHost = null }: Route, upstreamPort: number): () => void {
+    const key = `${applicationId} ${upstreamHost} ${upstreamPort}`;
+    const entry = counts.get(key) ?? { applicationId, upstreamHost, upstreamPort, count: 0 };
     counts.set(key, entry);
     entry.count += 1;
     let done = false;
@@ -195,22 +201,23 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
   }
 
   function dropIdleAgents(): void {
-    const used = new Set([...table.values()].map((route) => route.upstreamPort));
-    for (const one of counts.values()) used.add(one.upstreamPort);
-    for (const [key, { port, kept }] of agents) {
-      if (used.has(port)) continue;
+    const used = new Set([...table.values(), ...counts.values()].map(placeOf));
+    for (const [key, { place, kept }] of agents) {
+      if (used.has(place)) continue;
       kept.destroy();
       agents.delete(key);
     }
   }
 
   /** A port may be given to another application later: its connections are others. */
-  function agentsOf(port: number, uid: number | null): UpstreamAgents {
-    const key = `${port} ${uid}`;
+  function agentsOf(route: Route): UpstreamAgents {
+    const { upstreamUid: uid } = route;
+    const place = placeOf(route);
+    const key = `${place} ${uid}`;
     const known = agents.get(key);
     if (known) return known;
     const made = {
-      port,
+      place,
       // Shorter than the 5 s after which a Node server closes an idle connection.
       kept: new UpstreamAgent(uid, { keepAlive: true, maxFreeSockets: 64, timeout: 4_000 }),
       single: new UpstreamAgent(uid),
@@ -232,13 +239,13 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
         refuse(response, 503, 'This application has no active release.\n');
         return;
       }
-      const { applicationId, upstreamPort, upstreamUid } = route;
-      const done = count(applicationId, upstreamPort);
-      const { kept, single } = agentsOf(upstreamPort, upstreamUid);
+      const { applicationId, upstreamPort } = route;
+      const done = count(route, upstreamPort);
+      const { kept, single } = agentsOf(route);
       // A kept connection may be closed by the upstream at the very moment that it is used again, and only what may be
       // repeated survives that.
       const upstream = startRequest({
-        host: '127.0.0.1',
+        host: hostOf(route),
         port: upstreamPort,
         method: request.method,
         path: request.url,
@@ -288,7 +295,8 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
         finish();
         const refused = codeOf(error) === 'ECONNREFUSED' && !hasBody;
         const dropped = mayRepeat && upstream.reusedSocket && ['ECONNRESET', 'EPIPE'].includes(String(codeOf(error)));
-        const switched = table.get(listenPort)?.upstreamPort !== upstreamPort;
+        const now = table.get(listenPort);
+        const switched = !now || placeOf(now) !== placeOf(route);
         if (again && (dropped || (refused && switched) || (mayRepeat && switched))) {
           again = false;
           attempt();
@@ -319,18 +327,18 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
       socket.end(plainAnswer(503, 'Service Unavailable', 'This application has no active release.\n'));
       return;
     }
-    const { applicationId, upstreamPort, upstreamUid } = route;
-    const done = count(applicationId, upstreamPort);
+    const { applicationId, upstreamPort } = route;
+    const done = count(route, upstreamPort);
     const headers = forwardedHeaders(request, listenPort);
     headers['connection'] = 'Upgrade';
     headers['upgrade'] = request.headers.upgrade;
     const upstream = startRequest({
-      host: '127.0.0.1',
+      host: hostOf(route),
       port: upstreamPort,
       method: request.method,
       path: request.url,
       headers,
-      agent: agentsOf(upstreamPort, upstreamUid).single,
+      agent: agentsOf(route).single,
       setHost: false,
     });
     const late = setTimeout(() => upstream.destroy(new Error('no answer in time')), answerTimeoutMs);
@@ -369,8 +377,12 @@ export function createRouter({ log, listenHost = '127.0.0.1', answerTimeoutMs = 
   }
 }
 
+const hostOf = ({ upstreamHost }: Pick<Route, 'upstreamHost'>): string => upstreamHost ?? '127.0.0.1';
+const placeOf = (one: Pick<Route, 'upstreamHost' | 'upstreamPort'>): string => `${hostOf(one)}:${one.upstreamPort}`;
+
 interface UpstreamAgents {
-  readonly port: number;
+  /** Host and port. */
+  readonly place: string;
   /** Its connections are used again. */
   readonly kept: Agent;
   /** Each of its connections is for one request. */

@@ -1,6 +1,7 @@
 import type { ScannerName, Severity } from '#prisma';
 import type { App } from '#kernel/app.ts';
 import { toLogLevel, type LogLevel } from '#kernel/runs/log-level.ts';
+import type { DriverName } from '../driver.ts';
 import { suppressedNow } from '../scan.ts';
 
 /** What advice points at. */
@@ -59,7 +60,7 @@ export interface Facts {
   readonly environmentVersion: number;
   readonly phase: string;
   readonly reason: string | null;
-  readonly driver: 'PROCESS' | 'DOCKER' | null;
+  readonly driver: DriverName | null;
   readonly healthCheckPath: string;
   readonly healthTimeoutS: number;
   readonly steps: readonly { readonly name: string; readonly status: string; readonly seconds: number | null }[];

@@ -192,7 +192,7 @@ export const rules: Readonly<Record<string, Rule>> = {
   ),
 
   'only-loopback': onlyWhen(
-    (facts) => failed(facts) && facts.driver === 'DOCKER',
+    (facts) => failed(facts) && (facts.driver === 'DOCKER' || facts.driver === 'EC2'),
     byLines(
       ofInstance,
       /\b(?:listen\w*|running|started|serving|available|ready)\b.*(?:127\.0\.0\.1|localhost|\[::1\])|(?:127\.0\.0\.1|localhost|\[::1\]):\d+.*\b(?:listen\w*|running|ready)\b/i,
