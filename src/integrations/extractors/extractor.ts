@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { ExtractionErrorCode, Limits } from './errors.ts';
 import { parsePages } from './pages.ts';
+import { isDateFormat } from './values/date.ts';
 
 export * from './errors.ts';
 export { parsePages } from './pages.ts';
@@ -117,7 +118,10 @@ export const definitionSchema = z.strictObject({
   /** BCP 47: decides the decimal separator and the order of day and month. */
   locale: z.string().max(35).refine(canonicalLocale, 'It is not a BCP 47 language tag.').optional(),
   /** Unicode patterns of `yyyy`, `yy`, `MMMM`, `MMM`, `MM`, `M`, `dd`, `d`, `HH`, `H`, `hh`, `h`, `mm`, `ss`, `a`. */
-  dateFormats: z.array(z.string().min(1).max(40)).max(20).optional(),
+  dateFormats: z
+    .array(z.string().min(1).max(40).refine(isDateFormat, 'It has not a day, a month and a year, each once.'))
+    .max(20)
+    .optional(),
   /** IANA name: what a date with a time and no offset is in. */
   timeZone: z.string().max(60).refine(knownTimeZone, 'It is not a time zone.').optional(),
   /** A label of the Encoding standard; CSV, TSV and HTML. */

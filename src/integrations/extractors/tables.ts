@@ -10,6 +10,8 @@ const inferenceCells = 50_000;
 const batchRows = 500;
 const batchCells = 5_000;
 const batchChars = 500_000;
+/** Longest name of a table or column, characters. */
+const maxName = 200;
 /** Rows above a header that are no header. */
 const maxTitles = 5;
 /** A column is of a type when so much of it is; what is not is a mismatch. Below ten values, all of it. */
@@ -86,9 +88,10 @@ export class Tables {
       if (cell && cell.text.length > maxCellChars) throw new DocumentTooLarge('maxCellChars', maxCellChars);
     this.#cells += Math.max(row.cells.length, open.columns?.length ?? 0);
     if (this.#cells > maxCells) throw new DocumentTooLarge('maxCells', maxCells);
-    if (open.columns) yield* this.#out(open, row);
+    const kept = storable(row);
+    if (open.columns) yield* this.#out(open, kept);
     else {
-      open.waiting.push(row);
+      open.waiting.push(kept);
       open.waitingCells += row.cells.length;
       if (open.waiting.length >= inferenceRows || open.waitingCells >= inferenceCells) yield* this.#settle(open);
     }
@@ -120,7 +123,7 @@ export class Tables {
     yield {
       type: 'table',
       index: open.index,
-      name: head.name,
+      name: storableName(head.name),
       ...(head.page === undefined ? {} : { page: head.page }),
       ...(head.sheet === undefined ? {} : { sheet: head.sheet }),
       ...(head.box === undefined ? {} : { box: head.box }),
@@ -216,7 +219,7 @@ export class Tables {
     const width = Math.max(0, ...rows.map(({ cells }) => cells.length));
     // Titles above: one text, alone or over all columns, in a table that has more.
     const above = width > 1 ? rows.slice(0, Math.min(maxTitles, rows.length - 2)) : [];
-    const first = above.findIndex((row) => !isTitle(row));
+    const first = above.findIndex((row) => !isTitle(row) && !isGrouping(row));
     const titles = first < 0 ? above.length : first;
     return this.#isHeader(rows, titles, width) ? titles + 1 : 0;
   }
@@ -236,14 +239,29 @@ export class Tables {
     };
     const isName = (column: number): boolean => {
       const type = typeAt(row, column);
-      return type === null || type === 'TEXT' || /^(?:19|20)\d{2}$/.test(names[column] ?? '');
+      // No. is a number's name, not a denial.
+      return type === null || type === 'TEXT' || type === 'BOOLEAN' || /^(?:19|20)\d{2}$/.test(names[column] ?? '');
     };
     if (!names.every((_, column) => isName(column))) return false;
-    // Years are names only beside a name that is none.
-    if (!names.some((name) => name !== '' && !/^\d+$/.test(name))) return false;
+    // And both are names only beside one that is certainly a text.
+    if (!names.some((_, column) => typeAt(row, column) === 'TEXT')) return false;
     const seen = new Set(below.flatMap(({ cells }) => cells.map(shown)));
     return !said.every((name) => seen.has(name));
   }
+}
+
+/** Texts that a database can keep: without U+0000, and without halves of characters. */
+function storable(row: RawRow): RawRow {
+  const bad = (cell: RawCell | undefined): boolean =>
+    cell !== undefined && (cell.text.includes('\0') || !cell.text.isWellFormed());
+  if (!row.cells.some(bad)) return row;
+  const mended = (text: string): string => text.toWellFormed().replaceAll('\0', '\uFFFD');
+  const cells = row.cells.map((cell): RawCell | undefined => {
+    if (!cell || !bad(cell)) return cell;
+    const text = mended(cell.text);
+    return { ...cell, text, ...(cell.native?.type === 'TEXT' ? { native: { type: 'TEXT', value: text } } : {}) };
+  });
+  return { ...row, cells };
 }
 
 const columnsOf = (open: Open): Column[] => (open.columns ?? []).map(({ name, type }) => ({ name, type }));
@@ -252,6 +270,14 @@ function isTitle(row: RawRow): boolean {
   const said = row.cells.filter((cell) => shown(cell) !== '');
   return said.length === 0 || said.slice(1).every((cell) => cell?.note === 'MERGED' && shown(cell) === shown(said[0]));
 }
+
+/** A name over several columns, each of which has one of its own below. */
+const isGrouping = ({ cells }: RawRow): boolean =>
+  cells.some(
+    (cell, at) => cell?.note === 'MERGED' && at > 0 && shown(cell) !== '' && shown(cell) === shown(cells[at - 1]),
+  );
+
+const storableName = (text: string): string => text.slice(0, maxName).toWellFormed().replaceAll('\0', '\uFFFD');
 
 /** Names of several header rows are one after the other; a title over everything is no part of a name. */
 function nameOf(header: readonly string[][], at: number): string {
@@ -262,7 +288,7 @@ function nameOf(header: readonly string[][], at: number): string {
     const part = (row[at] ?? '').replaceAll(/\s+/g, ' ');
     if (part !== '' && part !== parts.at(-1)) parts.push(part);
   }
-  return parts.join(' ').slice(0, 200).toWellFormed();
+  return storableName(parts.join(' '));
 }
 
 function freeName(name: string, taken: readonly Column[]): string {

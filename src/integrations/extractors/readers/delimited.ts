@@ -24,7 +24,7 @@ export async function* readDelimited(source: Source): AsyncGenerator<Raw> {
   let replaced = false;
   const watched = async function* (): AsyncGenerator<string> {
     for await (const text of textOf(source, encoding.label)) {
-      replaced ||= text.includes('\uFFFD');
+      replaced ||= !encoding.sound && text.includes('\uFFFD');
       yield text;
     }
   };
@@ -37,7 +37,6 @@ export async function* readDelimited(source: Source): AsyncGenerator<Raw> {
     relax_quotes: true,
     relax_column_count: true,
     skip_empty_lines: false,
-    info: true,
     max_record_size: Math.max(leastRecordChars, limits.maxCellChars * 4),
   });
   // What fails is told by the iteration below.
@@ -46,9 +45,9 @@ export async function* readDelimited(source: Source): AsyncGenerator<Raw> {
   let line = 1;
   let rows = 0;
   try {
-    for await (const { record, info } of parser as AsyncIterable<{ record: string[]; info: { lines: number } }>) {
+    for await (const record of parser as AsyncIterable<string[]>) {
       const at = line;
-      line = info.lines + 1;
+      line += 1 + breaksIn(record, dialect.lineEnds);
       // A line with nothing on it is no record.
       if (record.length === 1 && record[0] === '') continue;
       if (rows++ >= source.maxRows) break;
@@ -74,6 +73,14 @@ export async function* readDelimited(source: Source): AsyncGenerator<Raw> {
       code: 'CHARACTERS_REPLACED',
       message: `Bytes that are nothing in ${encoding.label} were replaced by U+FFFD.`,
     };
+}
+
+/** Lines that end inside of the record's fields. */
+function breaksIn(record: readonly string[], lineEnds: readonly string[]): number {
+  const end = lineEnds.at(-1) ?? '\n'; // the last character of each of them
+  let count = 0;
+  for (const field of record) for (let at = field.indexOf(end); at >= 0; at = field.indexOf(end, at + 1)) count += 1;
+  return count;
 }
 
 async function beginning(source: Source, label: string): Promise<string> {

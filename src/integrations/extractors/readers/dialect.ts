@@ -49,6 +49,13 @@ function score(found: readonly number[]): number {
   return (count / found.length) * (1 + Math.log2(width) / 10);
 }
 
+/** Apostrophes quote only where they stand around fields and nothing else does; nothing does where a quote never closes. */
+const quotesOf = (sample: string): string[] => [
+  ...(!sample.includes('"') && /(?:^|[,;\t|])'/m.test(sample) ? ["'"] : []),
+  '"',
+  '',
+];
+
 /**
  * How the text is divided, from its beginning: the delimiter that gives most records the same number of fields, more than
  * one. Where none does, commas, or what the format says.
@@ -61,14 +68,10 @@ export function dialectOf(
     readonly format: 'CSV' | 'TSV';
   },
 ): Dialect {
-  const quotes = told.quote === undefined ? ['"', "'", ''] : [told.quote];
   const candidates = told.delimiter === undefined ? delimiters : [told.delimiter];
   let best = { delimiter: told.delimiter ?? (told.format === 'TSV' ? '\t' : ','), quote: told.quote ?? '"' };
-  let most = 0;
-  for (const quote of quotes) {
-    // Apostrophes quote only where they stand around fields.
-    if (told.quote === undefined && quote === "'" && (sample.includes('"') || !/(?:^|[,;\t|])'/m.test(sample)))
-      continue;
+  for (const quote of told.quote === undefined ? quotesOf(sample) : [told.quote]) {
+    let most = 0;
     for (const delimiter of candidates) {
       const value = score(widths(sample, delimiter, quote)) * (told.format === 'TSV' && delimiter === '\t' ? 1.2 : 1);
       if (value > most + 0.001) {
@@ -76,6 +79,7 @@ export function dialectOf(
         most = value;
       }
     }
+    if (most > 0) break;
   }
   return { ...best, lineEnds: lineEndsOf(sample, best.quote, best.delimiter) };
 }

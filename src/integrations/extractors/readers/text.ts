@@ -7,6 +7,8 @@ export interface Encoding {
   readonly label: string;
   /** It is likely, and not certain: no byte order mark says it, and it is not UTF-8. */
   readonly guessed: boolean;
+  /** Every byte was looked at, and is a part of a character. */
+  readonly sound: boolean;
 }
 
 const sampleBytes = 65_536;
@@ -68,18 +70,19 @@ const usable = (label: string): string | null => {
  * the frequency of letters, and windows-1252 when that says nothing.
  */
 export async function encodingOf(file: OpenFile, told?: string): Promise<Encoding> {
-  if (told !== undefined) return { label: told, guessed: false };
+  if (told !== undefined)
+    return { label: told, guessed: false, sound: /^utf-?8$/i.test(told) && (await allUtf8(file)) };
   const sample = await readBytes(file, 0, sampleBytes);
   const mark = markOf(sample);
-  if (mark) return { label: mark, guessed: false };
+  if (mark) return { label: mark, guessed: false, sound: mark === 'utf-8' && (await allUtf8(file)) };
   const wide = wideOf(sample);
-  if (wide) return { label: wide, guessed: true };
-  if (await allUtf8(file)) return { label: 'utf-8', guessed: false };
+  if (wide) return { label: wide, guessed: true, sound: false };
+  if (await allUtf8(file)) return { label: 'utf-8', guessed: false, sound: true };
   const { default: chardet } = await import('chardet');
   const high = sample.some((byte) => byte >= 0x80);
   // Letters tell something only where there are some beyond ASCII.
   const label = high ? usable(chardet.detect(sample) ?? '') : null;
-  return { label: label === null || label === 'utf-8' ? 'windows-1252' : label, guessed: true };
+  return { label: label === null || label === 'utf-8' ? 'windows-1252' : label, guessed: true, sound: false };
 }
 
 /** The file's text in pieces, without its byte order mark. */

@@ -1,9 +1,13 @@
-import { read, type CellObject, type WorkBook } from '@e965/xlsx';
+import { read, set_cptable, type CellObject, type WorkBook } from '@e965/xlsx';
+import * as codePages from '@e965/xlsx/dist/cpexcel.full.mjs';
 import { DocumentEncrypted, DocumentMalformed, DocumentTooLarge } from '../errors.ts';
 import { columnLetters, readBytes, type Raw, type RawCell, type Source } from '../raw.ts';
 import { isEmptyRow, Merges } from './merges.ts';
 import { kindOfCode, numberCell } from './serial.ts';
 import { chosen } from './sheets.ts';
+
+// Before Excel 97 texts were in the code page of their country.
+set_cptable(codePages);
 
 const protectedBook = /password|encrypt/i;
 

@@ -41,6 +41,8 @@ const minRule = 4;
 /** Two strokes in one line that are so near are one. */
 const maxGap = 3;
 const maxRules = 200_000;
+/** No program scales anything but an image so much. */
+const imageScale = 50;
 
 // Codes of a path's data, beside OPS.
 const moveTo = 0;
@@ -64,16 +66,16 @@ const fills = new Set<number>([
   OPS.closeFillStroke,
   OPS.closeEOFillStroke,
 ]);
-const unpainted = new Set<number>([
-  OPS.save,
-  OPS.restore,
-  OPS.transform,
-  OPS.dependency,
-  OPS.setGState,
-  OPS.beginMarkedContent,
-  OPS.beginMarkedContentProps,
-  OPS.endMarkedContent,
-  OPS.endPath,
+const images = new Set<number>([
+  OPS.paintImageXObject,
+  OPS.paintImageMaskXObject,
+  OPS.paintInlineImageXObject,
+  OPS.paintInlineImageXObjectGroup,
+  OPS.paintImageXObjectRepeat,
+  OPS.paintImageMaskXObjectRepeat,
+  OPS.paintImageMaskXObjectGroup,
+  OPS.paintSolidColorImageMask,
+  OPS.shadingFill,
 ]);
 
 interface TextItem {
@@ -119,15 +121,21 @@ export function contentOf(
     height: sideways ? width : height,
     pieces,
     ...rules,
-    drawn: operators.some((fn, at) => !unpainted.has(fn) || (fn === OPS.transform && isLarge(args[at]))),
+    drawn: operators.some((fn, at) => paints(fn, args[at])),
     toPage: through(back),
     fromPage: through(turn),
   };
 }
 
-/** Images are left out before they are decoded; what is left of one is that the page was scaled to its size. */
-const isLarge = (matrix: unknown): boolean =>
-  Array.isArray(matrix) && Math.abs(Number(matrix[0])) + Math.abs(Number(matrix[1])) > 50;
+function paints(operator: number, args: unknown): boolean {
+  if (operator === OPS.constructPath) {
+    const [paint] = args as [number];
+    return strokes.has(paint) || fills.has(paint);
+  }
+  // Images are left out before they are decoded; what is left of one is that the page was scaled to its size.
+  if (operator === OPS.transform) return Math.abs((args as Matrix)[0]) + Math.abs((args as Matrix)[1]) > imageScale;
+  return images.has(operator);
+}
 
 /** Which way text runs, in quarter turns clockwise; null: slanting. */
 function quarterOf(m: Matrix): number | null {
