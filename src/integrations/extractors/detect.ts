@@ -131,5 +131,7 @@ async function text(file: OpenFile, head: Buffer): Promise<Detected> {
   if (/^\s*<\?xml\s/.test(sample)) return unreadable('application/xml');
   if (/^\s*(?:\{\s*["}]|\[\s*[{["\]])/.test(sample)) return unreadable('application/json');
   if (sample.trim() === '') return unreadable('text/plain', 'DOCUMENT_MALFORMED');
-  return readable(dialectOf(sample, { format: 'CSV' }).delimiter === '\t' ? 'TSV' : 'CSV');
+  return readable(
+    dialectOf(sample, { format: 'CSV', cut: head.length >= sampleBytes }).delimiter === '\t' ? 'TSV' : 'CSV',
+  );
 }

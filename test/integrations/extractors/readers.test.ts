@@ -98,6 +98,11 @@ describe('CSV', () => {
     expect(dialectOf(text, { format: 'CSV' })).toMatchObject({ delimiter, quote });
   });
 
+  test('a beginning that ends inside of a quoted field is divided as the rest', () => {
+    const text = `a,b\n${'1,"x; y"\n'.repeat(3)}2,"x; `;
+    expect(dialectOf(text, { format: 'CSV', cut: true })).toMatchObject({ delimiter: ',', quote: '"' });
+  });
+
   test('encodings: UTF-8 is a fact, others are guessed and told', async () => {
     const rows = 'Straße;Größe\nZürich;größer als früher\n';
     const latin = await readBytes(Buffer.from(rows, 'latin1'), 'CSV');

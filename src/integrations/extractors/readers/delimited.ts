@@ -20,7 +20,8 @@ export async function* readDelimited(source: Source): AsyncGenerator<Raw> {
       message: `The text does not say what it is encoded in. It was read as ${encoding.label}.`,
     };
   // The beginning tells how it is divided; it is read again with the rest.
-  const dialect = dialectOf(await beginning(source, encoding.label), { ...definition, format });
+  const sample = await beginning(source, encoding.label);
+  const dialect = dialectOf(sample, { ...definition, format, cut: sample.length >= sampleChars });
   let replaced = false;
   const watched = async function* (): AsyncGenerator<string> {
     for await (const text of textOf(source, encoding.label)) {

@@ -8,8 +8,8 @@ export interface Dialect {
 
 const delimiters = [',', ';', '\t', '|'] as const;
 
-/** Numbers of fields in the records of a text, the last of which may be cut off. */
-function widths(text: string, delimiter: string, quote: string, most = 500): number[] {
+/** Numbers of fields in the records of a text. `cut`: it goes on, and may end in the middle of a field. */
+function widths(text: string, delimiter: string, quote: string, cut: boolean, most = 500): number[] {
   const found: number[] = [];
   let fields = 1;
   let quoted = false;
@@ -35,7 +35,7 @@ function widths(text: string, delimiter: string, quote: string, most = 500): num
     if (begins) fields += 1;
   }
   // A quote that never closes is none.
-  if (quoted) return [];
+  if (quoted && !cut) return [];
   if (!empty && found.length === 0) found.push(fields);
   return found;
 }
@@ -66,6 +66,8 @@ export function dialectOf(
     readonly delimiter?: string | undefined;
     readonly quote?: string | undefined;
     readonly format: 'CSV' | 'TSV';
+    /** The sample is not all of the text. */
+    readonly cut?: boolean;
   },
 ): Dialect {
   const candidates = told.delimiter === undefined ? delimiters : [told.delimiter];
@@ -73,7 +75,9 @@ export function dialectOf(
   for (const quote of told.quote === undefined ? quotesOf(sample) : [told.quote]) {
     let most = 0;
     for (const delimiter of candidates) {
-      const value = score(widths(sample, delimiter, quote)) * (told.format === 'TSV' && delimiter === '\t' ? 1.2 : 1);
+      const value =
+        score(widths(sample, delimiter, quote, told.cut ?? false)) *
+        (told.format === 'TSV' && delimiter === '\t' ? 1.2 : 1);
       if (value > most + 0.001) {
         best = { delimiter, quote };
         most = value;
