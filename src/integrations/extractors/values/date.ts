@@ -202,6 +202,9 @@ export function dateReader(options: {
       if (text.length > maxChars || text.length < 6 || !/\d/.test(text)) return null;
       const told = byPattern(text);
       if (told) return told;
+      // Most are this.
+      const plain = /^(\d{4})-(\d{2})-(\d{2})$/.exec(text);
+      if (plain) return result(isoDate(Number(plain[1]), Number(plain[2]), Number(plain[3])), null, false);
       // The date, and what follows it as a time.
       const split = /^(.*?)(?:(?:T|,?\s+)(\d{1,2}:\d{2}.*))?$/s.exec(text);
       const [, date = '', clock] = split ?? [];

@@ -94,6 +94,8 @@ function shifted(whole: string, fraction: string, places: number): [string, stri
  */
 export function readNumber(given: string, decimal: '.' | ',' | null, declared = false): NumberReading | null {
   if (given.length > maxChars || !/\d/.test(given)) return null;
+  // Most are this.
+  if (/^(?:0|-?[1-9]\d*)$/.test(given)) return { value: given, ambiguous: false, decimal: null };
   let text = given
     .replaceAll(/[\u00A0\u2007\u2009\u202F]/g, ' ')
     .replaceAll('\u2212', '-')

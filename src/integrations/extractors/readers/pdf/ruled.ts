@@ -7,6 +7,8 @@ const tolerance = 3;
 /** Of a cell's side that must be there for it to be closed. */
 const closed = 0.6;
 const maxLines = 2_000;
+/** More is a drawing. */
+const maxGrid = 20_000;
 
 interface Line extends Rule {
   readonly horizontal: boolean;
@@ -40,12 +42,11 @@ function connected(page: Pick<PageContent, 'horizontal' | 'vertical'>): Line[][]
   return [...groups.values()];
 }
 
-/** How much of a stretch the lines at a place cover. */
-function covered(lines: readonly Rule[], at: number, from: number, to: number): number {
+/** How much of a stretch the lines, which are in order, cover. */
+function covered(lines: readonly Rule[], from: number, to: number): number {
   let sum = 0;
   let end = from;
   for (const rule of lines) {
-    if (Math.abs(rule.at - at) > tolerance) continue;
     const start = Math.max(end, rule.from - 1);
     const stop = Math.min(to, rule.to + 1);
     if (stop > start) {
@@ -72,7 +73,7 @@ export function ruledTables(page: PageContent): { tables: Found[]; rest: Piece[]
       tolerance,
     );
     // One row or one column of frames is no table.
-    if (xs.length < 3 || ys.length < 3) continue;
+    if (xs.length < 3 || ys.length < 3 || xs.length * ys.length > maxGrid) continue;
     const made = tableOf(xs, ys, vertical, horizontal, rest);
     if (!made) continue;
     tables.push(made.found);
@@ -96,6 +97,11 @@ function areasOf(
   horizontal: readonly Rule[],
 ): Area[][] {
   const [columns, rows] = [xs.length - 1, ys.length - 1];
+  const at =
+    (rules: readonly Rule[]) =>
+    (edge: number): Rule[] =>
+      rules.filter((rule) => Math.abs(rule.at - edge) <= tolerance);
+  const [byColumn, byRow] = [xs.map(at(vertical)), ys.map(at(horizontal))];
   const areas: Area[][] = Array.from({ length: rows }, (_, row) =>
     Array.from({ length: columns }, (__, column) => ({ left: column, top: row, right: column, bottom: row })),
   );
@@ -127,9 +133,9 @@ function areasOf(
       const [top, bottom] = [ys[row] as number, ys[row + 1] as number];
       const [left, right] = [xs[column] as number, xs[column + 1] as number];
       const area = (): Area => areas[row]?.[column] as Area;
-      if (column + 1 < columns && covered(vertical, right, top, bottom) < closed)
+      if (column + 1 < columns && covered(byColumn[column + 1] ?? [], top, bottom) < closed)
         merge(area(), areas[row]?.[column + 1] as Area);
-      if (row + 1 < rows && covered(horizontal, bottom, left, right) < closed)
+      if (row + 1 < rows && covered(byRow[row + 1] ?? [], left, right) < closed)
         merge(area(), areas[row + 1]?.[column] as Area);
     }
   return areas;
