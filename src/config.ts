@@ -80,6 +80,7 @@ export const groups = [
   'GraphQL',
   'Worker',
   'Deployments',
+  'Documents',
   'Outbound',
   'Telemetry',
 ] as const;
@@ -1177,6 +1178,20 @@ export const settings = {
     example: 'on',
     schema: z.enum(['auto', 'on', 'off'], 'must be auto, on or off'),
   }),
+  SWITCHYARD_EXTRACTOR_URL: optional({
+    group: 'Documents',
+    description:
+      'A program of yours that finds tables in documents, for extraction configurations that ask for the extractor HTTP. docs/documents-extraction.md tells what it is sent and has to answer.',
+    example: 'https://extractor.example.com/tables',
+    schema: webUrl,
+  }),
+  SWITCHYARD_EXTRACTOR_KEY: optional({
+    group: 'Documents',
+    description: 'Sent to SWITCHYARD_EXTRACTOR_URL as a bearer token.',
+    secret: true,
+    example: 'output of: openssl rand -base64 48',
+    schema: secretText(16),
+  }),
   SWITCHYARD_BUILD_VARIABLES: optional({
     group: 'Deployments',
     description:
@@ -1401,6 +1416,8 @@ export interface Config {
   };
   /** The language model; null: there is none. */
   readonly llm: { readonly url: string; readonly key: Secret; readonly model: string; readonly daily: number } | null;
+  /** The external extractor of tables. */
+  readonly extractor: { readonly url: string | undefined; readonly key: Secret | undefined };
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
   readonly telemetry: {
     readonly otlpEndpoint: string | undefined;
@@ -1706,6 +1723,7 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       advisoryRegistryUrl: v.SWITCHYARD_ADVISORY_REGISTRY,
       trivy: v.SWITCHYARD_TRIVY,
     },
+    extractor: { url: v.SWITCHYARD_EXTRACTOR_URL, key: v.SWITCHYARD_EXTRACTOR_KEY },
     outbound: { gitProtocols: v.SWITCHYARD_GIT_PROTOCOLS, allowLoopback: v.SWITCHYARD_ALLOW_LOOPBACK },
     telemetry: {
       otlpEndpoint: v.OTEL_EXPORTER_OTLP_ENDPOINT,

@@ -1,0 +1,109 @@
+/** How a text is divided into fields. */
+export interface Dialect {
+  readonly delimiter: string;
+  /** Empty: there is no quoting. */
+  readonly quote: string;
+  readonly lineEnds: readonly string[];
+}
+
+const delimiters = [',', ';', '\t', '|'] as const;
+
+/** Numbers of fields in the records of a text. `cut`: it goes on, and may end in the middle of a field. */
+function widths(text: string, delimiter: string, quote: string, cut: boolean, most = 500): number[] {
+  const found: number[] = [];
+  let fields = 1;
+  let quoted = false;
+  let begins = true;
+  let empty = true;
+  for (let at = 0; at < text.length && found.length < most; at++) {
+    const char = text[at];
+    if (quoted) {
+      if (char === quote && text[at + 1] === quote) at += 1;
+      else if (char === quote) quoted = false;
+      continue;
+    }
+    if (char === '\n' || char === '\r') {
+      if (!empty) found.push(fields);
+      fields = 1;
+      begins = true;
+      empty = true;
+      continue;
+    }
+    empty = false;
+    if (begins && quote !== '' && char === quote) quoted = true;
+    begins = char === delimiter;
+    if (begins) fields += 1;
+  }
+  // A quote that never closes is none.
+  if (quoted && !cut) return [];
+  if (!empty && found.length === 0) found.push(fields);
+  return found;
+}
+
+/** How alike the records are, and how much is divided: 0 when nothing is. */
+function score(found: readonly number[]): number {
+  const counts = new Map<number, number>();
+  for (const width of found) counts.set(width, (counts.get(width) ?? 0) + 1);
+  const [width, count] = [...counts].reduce((best, one) => (one[1] > best[1] ? one : best), [1, 0]);
+  if (width < 2) return 0;
+  return (count / found.length) * (1 + Math.log2(width) / 10);
+}
+
+/** Apostrophes quote only where they stand around fields and nothing else does; nothing does where a quote never closes. */
+const quotesOf = (sample: string): string[] => [
+  ...(!sample.includes('"') && /(?:^|[,;\t|])'/m.test(sample) ? ["'"] : []),
+  '"',
+  '',
+];
+
+/**
+ * How the text is divided, from its beginning: the delimiter that gives most records the same number of fields, more than
+ * one. Where none does, commas, or what the format says.
+ */
+export function dialectOf(
+  sample: string,
+  told: {
+    readonly delimiter?: string | undefined;
+    readonly quote?: string | undefined;
+    readonly format: 'CSV' | 'TSV';
+    /** The sample is not all of the text. */
+    readonly cut?: boolean;
+  },
+): Dialect {
+  const candidates = told.delimiter === undefined ? delimiters : [told.delimiter];
+  let best = { delimiter: told.delimiter ?? (told.format === 'TSV' ? '\t' : ','), quote: told.quote ?? '"' };
+  for (const quote of told.quote === undefined ? quotesOf(sample) : [told.quote]) {
+    let most = 0;
+    for (const delimiter of candidates) {
+      const value =
+        score(widths(sample, delimiter, quote, told.cut ?? false)) *
+        (told.format === 'TSV' && delimiter === '\t' ? 1.2 : 1);
+      if (value > most + 0.001) {
+        best = { delimiter, quote };
+        most = value;
+      }
+    }
+    if (most > 0) break;
+  }
+  return { ...best, lineEnds: lineEndsOf(sample, best.quote, best.delimiter) };
+}
+
+/** A lone carriage return ends a line only where nothing else does. */
+function lineEndsOf(sample: string, quote: string, delimiter: string): string[] {
+  let quoted = false;
+  let begins = true;
+  let lone = false;
+  for (let at = 0; at < sample.length; at++) {
+    const char = sample[at];
+    if (quoted) {
+      if (char === quote && sample[at + 1] === quote) at += 1;
+      else if (char === quote) quoted = false;
+      continue;
+    }
+    if (char === '\n') return ['\r\n', '\n'];
+    if (char === '\r') lone = true;
+    if (begins && quote !== '' && char === quote) quoted = true;
+    begins = char === delimiter || char === '\r';
+  }
+  return lone ? ['\r'] : ['\r\n', '\n'];
+}
