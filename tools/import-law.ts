@@ -23,7 +23,7 @@ const graphqlPackages =
   /^(?:graphql|graphql-yoga|graphql-ws|graphql-scalars|dataloader|@pothos\/.*|@graphql-yoga\/.*)$/;
 
 /** What model.ts and errors.ts may load beside types: nothing that has a state or an effect. */
-const pureKernel = /^src\/kernel\/(?:errors|ids|input|system-error|crypto|runs\/model)\.ts$/;
+const pureKernel = /^src\/kernel\/(?:errors|ids|input|severity|system-error|crypto|runs\/model)\.ts$/;
 
 export interface Import {
   /** As it is written. */
