@@ -11,6 +11,7 @@ const domainUses: Readonly<Record<string, readonly string[]>> = {
   deployments: [],
   // A push deploys by the verb of deployments; a repository is reached by the token that identity keeps of a person.
   repositories: ['deployments', 'identity'],
+  documents: [],
   instance: [],
 };
 
@@ -22,7 +23,7 @@ const graphqlPackages =
   /^(?:graphql|graphql-yoga|graphql-ws|graphql-scalars|dataloader|@pothos\/.*|@graphql-yoga\/.*)$/;
 
 /** What model.ts and errors.ts may load beside types: nothing that has a state or an effect. */
-const pureKernel = /^src\/kernel\/(?:errors|ids|input|system-error|crypto|runs\/model)\.ts$/;
+const pureKernel = /^src\/kernel\/(?:errors|ids|input|severity|system-error|crypto|runs\/model)\.ts$/;
 
 export interface Import {
   /** As it is written. */

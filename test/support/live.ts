@@ -25,7 +25,7 @@ export async function append(app: App, workspace: string, count: number, type = 
 }
 
 export interface Item {
-  readonly __typename: 'Event' | 'LogLine' | 'StreamCheckpoint' | 'StreamGap' | 'RunSnapshot';
+  readonly __typename: 'Event' | 'LogLine' | 'StreamCheckpoint' | 'StreamGap' | 'RunSnapshot' | 'DeploymentUpdate';
   readonly cursor?: string;
   readonly seq?: string;
   readonly type?: string;
@@ -35,6 +35,8 @@ export interface Item {
   readonly reason?: string;
   readonly resumeAfter?: string | null;
   readonly run?: { readonly status: string; readonly queuePosition: number | null };
+  readonly event?: { readonly seq: string; readonly type: string; readonly to: string | null; readonly runId: string };
+  readonly deployment?: { readonly id: string; readonly phase: string } | null;
 }
 
 const event = `__typename ... on Event { cursor seq type at data } ... on StreamCheckpoint { cursor } ... on StreamGap { reason resumeAfter }`;
@@ -43,6 +45,9 @@ export const documents = {
   runEvents: `subscription ($id: ID!, $after: String) { item: runEvents(id: $id, after: $after) { ${event} } }`,
   runLogs: `subscription ($id: ID!, $after: String, $filter: LogFilter) { item: runLogs(id: $id, after: $after, filter: $filter) {
     __typename ... on LogLine { cursor seq text } ... on StreamCheckpoint { cursor } ... on StreamGap { reason resumeAfter } } }`,
+  deploymentUpdated: `subscription ($id: ID!, $after: String) { item: deploymentUpdated(of: $id, after: $after) {
+    __typename ... on DeploymentUpdate { cursor event { seq type to runId } deployment { id phase } }
+    ... on StreamCheckpoint { cursor } ... on StreamGap { reason resumeAfter } } }`,
   run: `subscription ($id: ID!) { item: run(id: $id) { __typename cursor run { status queuePosition } } }`,
 } as const;
 

@@ -87,6 +87,22 @@ test.for<[what: string, file: keyof typeof lawful, line: string, said: string]>(
   expect(withLine(file, line, more).join('\n')).toContain(said);
 });
 
+test('a model loads a part of the kernel only where that is named as pure', () => {
+  const kernel = {
+    'src/kernel/severity.ts': 'export const severities = [];\n',
+    'src/kernel/severities.ts': 'export const open = new Set();\n',
+  };
+  const loads = (name: string) =>
+    withLine('src/domains/identity/model.ts', `import { severities } from '#kernel/${name}.ts';`, {
+      ...kernel,
+      'src/kernel/hub.ts': "import './severity.ts';\nimport './severities.ts';\n",
+    });
+  expect(loads('severity')).toEqual([]);
+  expect(loads('severities')).toEqual([
+    'src/domains/identity/model.ts imports #kernel/severities.ts: model.ts is pure',
+  ]);
+});
+
 test('a file that nothing reaches is dead; one that is started by its path is not', () => {
   const orphan = { 'src/kernel/orphan.mjs': 'export const a = 1;\n' };
   expect(judge(orphan)).toEqual(['src/kernel/orphan.mjs is imported by nothing that is started']);

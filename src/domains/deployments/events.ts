@@ -1,5 +1,5 @@
 import { defineEvent } from '#kernel/events/define.ts';
-import type { Severity } from './model.ts';
+import type { Severity } from '#kernel/severity.ts';
 
 export const applicationCreated = defineEvent('application.created', {
   subject: 'Application',

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { Phase } from '#kernel/runs/kinds.ts';
+import { severities } from '#kernel/severity.ts';
 
 /**
  * A deployment's state machine. What is scanned must be there: the commit is fetched in SECURITY_SCANNING, too. A
@@ -143,14 +144,6 @@ export const NewRollback = z.object({
   environment: z.enum(restoredEnvironments).nullish(),
   idempotencyKey: z.string().min(1).max(200).nullish(),
 });
-
-/** From the worst to what is only worth knowing. */
-export const severities = ['CRITICAL', 'HIGH', 'MEDIUM', 'LOW', 'INFO'] as const;
-export type Severity = (typeof severities)[number];
-
-/** Whether a severity is that bad, or worse. */
-export const isAtLeast = (severity: Severity, least: Severity): boolean =>
-  severities.indexOf(severity) <= severities.indexOf(least);
 
 export const NewScanPolicy = z.object({
   applicationId: z.string(),

@@ -19,10 +19,18 @@ import {
 } from '#kernel/graphql/kit.ts';
 import { isLost, lostAfterS } from '#kernel/runs/host.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
+import { runUpdates } from '#kernel/runs/updates.ts';
 import { DriverNotOffered, NoHost, NothingToRestore, QuotaExceeded } from './errors.ts';
 import { phases, type DeploymentPhase } from './model.ts';
 import { can } from './policy.ts';
-import { Applications, Deployments, NoFreeUser, type Requested, type Written } from './service/index.ts';
+import {
+  Applications,
+  deploymentKind,
+  Deployments,
+  NoFreeUser,
+  type Requested,
+  type Written,
+} from './service/index.ts';
 
 errorType(NoHost, {
   name: 'NoHost',
@@ -262,6 +270,8 @@ export const DeploymentRef = builder.prismaNode('Run', {
     }),
   }),
 });
+
+runUpdates({ kind: deploymentKind, ref: DeploymentRef, of: { Application: 'applicationId' } });
 
 builder.prismaObjectField('Workspace', 'applications', (t) =>
   t.relatedConnection('applications', {

@@ -1,11 +1,8 @@
 import { createHmac } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { findPackageJSON } from 'node:module';
+import { severities, type Severity } from '#kernel/severity.ts';
 import type { Source } from './source.ts';
-
-/** From the worst to what is only worth knowing. */
-export const severities = ['CRITICAL', 'HIGH', 'MEDIUM', 'LOW', 'INFO'] as const;
-export type Severity = (typeof severities)[number];
 
 export const scannerNames = ['SECRETS', 'DEPENDENCIES', 'DOCKERFILE', 'TRIVY'] as const;
 export type ScannerName = (typeof scannerNames)[number];

@@ -5,6 +5,7 @@ import { NotFound, Unauthenticated } from '../errors.ts';
 import { eventTypes, type LoggedEvent } from '../events/define.ts';
 import type { Context } from '../graphql/context.ts';
 import { isId } from '../ids.ts';
+import { aboutRuns } from '../runs/about.ts';
 import { knowsRunKind, runKind } from '../runs/kinds.ts';
 import { isTerminal } from '../runs/model.ts';
 import { onceAt } from '../timer.ts';
@@ -169,7 +170,9 @@ interface Following<T extends { readonly seq: bigint }> {
   readonly channel: Channel<T>;
   readonly after: { readonly seq: bigint; readonly epoch: number };
   readonly signal: AbortSignal;
-  readonly wanted: (entry: T) => boolean;
+  /** Told of the entries that were read together, before they are looked at one by one. */
+  readonly prepare?: (entries: readonly T[]) => Promise<unknown>;
+  readonly wanted: (entry: T) => boolean | Promise<boolean>;
   /** Before an entry is delivered, and for those that are skipped. May throw to end the stream. */
   readonly before?: (entry: T) => Promise<void> | void;
   /** True when nothing will come after this entry. */
@@ -189,9 +192,11 @@ async function* follow<T extends { readonly seq: bigint }>(
     let skippedAll = false;
     if (found.kind === 'entries') {
       skippedAll = true;
+      if (options.prepare) await options.prepare(found.entries);
       for (const entry of found.entries) {
         if (options.before) await options.before(entry);
-        if (options.wanted(entry)) {
+        const wanted = options.wanted(entry);
+        if (typeof wanted === 'boolean' ? wanted : await wanted) {
           skippedAll = false;
           yield { kind: 'entry', entry, cursor: cursorAt(entry.seq) };
           spokeAt = performance.now();
@@ -250,6 +255,37 @@ export function workspaceEvents(
   );
 }
 
+/** The same of runs of one kind, or of those of them that are about one thing. */
+export function eventsOfKind(
+  context: Context,
+  options: {
+    readonly kind: string;
+    readonly workspaceId: string;
+    readonly after: string | null | undefined;
+    readonly about: { readonly name: string; readonly id: string } | null;
+  },
+): AsyncIterableIterator<StreamItem<LoggedEvent>> {
+  const { kind, workspaceId, about } = options;
+  requireMember(context, workspaceId, 'Workspace', workspaceId);
+  const cursor = given(options.after, workspaceId);
+  const ofKind = (event: LoggedEvent): event is LoggedEvent & { runId: string } =>
+    event.runKind === kind && event.runId !== null && mayHear(context, event);
+  const { app } = context;
+  return abortable(context, (signal) =>
+    followEvents(context, {
+      workspaceId,
+      after: cursor,
+      signal,
+      wanted: ofKind,
+      ...(about && {
+        prepare: (events) => aboutRuns(app, [...new Set(events.filter(ofKind).map(({ runId }) => runId))]),
+        wanted: (event) =>
+          ofKind(event) && aboutRuns(app, [event.runId]).then(([found]) => found?.[about.name] === about.id),
+      }),
+    }),
+  );
+}
+
 /** The same with the audit log's own rights and filter. */
 export function auditEvents(
   context: Context,
@@ -270,14 +306,15 @@ async function* followEvents(
     /** Null: from now, and says where that is. */
     after: Cursor | null;
     signal: AbortSignal;
-    wanted: (event: LoggedEvent) => boolean;
+    prepare?: (events: readonly LoggedEvent[]) => Promise<unknown>;
+    wanted: (event: LoggedEvent) => boolean | Promise<boolean>;
     last?: (event: LoggedEvent) => boolean;
     until?: bigint | undefined;
     /** Role without which the stream ends. */
     least?: Role;
   },
 ): AsyncGenerator<StreamItem<LoggedEvent>, void, void> {
-  const { workspaceId, signal, wanted, last, until, least } = options;
+  const { workspaceId, signal, prepare, wanted, last, until, least } = options;
   const subscription = await context.app.hub.watchEvents(workspaceId);
   if (!subscription) throw new NotFound('Workspace', workspaceId);
   try {
@@ -294,6 +331,7 @@ async function* followEvents(
       signal,
       wanted,
       before: (event) => (changesRights(event, context.actor) ? recheck(context, workspaceId, least) : undefined),
+      ...(prepare ? { prepare } : {}),
       ...(last ? { last } : {}),
       until,
     });
@@ -336,12 +374,17 @@ export function workspaceStream<T>(
   });
 }
 
-async function findRun(context: Context, id: string): Promise<{ workspaceId: string; kind: string }> {
+/** @param expected its kind; without it, any */
+async function findRun(
+  context: Context,
+  id: string,
+  expected?: string,
+): Promise<{ workspaceId: string; kind: string }> {
   const run = isId(id)
     ? await context.app.db.run.findUnique({ where: { id }, select: { workspaceId: true, kind: true } })
     : null;
-  const workspaceId = run?.workspaceId;
-  requireMember(context, workspaceId, 'Run', id);
+  const workspaceId = expected === undefined || run?.kind === expected ? run?.workspaceId : undefined;
+  requireMember(context, workspaceId, expected ?? 'Run', id);
   return { workspaceId, kind: run?.kind ?? '' };
 }
 
@@ -356,8 +399,9 @@ export async function runEvents(
   context: Context,
   id: string,
   after: string | null | undefined,
+  expectedKind?: string,
 ): Promise<AsyncIterableIterator<StreamItem<LoggedEvent>>> {
-  const { workspaceId, kind } = await findRun(context, id);
+  const { workspaceId, kind } = await findRun(context, id, expectedKind);
   const cursor = given(after, workspaceId);
   // Before the log is read: a run that is over has written its last event.
   const over = (await stateOf(context, id)) !== 'OPEN';

@@ -22,6 +22,11 @@ export interface RunKind<I = unknown> {
   readonly initial: string;
   /** Terminal phase, by the phase that it was in, of a run that was canceled or could not be completed. */
   readonly ends: { readonly canceled: (phase: string) => string; readonly failed: (phase: string) => string };
+  /**
+   * Ids of what a run is about, for instance `{ applicationId }`: for those who follow its runs by that. The same for all
+   * of its life; they stand in the data of its first event.
+   */
+  readonly about?: (input: I) => Readonly<Record<string, string>>;
   /** Steps in order, for those who watch. */
   readonly steps: (input: I) => readonly string[];
   /** First phase of the first execution. */
@@ -90,7 +95,7 @@ export function defineRunKind<I>(kind: RunKind<I>): RegisteredKind {
         .filter((phase) => phase !== kind.initial)
         .map((phase) => [phase, event(camel(phase), `It reached the phase ${phase}.`)]),
     ),
-    queued: event('queued', 'It was created and waits for a worker.'),
+    queued: event('queued', 'It was created and waits for a worker. Its data: ids of what it is about.'),
     canceling: event('canceling', 'It was told to stop.'),
     requeued: event('requeued', 'Its worker was lost or stopped: it waits for another one.'),
     resumed: event('resumed', 'A worker took it over from one that was lost or stopped.'),

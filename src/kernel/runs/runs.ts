@@ -82,6 +82,7 @@ export const Runs = service('runs', (app) => ({
       subjectId: run.id,
       run,
       to: kind.initial,
+      data: kind.about?.(input) ?? {},
     });
     await app.jobs.wakeRun(tx, run);
     return { id: run.id, event };

@@ -1,18 +1,24 @@
+import { createWriteStream } from 'node:fs';
+import { mkdir, rename, rm } from 'node:fs/promises';
+import path from 'node:path';
 import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
 import { service } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { authorize } from '../auth/policy.ts';
 import { system } from '../auth/actor.ts';
-import type { Transaction } from '../db/transact.ts';
-import { defineEvent } from '../events/define.ts';
 import { sha256Hex } from '../crypto.ts';
+import type { Transaction } from '../db/transact.ts';
+import { NotFound } from '../errors.ts';
+import { defineEvent } from '../events/define.ts';
 import { newId } from '../ids.ts';
 import { parse } from '../input.ts';
 import type { RunContext } from '../runs/context.ts';
 import { runPolicy } from '../runs/policy.ts';
 import { isContentType, type SignedUrl } from './signed-urls.ts';
 import type { StoredBlob } from './store.ts';
+import { FileDamaged, verified } from './verify.ts';
 
 export const artifactReady = defineEvent('artifact.ready', {
   subject: 'Artifact',
@@ -36,6 +42,19 @@ export interface Product {
 }
 
 export type Produced = StoredBlob & { readonly id: string };
+/** Names a file of a workspace; a row of artifact does. */
+export interface FileRef {
+  readonly workspaceId: string;
+  readonly id: string;
+}
+
+/** A file whose bytes have arrived. */
+export interface OpenFile extends StoredBlob {
+  /** For a person; never a path. */
+  readonly name: string;
+  /** As it was announced: not proven. */
+  readonly contentType: string;
+}
 
 const NewUpload = (maxBytes: number) =>
   z.object({
@@ -126,6 +145,51 @@ export const Artifacts = service('artifacts', (app) => ({
       data: { status: 'READY', sizeBytes: BigInt(sizeBytes), sha256 },
     });
     tx.append({ type: artifactReady, workspaceId: artifact.workspaceId, subjectId: id });
+  },
+
+  /**
+   * Streams a file's bytes, for a worker. The stream fails with FileDamaged before its end when they are not the ones
+   * that were stored. It must be read or destroyed. Who may read was asked before.
+   *
+   * @throws {NotFound} no such file in this workspace, or its bytes have not arrived
+   * @throws {FileDamaged} the bytes are gone
+   */
+  async open(file: FileRef, signal?: AbortSignal): Promise<OpenFile & { readonly stream: Readable }> {
+    const { id, workspaceId } = file;
+    const row = await app.db.artifact.findFirst({ where: { id, workspaceId, status: 'READY' } });
+    if (!row) throw new NotFound('file', id);
+    const stored = { sizeBytes: Number(row.sizeBytes), sha256: row.sha256 };
+    const { stream } = await app.blobs.get(id).catch((error: unknown) => {
+      throw error instanceof NotFound ? new FileDamaged(id, 'its bytes are gone') : error;
+    });
+    return { ...stored, name: row.name, contentType: row.contentType, stream: verified(id, stream, stored, signal) };
+  },
+
+  /**
+   * Copies a file to `<folder>/<id>`, mode 0600, for programs that want a path. It is there only when all of its bytes
+   * are the right ones; it replaces one that is there. Whoever asks removes it.
+   *
+   * @throws as open
+   */
+  async materialise(
+    file: FileRef,
+    folder: string,
+    signal?: AbortSignal,
+  ): Promise<OpenFile & { readonly path: string }> {
+    const { stream, ...opened } = await this.open(file, signal);
+    const target = path.join(folder, file.id);
+    const partial = `${target}.partial`;
+    try {
+      await mkdir(folder, { recursive: true, mode: 0o700 });
+      await rm(partial, { force: true });
+      await pipeline(stream, createWriteStream(partial, { flags: 'wx', mode: 0o600 }));
+      await rename(partial, target);
+    } catch (error) {
+      stream.destroy();
+      await rm(partial, { force: true });
+      throw error;
+    }
+    return { ...opened, path: target };
   },
 
   /** A short-lived address of a file's bytes; null while they have not arrived. */

@@ -26,6 +26,7 @@ import { accessOf, isPublic } from '#kernel/graphql/access.ts';
 import { isConnection } from '#kernel/graphql/builder.ts';
 import { globalId, rowId } from '#kernel/graphql/global-id.ts';
 import { isId, newId } from '#kernel/ids.ts';
+import { runKinds } from '../../../src/kernel/runs/kinds.ts';
 import type { App } from '#kernel/app.ts';
 import { Metrics } from '../../../src/domains/deployments/service/metrics.ts';
 import { schema } from '../../../src/schema.ts';
@@ -488,7 +489,8 @@ describe('the walk sees everything', () => {
         (type) => !/(Success|Result)$/.test(type.name) && !type.getInterfaces().some(({ name }) => name === 'Error'),
       )
       .flatMap((type) => Object.keys(type.getFields()).map((field) => `${type.name}.${field}`));
-    const onlyStreamed = ['StreamCheckpoint', 'StreamGap', 'RunSnapshot', 'ValidationIssue', 'SignedUrl'];
+    const ofKinds = runKinds().map(({ name }) => `${name}Update`);
+    const onlyStreamed = ['StreamCheckpoint', 'StreamGap', 'RunSnapshot', 'ValidationIssue', 'SignedUrl', ...ofKinds];
     const left = all.filter(
       (field) => !selection.selected.has(field) && !onlyStreamed.includes(field.slice(0, field.indexOf('.'))),
     );

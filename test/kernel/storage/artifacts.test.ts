@@ -1,5 +1,14 @@
 import { createHash } from 'node:crypto';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readdir, readFile, stat } from 'node:fs/promises';
+import path from 'node:path';
+import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { NotFound } from '#kernel/errors.ts';
+import { rowId } from '#kernel/graphql/global-id.ts';
+import { newId } from '#kernel/ids.ts';
+import { Artifacts } from '#kernel/storage/artifacts.ts';
+import { FileDamaged } from '#kernel/storage/verify.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
 import { collect, data, send, socket } from '../../support/client.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
@@ -98,4 +107,64 @@ test('what is too large, malformed, or not for this role is refused with a typed
     null,
     'UNAUTHENTICATED',
   ]);
+});
+
+describe('what a worker reads', () => {
+  const app = () => server.running.app;
+  const files = () => app().use(Artifacts);
+  const uploaded = async () => {
+    const { createUpload: made } = await data<Upload>(server.url, createUpload, { input: input() }, owner);
+    expect((await put(made.upload.url, bytes)).status).toBe(201);
+    return { workspaceId: rowId('Workspace', place.id), id: rowId('Artifact', made.artifact.id) };
+  };
+  /** Other bytes in the store than those that were verified. */
+  const exchange = async (id: string, by: Buffer) => {
+    await app().blobs.remove(id);
+    await app().blobs.put(id, Readable.from([by]), { maxBytes: 1e6 });
+  };
+
+  test('is what was uploaded, as a stream and as a file', async () => {
+    const file = await uploaded();
+    const { stream, ...told } = await files().open(file);
+    expect(await buffer(stream)).toEqual(bytes);
+    expect(told).toEqual({ name: 'prices.csv', contentType: 'text/csv', sizeBytes: bytes.length, sha256 });
+    const folder = path.join(server.stateDir, 'work');
+    for (const _ of ['once', 'again']) {
+      const copy = await files().materialise(file, folder);
+      expect(await readFile(copy.path)).toEqual(bytes);
+      expect((await stat(copy.path)).mode & 0o777).toBe(0o600);
+      expect(await readdir(folder)).toEqual([file.id]);
+    }
+  });
+
+  test('is not what belongs to another workspace, or has not arrived', async () => {
+    const file = await uploaded();
+    await expect(files().open({ ...file, workspaceId: newId() })).rejects.toThrow(NotFound);
+    const { createUpload: made } = await data<Upload>(server.url, createUpload, { input: input() }, owner);
+    await expect(files().open({ ...file, id: rowId('Artifact', made.artifact.id) })).rejects.toThrow(NotFound);
+  });
+
+  test('fails when the bytes were lost or altered, and leaves no file', async () => {
+    const file = await uploaded();
+    const folder = path.join(server.stateDir, 'damaged');
+    const altered = Buffer.from(bytes);
+    altered[100] = 0;
+    for (const wrong of [altered, bytes.subarray(1), Buffer.concat([bytes, bytes])]) {
+      await exchange(file.id, wrong);
+      const { stream } = await files().open(file);
+      await expect(buffer(stream)).rejects.toThrow(FileDamaged);
+      await expect(files().materialise(file, folder)).rejects.toThrow(FileDamaged);
+      expect(await readdir(folder)).toEqual([]);
+    }
+    await app().blobs.remove(file.id);
+    await expect(files().open(file)).rejects.toThrow(FileDamaged);
+  });
+
+  test('stops when it is told to', async () => {
+    const file = await uploaded();
+    const folder = path.join(server.stateDir, 'stopped');
+    const reason = new Error('the worker stops');
+    await expect(files().materialise(file, folder, AbortSignal.abort(reason))).rejects.toBe(reason);
+    expect(await readdir(folder)).toEqual([]);
+  });
 });

@@ -5,7 +5,7 @@ import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import { failing, guardedPart, visible } from '#kernel/graphql/kit.ts';
-import { severities } from '../model.ts';
+import { severities } from '#kernel/severity.ts';
 import { can } from '../policy.ts';
 import { ApplicationRef, applicationSuccess, DeploymentRef } from '../schema.ts';
 import { suppressedNow, Suppressions } from '../service/index.ts';

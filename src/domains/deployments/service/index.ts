@@ -4,6 +4,7 @@ export { NoFreeUser } from '../../../integrations/process/index.ts';
 export { Applications, type Written } from './applications.ts';
 export { Environments, inVersion } from './environment.ts';
 export { ApplicationDeletions } from './deletion.ts';
+export { deploymentKind } from './kind.ts';
 export { Deployments, refusalOfRestore, type Push, type Requested } from './deployments.ts';
 export { SourceAccess, watchDeployments, type SourceCredentials } from './ports.ts';
 export { startDeployments, type DeploymentsHost } from './host.ts';

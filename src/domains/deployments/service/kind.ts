@@ -21,6 +21,7 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
     canceled: (phase) => (phase === 'ROLLING_BACK' ? 'ROLLED_BACK' : 'CANCELED'),
     failed: (phase) => (phase === 'ROLLING_BACK' ? 'ROLLBACK_FAILED' : 'FAILED'),
   },
+  about: ({ applicationId }) => ({ applicationId }),
   steps: (input) => [
     ...(isRestore(input) ? [] : ['fetch', 'scan', 'build']),
     'start',

@@ -2,10 +2,11 @@ import type { Application, Prisma, ScanVerdict, Severity } from '#prisma';
 import { excerpt } from '#kernel/errors.ts';
 import { newId } from '#kernel/ids.ts';
 import type { RunContext, StepContext } from '#kernel/runs/context.ts';
+import { isAtLeast, severities } from '#kernel/severity.ts';
 import type { Report } from '../../../integrations/scanners/index.ts';
 import { BlockedByFindings, ScanIncomplete } from '../errors.ts';
 import { securityScanned } from '../events.ts';
-import { isAtLeast, severities, type DeploymentInput } from '../model.ts';
+import type { DeploymentInput } from '../model.ts';
 import { Scanning } from './scanning.ts';
 
 const timeoutS = 900;

@@ -1,4 +1,5 @@
-import type { Database, Severity } from '../scanner.ts';
+import type { Severity } from '#kernel/severity.ts';
+import type { Database } from '../scanner.ts';
 import type { LockedPackage } from './locks.ts';
 
 /** An advisory that is about a version which is installed. */

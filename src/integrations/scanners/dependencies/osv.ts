@@ -4,7 +4,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import semver from 'semver';
-import type { Severity } from '../scanner.ts';
+import type { Severity } from '#kernel/severity.ts';
 import { severityOfVector, severityOfWord, type Answer, type Match } from './advisories.ts';
 import type { LockedPackage } from './locks.ts';
 

@@ -1,6 +1,7 @@
 import { Add, Arg, Copy, DockerfileParser, Env, From, Run, User, Workdir, type Instruction } from 'dockerfile-ast';
 import { validate, ValidationCode, ValidationSeverity } from 'dockerfile-utils';
-import type { RawFinding, Severity } from '../scanner.ts';
+import type { Severity } from '#kernel/severity.ts';
+import type { RawFinding } from '../scanner.ts';
 
 /** Names that say that their value is secret. */
 const secretName =

@@ -1,4 +1,5 @@
-import { versionOf, type Outcome, type RawFinding, type Scanner, type Severity } from '../scanner.ts';
+import type { Severity } from '#kernel/severity.ts';
+import { versionOf, type Outcome, type RawFinding, type Scanner } from '../scanner.ts';
 import type { Source } from '../source.ts';
 
 /** Longer files are data. */

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import type { RawFinding, Severity } from '../scanner.ts';
+import type { Severity } from '#kernel/severity.ts';
+import type { RawFinding } from '../scanner.ts';
 
 /** The version of Trivy's report that is read; it is Trivy's own `SchemaVersion`. */
 export const schemaVersion = 2;
