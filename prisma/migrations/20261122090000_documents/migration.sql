@@ -96,10 +96,11 @@ CREATE TABLE "extracted_table" (
     "document_id" UUID NOT NULL,
     "position" INTEGER NOT NULL,
     "name" VARCHAR(255) NOT NULL,
-    "place" JSONB NOT NULL,
+    "place" JSONB,
     "complete" BOOLEAN NOT NULL DEFAULT false,
     "row_count" INTEGER NOT NULL DEFAULT 0,
     "column_count" INTEGER NOT NULL DEFAULT 0,
+    "cell_count" INTEGER NOT NULL DEFAULT 0,
     "confidence_min" DOUBLE PRECISION,
     "confidence_mean" DOUBLE PRECISION,
     "review_count" INTEGER NOT NULL DEFAULT 0,
@@ -148,7 +149,11 @@ CREATE TABLE "cell_correction" (
     "from_text" TEXT NOT NULL,
     "to_text" TEXT NOT NULL,
     "extracted_text" TEXT NOT NULL,
-    "citation_key" VARCHAR(300) NOT NULL,
+    "citation" JSONB NOT NULL,
+    "column_type" "cell_type" NOT NULL,
+    "type" "cell_type" NOT NULL,
+    "value" TEXT,
+    "number" DECIMAL,
     "reason" VARCHAR(1000),
     "carried_from_id" UUID,
     "actor_id" UUID,
@@ -205,7 +210,7 @@ CREATE INDEX "extracted_table_workspace_id_idx" ON "extracted_table"("workspace_
 CREATE UNIQUE INDEX "extracted_table_job_id_position_key" ON "extracted_table"("job_id", "position");
 
 -- CreateIndex
-CREATE INDEX "cell_correction_document_id_citation_key_id_idx" ON "cell_correction"("document_id", "citation_key", "id" DESC);
+CREATE INDEX "cell_correction_document_id_id_idx" ON "cell_correction"("document_id", "id" DESC);
 
 -- CreateIndex
 CREATE INDEX "cell_correction_actor_id_idx" ON "cell_correction"("actor_id");

@@ -8,10 +8,13 @@ import { service } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { authorize } from '../auth/policy.ts';
 import { system } from '../auth/actor.ts';
+import { sha256Hex } from '../crypto.ts';
+import type { Transaction } from '../db/transact.ts';
 import { NotFound } from '../errors.ts';
 import { defineEvent } from '../events/define.ts';
 import { newId } from '../ids.ts';
 import { parse } from '../input.ts';
+import type { RunContext } from '../runs/context.ts';
 import { runPolicy } from '../runs/policy.ts';
 import { isContentType, type SignedUrl } from './signed-urls.ts';
 import type { StoredBlob } from './store.ts';
@@ -22,9 +25,23 @@ export const artifactReady = defineEvent('artifact.ready', {
   description: 'Its bytes have arrived and were verified.',
 });
 
+/** SHA-256 of no bytes. */
+const nothing = sha256Hex('');
+
 /** How long a signed address is good, seconds. */
 const urlTtlS = 900;
 
+/** A file that a run makes. */
+export interface Product {
+  /** File name for a person. */
+  readonly name: string;
+  readonly contentType: string;
+  readonly source: Readable;
+  readonly maxBytes: number;
+  readonly signal: AbortSignal;
+}
+
+export type Produced = StoredBlob & { readonly id: string };
 /** Names a file of a workspace; a row of artifact does. */
 export interface FileRef {
   readonly workspaceId: string;
@@ -92,6 +109,42 @@ export const Artifacts = service('artifacts', (app) => ({
       const artifact = await tx.db.artifact.findUniqueOrThrow({ where: { id } });
       tx.append({ type: artifactReady, workspaceId: artifact.workspaceId, subjectId: id });
     });
+  },
+
+  /**
+   * Stores what a run makes, of a size that is known only afterwards. It is announced first, and stays PENDING until
+   * `ready`: what an execution leaves behind that is lost in between, the next one of the same run removes.
+   * @throws {Fenced} {UploadTooLarge} the signal's reason, and what the source fails with; nothing is kept then
+   */
+  async produce(context: Pick<RunContext, 'run' | 'write'>, product: Product): Promise<Produced> {
+    const { name, contentType, source, maxBytes, signal } = product;
+    const { id: runId, workspaceId, actorId } = context.run;
+    const begun = await app.db.artifact.findMany({ where: { runId, status: 'PENDING' }, select: { id: true } });
+    for (const { id } of begun) await app.blobs.remove(id);
+    const id = newId();
+    await context.write(async (tx) => {
+      await tx.db.artifact.deleteMany({ where: { id: { in: begun.map((one) => one.id) }, status: 'PENDING' } });
+      const row = { id, workspaceId, runId, createdById: actorId, name, contentType, sizeBytes: 0n, sha256: nothing };
+      await tx.db.artifact.create({ data: row });
+    });
+    try {
+      return { id, ...(await app.blobs.put(id, source, { maxBytes, signal })) };
+    } catch (error) {
+      await app.blobs.remove(id);
+      await app.db.artifact.deleteMany({ where: { id, status: 'PENDING' } });
+      throw error;
+    } finally {
+      source.destroy();
+    }
+  },
+
+  /** What a run has produced is whole, in the transaction in which something comes to stand for it. */
+  async ready(tx: Transaction, { id, sizeBytes, sha256 }: Produced): Promise<void> {
+    const artifact = await tx.db.artifact.update({
+      where: { id, status: 'PENDING' },
+      data: { status: 'READY', sizeBytes: BigInt(sizeBytes), sha256 },
+    });
+    tx.append({ type: artifactReady, workspaceId: artifact.workspaceId, subjectId: id });
   },
 
   /**
