@@ -49,3 +49,21 @@ export const outputsPersisted = defineEvent<{ tables: number; rows: number; cell
     description: 'All tables that it found are there. `review`: cells that a person should look at.',
   },
 );
+
+/** Of which job and document; texts are in the table's history. */
+interface OfTable {
+  readonly jobId: string;
+  readonly documentId: string;
+}
+export const cellCorrected = defineEvent<OfTable & { row: number; column: number; version: number }>(
+  'extractedTable.cellCorrected',
+  { subject: 'ExtractedTable', description: 'Somebody gave a cell another text. `row` and `column` are from 0.' },
+);
+export const cellsConfirmed = defineEvent<OfTable & { cells: number }>('extractedTable.cellsConfirmed', {
+  subject: 'ExtractedTable',
+  description: 'Somebody looked at cells and found them right. `cells`: how many.',
+});
+export const tableExported = defineEvent<OfTable & { exportId: string; producedId: string; format: string }>(
+  'extractedTable.exported',
+  { subject: 'ExtractedTable', description: 'An export made a document of it; `producedId` is that document.' },
+);
