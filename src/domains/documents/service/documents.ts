@@ -27,7 +27,8 @@ export interface Produced {
   readonly artifactId: string;
   readonly exportId: string;
   readonly name: string;
-  readonly format: DocumentFormat;
+  /** Null: an archive. */
+  readonly format: DocumentFormat | null;
   readonly contentType: string;
   readonly sizeBytes: bigint;
   /** 64 lower-case hexadecimal digits. */

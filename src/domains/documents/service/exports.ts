@@ -149,11 +149,13 @@ const zip: Kind = { extension: 'zip', contentType: 'application/zip', format: nu
 
 /** What a file is called: no control characters, nothing that a path is made of. */
 const fileName = (name: string, extension: string): string =>
-  `${name
-    .replaceAll(/[\p{Cc}\p{Cs}/\\:*?"<>|]/gu, ' ')
-    .slice(0, 200)
-    .toWellFormed()
-    .trim() || 'table'}.${extension}`;
+  `${
+    name
+      .replaceAll(/[\p{Cc}\p{Cs}/\\:*?"<>|]/gu, ' ')
+      .slice(0, 200)
+      .toWellFormed()
+      .trim() || 'table'
+  }.${extension}`;
 
 type Made = Omit<Produced, 'id'> & { readonly artifactId: string; readonly name: string; readonly archive: boolean };
 

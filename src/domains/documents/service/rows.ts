@@ -4,6 +4,8 @@ import type { App } from '#kernel/app.ts';
 import { ValidationError, type Issue } from '#kernel/errors.ts';
 import { sortNumber } from './values.ts';
 
+export type { Box, Citation } from '../../../integrations/extractors/index.ts';
+
 // Pages of rows, found in the database. A page is one statement for the numbers of its rows, whatever is asked, and one
 // for their cells; of many tables together, too. No statement gives more than a page, and none depends on how large the
 // table is but those that filter or sort: they look at the cells of the columns that are named, once.
@@ -40,13 +42,17 @@ export interface RowsAsked {
   readonly where?: readonly RowFilter[] | null | undefined;
   readonly orderBy?: RowOrder | null | undefined;
   readonly needsReview?: boolean | null | undefined;
+  /** Of which the cells are given. */
+  readonly columns?: readonly number[] | null | undefined;
+  /** There is no way back: only `after` leads on. */
+  readonly last?: number | null | undefined;
+  readonly before?: string | null | undefined;
 }
 
 /** A table as far as its rows are found by it. */
 export interface TableShape {
   readonly id: string;
   readonly rowCount: number;
-  readonly columnCount: number;
   /** Types in order. */
   readonly types: readonly CellType[];
 }
@@ -85,6 +91,8 @@ const CursorShape = z.tuple([
 export class RowQuery {
   readonly table: TableShape;
   readonly first: number;
+  /** Of which the cells are given. */
+  readonly columns: readonly number[];
   readonly #filters: readonly RowFilter[];
   readonly #orderBy: RowOrder | null;
   readonly #needsReview: boolean | null;
@@ -106,6 +114,11 @@ export class RowQuery {
     this.#orderBy = asked.orderBy ?? null;
     if (this.#orderBy && !(this.#orderBy.column in table.types)) wrong('orderBy.column', 'is no column of the table');
     this.#needsReview = asked.needsReview ?? null;
+    this.columns = asked.columns ?? [...table.types.keys()].slice(0, maxPageColumns);
+    if (this.columns.length > maxPageColumns) wrong('columns', `must be at most ${maxPageColumns}`);
+    if (this.columns.some((column) => !(column in table.types)))
+      wrong('columns', 'has one that is no column of the table');
+    if (asked.last != null || asked.before != null) wrong('last', 'is not for rows: page with first and after');
     const after = asked.after == null ? null : this.#placeOf(asked.after);
     if (after === undefined) wrong('after', 'is not a cursor of this list');
     this.#after = after ?? null;
@@ -294,8 +307,10 @@ export interface ShownCell extends Pick<
   'tableId' | 'column' | 'row' | 'type' | 'value' | 'confidence' | 'note' | 'citation' | 'needsReview' | 'version'
 > {
   readonly text: string;
-  /** Characters of the whole text. */
-  readonly length: number;
+  /** Whether it goes on. */
+  readonly truncated: boolean;
+  /** Characters that were asked for. */
+  readonly chars: number;
 }
 
 /** Characters of a text that a page shows. */
@@ -313,8 +328,8 @@ export interface CellsAsked {
 export async function readCells(app: App, asked: readonly CellsAsked[]): Promise<ShownCell[]> {
   if (!asked.some(({ columns, rows }) => columns.length > 0 && rows.length > 0)) return [];
   const { rows } = await app.database.pool.query<ShownCell>(
-    `select c.table_id as "tableId", c."column", c.row, c.type, left(c.text, a.chars) as text, length(c.text) as length,
-       left(c.value, a.chars) as value, c.confidence, c.note, c.citation, c.needs_review as "needsReview", c.version
+    `select c.table_id as "tableId", c."column", c.row, c.type, left(c.text, a.chars) as text,
+       length(c.text) > a.chars as truncated, a.chars, left(c.value, a.chars) as value, c.confidence, c.note, c.citation, c.needs_review as "needsReview", c.version
      from jsonb_to_recordset($1::jsonb) as a("tableId" uuid, columns smallint[], rows int[], chars int)
      cross join lateral unnest(a.columns) as k("column")
      cross join lateral (

@@ -197,15 +197,14 @@ async function* sheet(table: WrittenTable, from: number, to: number, options: Ex
 }
 
 function cellOf(cell: WrittenCell, at: string, options: ExportOptions): string {
-  const { type, value, text } = cell;
+  const { type, value } = cell;
   if (options.content === 'VALUES' && value !== null) {
     // A spreadsheet keeps 15 digits: longer numbers stay texts, with all of them.
     if ((type === 'INTEGER' || type === 'DECIMAL') && value.replace(/^-?0*\.?0*/, '').replace('.', '').length <= 15)
       return `<c r="${at}"><v>${value}</v></c>`;
     if (type === 'BOOLEAN') return `<c r="${at}" t="b"><v>${value === 'true' ? 1 : 0}</v></c>`;
     const serial = type === 'DATE' || type === 'DATETIME' ? serialOf(value) : null;
-    if (serial !== null)
-      return `<c r="${at}" s="${type === 'DATE' ? dateStyle : instantStyle}"><v>${serial}</v></c>`;
+    if (serial !== null) return `<c r="${at}" s="${type === 'DATE' ? dateStyle : instantStyle}"><v>${serial}</v></c>`;
   }
   const shown = textOf(cell, options);
   return shown === '' ? '' : inline(shown, at);
