@@ -100,7 +100,6 @@ builder.mutationFields((t) => ({
     description:
       'Ends the review of a job that waits for it. Cells that nobody has looked at stay as they were read, and can still be corrected.',
     input: { jobId: t.input.id({ description: 'Global id of the job.' }) },
-    resolve: (_, { input }, { app, actor }) =>
-      app.use(Reviews).complete(actor, rowId('ExtractionJob', input.jobId)),
+    resolve: (_, { input }, { app, actor }) => app.use(Reviews).complete(actor, rowId('ExtractionJob', input.jobId)),
   }),
 }));

@@ -29,7 +29,9 @@ const FormatEnum = builder.enumType(ExportFormat, {
   name: 'ExportFormat',
   description: 'What an export makes.',
   values: {
-    CSV: { description: 'Comma-separated values after RFC 4180, in UTF-8; of a job a ZIP archive with a file a table.' },
+    CSV: {
+      description: 'Comma-separated values after RFC 4180, in UTF-8; of a job a ZIP archive with a file a table.',
+    },
     XLSX: { description: 'A workbook with a sheet a table.' },
     JSON_LINES: { description: 'An object a row, in UTF-8; of a job a ZIP archive with a file a table.' },
   },
