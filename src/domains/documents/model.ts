@@ -117,7 +117,10 @@ const delimited: readonly (DocumentFormat | null)[] = ['CSV', 'TSV'];
  * Whether a file is something else than its name or its announced media type says. Both are only claims; what says
  * nothing of a format (`.bin`, `application/octet-stream`) claims nothing.
  */
-export function isMislabeled(claims: { readonly name: string; readonly contentType: string }, is: DocumentFormat | null) {
+export function isMislabeled(
+  claims: { readonly name: string; readonly contentType: string },
+  is: DocumentFormat | null,
+) {
   const extension = /\.([^.]{1,10})$/.exec(claims.name)?.[1]?.toLowerCase() ?? '';
   const named = byExtension[extension];
   const type = /^[^;\s]*/.exec(claims.contentType.toLowerCase())?.[0] ?? '';

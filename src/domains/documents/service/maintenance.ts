@@ -90,8 +90,7 @@ async function askAgain(app: App): Promise<number> {
     take: 1000,
   });
   await app.transact(system, async (tx) => {
-    for (const { id, workspaceId } of late)
-      await app.jobs.enqueue(tx, removeDocument, { documentId: id, workspaceId });
+    for (const { id, workspaceId } of late) await app.jobs.enqueue(tx, removeDocument, { documentId: id, workspaceId });
   });
   return late.length;
 }
