@@ -80,6 +80,7 @@ export const groups = [
   'GraphQL',
   'Worker',
   'Deployments',
+  'Documents',
   'Outbound',
   'Telemetry',
 ] as const;
@@ -693,6 +694,55 @@ export const settings = {
     schema: whole(1),
   }),
 
+  SWITCHYARD_MAX_DOCUMENT_BYTES: setting({
+    group: 'Documents',
+    description: 'Largest file that can be registered as a document.',
+    unit: 'bytes',
+    default: '104857600',
+    example: '20971520',
+    schema: whole(1),
+  }),
+  SWITCHYARD_MAX_DOCUMENTS: setting({
+    group: 'Documents',
+    description: 'Most uploaded documents of a workspace.',
+    unit: 'documents',
+    default: '10000',
+    example: '1000',
+    schema: whole(0),
+  }),
+  SWITCHYARD_MAX_DOCUMENTS_BYTES: setting({
+    group: 'Documents',
+    description: 'Most bytes of the uploaded documents of a workspace, together.',
+    unit: 'bytes',
+    default: '10737418240',
+    example: '1073741824',
+    schema: whole(0),
+  }),
+  SWITCHYARD_MAX_CONCURRENT_EXTRACTIONS: setting({
+    group: 'Documents',
+    description: 'Most extractions of a workspace that are executed at once; more wait.',
+    unit: 'extractions',
+    default: '2',
+    example: '8',
+    schema: whole(1, 10_000),
+  }),
+  SWITCHYARD_EXTRACTION_MEMORY_MB: setting({
+    group: 'Documents',
+    description: 'Memory that the process may take that reads one document; it is ended when it takes more.',
+    unit: 'MiB',
+    default: '768',
+    example: '1536',
+    schema: whole(128, 65_536),
+  }),
+  SWITCHYARD_EXTRACTION_TIMEOUT_S: setting({
+    group: 'Documents',
+    description: 'Time that it may take to read one document; the time in which tables are stored is not counted.',
+    unit: 'seconds',
+    default: '600',
+    example: '3600',
+    schema: whole(1, 86_400),
+  }),
+
   SWITCHYARD_MAX_DEPTH: setting({
     group: 'GraphQL',
     description: 'Deepest nesting of fields in a document.',
@@ -1211,6 +1261,14 @@ export interface Config {
     /** What builds are given of this server's environment. */
     readonly buildEnvironment: Readonly<Record<string, string>>;
   };
+  readonly documents: {
+    readonly maxBytes: number;
+    readonly maxDocuments: number;
+    readonly maxStoredBytes: number;
+    readonly maxConcurrentExtractions: number;
+    readonly memoryMb: number;
+    readonly timeoutS: number;
+  };
   /** Scans of what is deployed. */
   readonly scanning: {
     readonly advisoriesPath: string | undefined;
@@ -1465,6 +1523,14 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
           return value === undefined ? [] : [[name, value]];
         }),
       ),
+    },
+    documents: {
+      maxBytes: v.SWITCHYARD_MAX_DOCUMENT_BYTES,
+      maxDocuments: v.SWITCHYARD_MAX_DOCUMENTS,
+      maxStoredBytes: v.SWITCHYARD_MAX_DOCUMENTS_BYTES,
+      maxConcurrentExtractions: v.SWITCHYARD_MAX_CONCURRENT_EXTRACTIONS,
+      memoryMb: v.SWITCHYARD_EXTRACTION_MEMORY_MB,
+      timeoutS: v.SWITCHYARD_EXTRACTION_TIMEOUT_S,
     },
     scanning: {
       advisoriesPath: v.SWITCHYARD_ADVISORIES,

@@ -6,3 +6,5 @@ import './schema/jobs.ts';
 import './schema/tables.ts';
 import './schema/corrections.ts';
 import './schema/exports.ts';
+
+export { startDocuments } from './service/index.ts';

@@ -1,5 +1,9 @@
 import { z } from 'zod';
-import { DomainError } from '#kernel/errors.ts';
+import type { ExtractionErrorCode, Limits } from './errors.ts';
+import { parsePages } from './pages.ts';
+
+export * from './errors.ts';
+export { parsePages } from './pages.ts';
 
 // What extraction is for those who use it: no reader, no process. What confidence means: docs/documents-extraction.md.
 
@@ -57,19 +61,6 @@ export interface Cell {
 export interface Column {
   readonly name: string;
   readonly type: ColumnType;
-}
-
-/** `1-3,7` as ranges in ascending order; null when it is not that. */
-export function parsePages(text: string): readonly (readonly [from: number, to: number])[] | null {
-  const ranges: [number, number][] = [];
-  for (const part of text.split(',')) {
-    const found = /^\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?$/.exec(part);
-    const from = Number(found?.[1] ?? '0');
-    const to = Number(found?.[2] ?? found?.[1] ?? '0');
-    if (from < 1 || to < from) return null;
-    ranges.push([from, to]);
-  }
-  return ranges.toSorted((a, b) => a[0] - b[0]);
 }
 
 const canonicalLocale = (text: string): boolean => {
@@ -131,9 +122,17 @@ export const definitionSchema = z.strictObject({
   timeZone: z.string().max(60).refine(knownTimeZone, 'It is not a time zone.').optional(),
   /** A label of the Encoding standard; CSV, TSV and HTML. */
   encoding: z.string().max(40).refine(knownEncoding, 'It is not an encoding.').optional(),
-  delimiter: z.string().length(1).regex(/[^\r\n"]/).optional(),
+  delimiter: z
+    .string()
+    .length(1)
+    .regex(/[^\r\n"]/)
+    .optional(),
   /** Empty: there is no quoting. */
-  quote: z.string().max(1).regex(/^[^\r\n]?$/).optional(),
+  quote: z
+    .string()
+    .max(1)
+    .regex(/^[^\r\n]?$/)
+    .optional(),
   /** Of a PDF: tables are looked for there only, one in each. */
   areas: z
     .array(
@@ -160,36 +159,6 @@ export interface Progress {
   /** Null: not known before the end. */
   readonly total: number | null;
 }
-
-export interface Limits {
-  /** Of the file. */
-  readonly maxBytes: number;
-  /** What is packed in a file, unpacked, all parts together. */
-  readonly maxUnpackedBytes: number;
-  /** Pages of a PDF, sheets of a workbook. */
-  readonly maxPages: number;
-  readonly maxTables: number;
-  /** Of all tables together. */
-  readonly maxCells: number;
-  readonly maxColumns: number;
-  readonly maxCellChars: number;
-  /** While somebody waits for it: the time that the consumer takes does not count. */
-  readonly timeoutMs: number;
-  /** Of the child process, resident. */
-  readonly memoryMb: number;
-}
-
-export const defaultLimits: Limits = {
-  maxBytes: 104_857_600,
-  maxUnpackedBytes: 2_147_483_648,
-  maxPages: 2_000,
-  maxTables: 5_000,
-  maxCells: 5_000_000,
-  maxColumns: 2_000,
-  maxCellChars: 100_000,
-  timeoutMs: 600_000,
-  memoryMb: 768,
-};
 
 /** What comes out: of each table its head, its rows in order, its end. Tables do not overlap. */
 export type Extracted =
@@ -262,89 +231,4 @@ export interface Extractors {
   extract(request: ExtractRequest): AsyncIterable<Extracted | Progress>;
   /** Ends all child processes. */
   close(): Promise<void>;
-}
-
-export const extractionErrorCodes = [
-  'DOCUMENT_ENCRYPTED',
-  'DOCUMENT_MALFORMED',
-  'DOCUMENT_TOO_LARGE',
-  'DOCUMENT_UNSUPPORTED',
-  'EXTRACTION_TIMED_OUT',
-  'EXTRACTION_OUT_OF_MEMORY',
-  'EXTRACTION_CRASHED',
-  'EXTRACTOR_UNAVAILABLE',
-] as const;
-export type ExtractionErrorCode = (typeof extractionErrorCodes)[number];
-
-/** Why there are no tables, or no more. Those with DOCUMENT_ are the file's: the same file fails again. */
-export abstract class ExtractionError extends DomainError {
-  abstract override readonly code: ExtractionErrorCode;
-}
-
-/** It wants a password. */
-export class DocumentEncrypted extends ExtractionError {
-  readonly code = 'DOCUMENT_ENCRYPTED';
-  constructor() {
-    super('The document is protected by a password.');
-  }
-}
-
-/** It is not what its format wants, at a place that matters. */
-export class DocumentMalformed extends ExtractionError {
-  readonly code = 'DOCUMENT_MALFORMED';
-  constructor(why = 'The document is damaged.') {
-    super(why);
-  }
-}
-
-/** It has more of something than is read. */
-export class DocumentTooLarge extends ExtractionError {
-  readonly code = 'DOCUMENT_TOO_LARGE';
-  readonly limit: keyof Limits;
-  readonly most: number;
-  constructor(limit: keyof Limits, most: number) {
-    super(`The document is larger than is read: ${limit} is ${most}.`);
-    this.limit = limit;
-    this.most = most;
-  }
-}
-
-/** It is of a kind that is not read here. */
-export class DocumentUnsupported extends ExtractionError {
-  readonly code = 'DOCUMENT_UNSUPPORTED';
-  constructor(why = 'Documents of this kind are not read.') {
-    super(why);
-  }
-}
-
-/** It took longer than it may. */
-export class ExtractionTimedOut extends ExtractionError {
-  readonly code = 'EXTRACTION_TIMED_OUT';
-  constructor(timeoutMs: number) {
-    super(`The extraction took longer than ${timeoutMs / 1000} s.`);
-  }
-}
-
-/** It needs more memory than it may have. */
-export class ExtractionOutOfMemory extends ExtractionError {
-  readonly code = 'EXTRACTION_OUT_OF_MEMORY';
-  constructor(memoryMb: number) {
-    super(`The extraction needs more than ${memoryMb} MiB of memory.`);
-  }
-}
-
-/** The process that read the document ended without a word. */
-export class ExtractionCrashed extends ExtractionError {
-  readonly code = 'EXTRACTION_CRASHED';
-  constructor() {
-    super('The extraction ended unexpectedly.');
-  }
-}
-
-/** The extractor that the definition names is not configured, or gives no usable answer. */
-export class ExtractorUnavailable extends ExtractionError {
-  readonly code = 'EXTRACTOR_UNAVAILABLE';
-  constructor(why: string) {
-    super(why);
-  }
 }

@@ -192,6 +192,19 @@ export const Artifacts = service('artifacts', (app) => ({
     return { ...opened, path: target };
   },
 
+  /**
+   * Removes a file for good. The bytes first: a row without bytes is found again, bytes without a row are not.
+   * @param within what else belongs to it, in the transaction that removes the row; not called when there is none
+   */
+  async remove({ workspaceId, id }: FileRef, within?: (tx: Transaction) => void): Promise<void> {
+    if ((await app.db.artifact.count({ where: { id, workspaceId } })) === 0) return;
+    await app.blobs.remove(id);
+    await app.transact(system, async (tx) => {
+      const { count } = await tx.db.artifact.deleteMany({ where: { id, workspaceId } });
+      if (count > 0) within?.(tx);
+    });
+  },
+
   /** A short-lived address of a file's bytes; null while they have not arrived. */
   downloadUrl(artifact: { id: string; status: string; name: string; contentType: string }): SignedUrl | null {
     if (artifact.status !== 'READY') return null;

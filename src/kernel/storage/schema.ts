@@ -16,7 +16,7 @@ const ArtifactStatusEnum = builder.enumType(ArtifactStatus, {
   },
 });
 
-const SignedUrlRef = builder.objectRef<SignedUrl>('SignedUrl').implement({
+export const SignedUrlRef = builder.objectRef<SignedUrl>('SignedUrl').implement({
   description: 'An address that is good for one purpose and a short time. Whoever has it can use it: keep it secret.',
   fields: (t) => ({
     url: t.exposeString('url', { description: 'The address.' }),

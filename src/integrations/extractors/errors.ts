@@ -1,0 +1,116 @@
+import { DomainError } from '#kernel/errors.ts';
+
+// Apart from the rest so that a child process need not load what it does not use.
+
+export interface Limits {
+  /** Of the file. */
+  readonly maxBytes: number;
+  /** What is packed in a file, unpacked, all parts together. */
+  readonly maxUnpackedBytes: number;
+  /** Pages of a PDF, sheets of a workbook. */
+  readonly maxPages: number;
+  readonly maxTables: number;
+  /** Of all tables together. */
+  readonly maxCells: number;
+  readonly maxColumns: number;
+  readonly maxCellChars: number;
+  /** While somebody waits for it: the time that the consumer takes does not count. */
+  readonly timeoutMs: number;
+  /** Of the child process, resident. */
+  readonly memoryMb: number;
+}
+
+export const defaultLimits: Limits = {
+  maxBytes: 104_857_600,
+  maxUnpackedBytes: 2_147_483_648,
+  maxPages: 2_000,
+  maxTables: 5_000,
+  maxCells: 5_000_000,
+  maxColumns: 2_000,
+  maxCellChars: 100_000,
+  timeoutMs: 600_000,
+  memoryMb: 768,
+};
+
+export const extractionErrorCodes = [
+  'DOCUMENT_ENCRYPTED',
+  'DOCUMENT_MALFORMED',
+  'DOCUMENT_TOO_LARGE',
+  'DOCUMENT_UNSUPPORTED',
+  'EXTRACTION_TIMED_OUT',
+  'EXTRACTION_OUT_OF_MEMORY',
+  'EXTRACTION_CRASHED',
+  'EXTRACTOR_UNAVAILABLE',
+] as const;
+export type ExtractionErrorCode = (typeof extractionErrorCodes)[number];
+
+/** Why there are no tables, or no more. Those with DOCUMENT_ are the file's: the same file fails again. */
+export abstract class ExtractionError extends DomainError {
+  abstract override readonly code: ExtractionErrorCode;
+}
+
+/** It wants a password. */
+export class DocumentEncrypted extends ExtractionError {
+  readonly code = 'DOCUMENT_ENCRYPTED';
+  constructor() {
+    super('The document is protected by a password.');
+  }
+}
+
+/** It is not what its format wants, at a place that matters. */
+export class DocumentMalformed extends ExtractionError {
+  readonly code = 'DOCUMENT_MALFORMED';
+  constructor(why = 'The document is damaged.') {
+    super(why);
+  }
+}
+
+/** It has more of something than is read. */
+export class DocumentTooLarge extends ExtractionError {
+  readonly code = 'DOCUMENT_TOO_LARGE';
+  readonly limit: keyof Limits;
+  readonly most: number;
+  constructor(limit: keyof Limits, most: number) {
+    super(`The document is larger than is read: ${limit} is ${most}.`);
+    this.limit = limit;
+    this.most = most;
+  }
+}
+
+/** It is of a kind that is not read here. */
+export class DocumentUnsupported extends ExtractionError {
+  readonly code = 'DOCUMENT_UNSUPPORTED';
+  constructor(why = 'Documents of this kind are not read.') {
+    super(why);
+  }
+}
+
+/** It took longer than it may. */
+export class ExtractionTimedOut extends ExtractionError {
+  readonly code = 'EXTRACTION_TIMED_OUT';
+  constructor(timeoutMs: number) {
+    super(`The extraction took longer than ${timeoutMs / 1000} s.`);
+  }
+}
+
+/** It needs more memory than it may have. */
+export class ExtractionOutOfMemory extends ExtractionError {
+  readonly code = 'EXTRACTION_OUT_OF_MEMORY';
+  constructor(memoryMb: number) {
+    super(`The extraction needs more than ${memoryMb} MiB of memory.`);
+  }
+}
+
+/** The process that read the document ended without a word. */
+export class ExtractionCrashed extends ExtractionError {
+  readonly code = 'EXTRACTION_CRASHED';
+  /** @param options the cause is for the log: it may tell of this host */
+  constructor(options?: ErrorOptions) {
+    super('The extraction ended unexpectedly.', options);
+  }
+}
+
+/** The extractor that the definition names is not configured, or gives no usable answer. */
+export class ExtractorUnavailable extends ExtractionError {
+  readonly code = 'EXTRACTOR_UNAVAILABLE';
+}
