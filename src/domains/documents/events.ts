@@ -4,10 +4,12 @@ export const documentUploaded = defineEvent<{ sha256: string; format: string | n
   'document.uploaded',
   { subject: 'Document', description: 'A file was registered as a document. `sizeBytes` in bytes.' },
 );
-export const documentProduced = defineEvent<{ exportId: string; sha256: string; format: string; sizeBytes: number }>(
-  'document.produced',
-  { subject: 'Document', description: 'An export made it. `sizeBytes` in bytes.' },
-);
+export const documentProduced = defineEvent<{
+  exportId: string;
+  sha256: string;
+  format: string | null;
+  sizeBytes: number;
+}>('document.produced', { subject: 'Document', description: 'An export made it. `sizeBytes` in bytes.' });
 export const documentQuarantined = defineEvent<{ problem: string }>('document.quarantined', {
   subject: 'Document',
   description: 'It is not what it claims to be, or cannot be read: it can only be deleted.',
