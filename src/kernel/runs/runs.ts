@@ -349,6 +349,7 @@ export const Runs = service('runs', (app) => ({
       },
     });
     await kind.onWait?.(tx, run, to, app);
+    await wakeNext(app, tx, run);
     tx.afterCommit(() => app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: 'WAITING' }));
     return tx.append({
       type: eventOf(kind, to),
@@ -464,20 +465,7 @@ export const Runs = service('runs', (app) => ({
       });
       if (next) await app.jobs.wakeRun(tx, next);
     }
-    if (kind.hasRoom) {
-      const next = await tx.db.run.findFirst({
-        where: {
-          workspaceId: run.workspaceId,
-          kind: run.kind,
-          status: 'QUEUED',
-          completedAt: null,
-          attempt: 0,
-          id: { not: run.id },
-        },
-        orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
-      });
-      if (next) await app.jobs.wakeRun(tx, next);
-    }
+    await wakeNext(app, tx, run);
     tx.afterCommit(() => {
       app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: status });
       app.metrics.runSeconds.observe({ kind: kind.name, status }, (Date.now() - run.createdAt.getTime()) / 1000);
@@ -653,6 +641,16 @@ async function eachOf(rows: readonly { id: string }[], put: (id: string) => Prom
     }
   }
   if (failures.length > 0) throw new AggregateError(failures, `${failures.length} runs could not be put right`);
+}
+
+/** Wakes the oldest run that waits for room in its workspace, where this one may have made some. */
+async function wakeNext(app: App, tx: Transaction, { id, workspaceId, kind }: Run): Promise<void> {
+  if (!runKind(kind).hasRoom) return;
+  const next = await tx.db.run.findFirst({
+    where: { workspaceId, kind, status: 'QUEUED', completedAt: null, attempt: 0, id: { not: id } },
+    orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
+  });
+  if (next) await app.jobs.wakeRun(tx, next);
 }
 
 function requeued(tx: Transaction, run: Run): void {

@@ -21,6 +21,7 @@ import {
 import { can } from '../policy.ts';
 import { Configurations } from './configurations.ts';
 import { extract } from './extract.ts';
+import { Reviews, reviewWaitS } from './review.ts';
 import { DocumentSettings, lockDocument, type Written } from './shared.ts';
 
 /** Extractions as runs. Any worker may take one: all that it needs is in the database and in the blob store. */
@@ -35,6 +36,7 @@ export const extractionKind = defineRunKind<ExtractionInput>({
   begin: () => 'RUNNING',
   // Its time in the queue counts.
   deadlineS: 24 * 3600,
+  waitS: reviewWaitS,
   execute: (context: RunContext<ExtractionInput>) => extract(context),
   async hasRoom(tx, { id, workspaceId, kind }, app) {
     const { maxConcurrentExtractions } = app.use(DocumentSettings);
@@ -47,6 +49,8 @@ export const extractionKind = defineRunKind<ExtractionInput>({
   async onCreate(tx, run, { documentId, configurationId, configurationVersion }) {
     await tx.db.extractionJob.create({ data: { id: run.id, documentId, configurationId, configurationVersion } });
   },
+  onWait: (tx, run, _phase, app) => app.use(Reviews).open(tx, run),
+  onEnd: (tx, run, _phase, app) => app.use(Reviews).over(tx, run),
   async retryInput(tx, run: Run) {
     const input = run.input as ExtractionInput;
     requireExtractable(await lockDocument(tx, input.documentId), input.documentId);
