@@ -280,6 +280,7 @@ function archive(entries: readonly { readonly path: string; readonly open: () =>
     zip.addReadStreamLazy(path, { mtime: epoch }, (give) => {
       if (out.destroyed) return;
       current = open();
+      current.once('error', (error) => out.destroy(error));
       give(null, current);
     });
   }
