@@ -57,3 +57,22 @@ export class ConfigurationConflict extends DomainError {
     this.currentVersion = currentVersion;
   }
 }
+
+/** The cell was corrected or confirmed since the caller looked. */
+export class CellConflict extends DomainError {
+  readonly code = 'CELL_CONFLICT';
+  readonly row: number;
+  readonly column: number;
+  readonly currentVersion: number;
+  constructor(row: number, column: number, currentVersion: number) {
+    super(`The cell in row ${row}, column ${column} was changed: its version is ${currentVersion} now.`);
+    this.row = row;
+    this.column = column;
+    this.currentVersion = currentVersion;
+  }
+}
+
+/** The table has more than the format of the export holds. */
+export class ExportImpossible extends DomainError {
+  readonly code = 'EXPORT_IMPOSSIBLE';
+}

@@ -4,10 +4,12 @@ export const documentUploaded = defineEvent<{ sha256: string; format: string | n
   'document.uploaded',
   { subject: 'Document', description: 'A file was registered as a document. `sizeBytes` in bytes.' },
 );
-export const documentProduced = defineEvent<{ exportId: string; sha256: string; format: string; sizeBytes: number }>(
-  'document.produced',
-  { subject: 'Document', description: 'An export made it. `sizeBytes` in bytes.' },
-);
+export const documentProduced = defineEvent<{
+  exportId: string;
+  sha256: string;
+  format: string | null;
+  sizeBytes: number;
+}>('document.produced', { subject: 'Document', description: 'An export made it. `sizeBytes` in bytes.' });
 export const documentQuarantined = defineEvent<{ problem: string }>('document.quarantined', {
   subject: 'Document',
   description: 'It is not what it claims to be, or cannot be read: it can only be deleted.',
@@ -48,4 +50,22 @@ export const outputsPersisted = defineEvent<{ tables: number; rows: number; cell
     subject: 'ExtractionJob',
     description: 'All tables that it found are there. `review`: cells that a person should look at.',
   },
+);
+
+/** Of which job and document; texts are in the table's history. */
+interface OfTable {
+  readonly jobId: string;
+  readonly documentId: string;
+}
+export const cellCorrected = defineEvent<OfTable & { row: number; column: number; version: number }>(
+  'extractedTable.cellCorrected',
+  { subject: 'ExtractedTable', description: 'Somebody gave a cell another text. `row` and `column` are from 0.' },
+);
+export const cellsConfirmed = defineEvent<OfTable & { cells: number }>('extractedTable.cellsConfirmed', {
+  subject: 'ExtractedTable',
+  description: 'Somebody looked at cells and found them right. `cells`: how many.',
+});
+export const tableExported = defineEvent<OfTable & { exportId: string; producedId: string; format: string }>(
+  'extractedTable.exported',
+  { subject: 'ExtractedTable', description: 'An export made a document of it; `producedId` is that document.' },
 );

@@ -130,3 +130,64 @@ export function isMislabeled(
     (claimed) => claimed !== undefined && claimed !== is && !(delimited.includes(claimed) && delimited.includes(is)),
   );
 }
+
+/** Longest text that a person gives a cell, characters: what a cell of a spreadsheet holds. */
+export const maxCorrection = 32_767;
+/** Cells that are confirmed at once. */
+export const maxConfirmed = 100;
+const index = z.int().min(0).max(2_147_483_647);
+const cellVersion = z.int().min(0).max(32_767);
+
+export const NewCorrection = z.object({
+  tableId: z.string(),
+  row: index,
+  column: index,
+  text: z.string().max(maxCorrection),
+  expectedVersion: cellVersion,
+  reason: z.string().trim().max(1000).nullish(),
+});
+
+export const Confirmation = z.object({
+  tableId: z.string(),
+  cells: z
+    .array(z.object({ row: index, column: index, expectedVersion: cellVersion }))
+    .min(1)
+    .max(maxConfirmed)
+    .refine(
+      (cells) => new Set(cells.map(({ row, column }) => `${row} ${column}`)).size === cells.length,
+      'A cell is there twice.',
+    ),
+});
+
+/** How an export writes. A type, because an interface is no JSON. */
+export type ExportOptions = {
+  /** What a spreadsheet may take for a formula; CSV only. */
+  readonly formulas: 'ESCAPE' | 'KEEP';
+  /** Whether the file begins with U+FEFF; CSV only. */
+  readonly byteOrderMark: boolean;
+  /** Canonical values where there are some, or texts as they are shown. */
+  readonly content: 'VALUES' | 'TEXTS';
+};
+
+export type ExportInput = {
+  /** Null: all tables of the job. */
+  readonly tableId: string | null;
+  readonly jobId: string;
+  readonly format: 'CSV' | 'XLSX' | 'JSON_LINES';
+  readonly options: ExportOptions;
+};
+
+export const NewExport = z
+  .object({
+    tableId: z.string().nullish(),
+    jobId: z.string().nullish(),
+    format: z.enum(['CSV', 'XLSX', 'JSON_LINES']),
+    formulas: z.enum(['ESCAPE', 'KEEP']).nullish(),
+    byteOrderMark: z.boolean().nullish(),
+    content: z.enum(['VALUES', 'TEXTS']).nullish(),
+    idempotencyKey: z.string().nullish(),
+  })
+  .refine(({ tableId, jobId }) => (tableId == null) !== (jobId == null), {
+    path: ['tableId'],
+    message: 'must be given, or jobId, and not both',
+  });

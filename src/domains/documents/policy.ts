@@ -9,6 +9,10 @@ export const can = definePolicy('documents', {
     archiveConfiguration: 'MEMBER',
     previewExtraction: 'MEMBER',
     submitExtractionJob: 'MEMBER',
+    correctCell: 'MEMBER',
+    confirmCells: 'MEMBER',
+    completeReview: 'MEMBER',
+    exportTable: 'MEMBER',
     // It removes what others uploaded.
     setDocumentRetention: 'ADMIN',
   },

@@ -21,6 +21,7 @@ import {
 import { can } from '../policy.ts';
 import { Configurations } from './configurations.ts';
 import { extract } from './extract.ts';
+import { Reviews, reviewWaitS } from './review.ts';
 import { DocumentSettings, lockDocument, type Written } from './shared.ts';
 
 /** Extractions as runs. Any worker may take one: all that it needs is in the database and in the blob store. */
@@ -44,6 +45,9 @@ export const extractionKind = defineRunKind<ExtractionInput>({
     });
     return begun < maxConcurrentExtractions;
   },
+  waitS: reviewWaitS,
+  onWait: (tx, run, _phase, app) => app.use(Reviews).open(tx, run),
+  onEnd: (tx, run, _phase, app) => app.use(Reviews).over(tx, run),
   async onCreate(tx, run, { documentId, configurationId, configurationVersion }) {
     await tx.db.extractionJob.create({ data: { id: run.id, documentId, configurationId, configurationVersion } });
   },

@@ -17,7 +17,6 @@ import { Configurations, definitionOf, requireExtractor } from './configurations
 import { Copies } from './copies.ts';
 import { requireExtractable } from './jobs.ts';
 import { Readers } from './readers.ts';
-import { DocumentExtractors } from './shared.ts';
 
 /** What somebody who waits may cost. */
 const bounds = { timeoutMs: 20_000, memoryMb: 512, maxTables: 50, maxCells: 50_000, maxPages: 50 } as const;
@@ -75,16 +74,13 @@ export const Previews = service('previews of extractions', (app) => ({
     const late = AbortSignal.timeout(patienceMs);
     const signal = gone ? AbortSignal.any([gone, late]) : late;
     try {
-      return await app.use(Readers).turn(signal, async () => {
+      return await app.use(Readers).turn(signal, async (extractors) => {
         const copy = app.use(Copies).of({ workspaceId, id: artifactId }, signal);
         try {
           const request = { definition, limits: bounds, signal, sample: { rows } };
           return {
             documentId: id,
-            ...(await collect(
-              app.use(DocumentExtractors).extract({ file: await copy.path(), format, ...request }),
-              rows,
-            )),
+            ...(await collect(extractors.extract({ file: await copy.path(), format, ...request }), rows)),
           };
         } finally {
           await copy.remove();
