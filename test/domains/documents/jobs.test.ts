@@ -154,7 +154,7 @@ test('one that is canceled ends at once, with its process, and keeps what it has
 
 test('a workspace executes so many at once, and another one does not wait for it', async () => {
   const documents = await Promise.all(
-    [1, 2, 3].map((n) => upload(server.url, ada, of, `q${n}.csv`, csv(60_000, `q${n}`))),
+    [1, 2, 3].map((n) => upload(server.url, ada, of, `q${n}.csv`, csv(12_000, `q${n}`))),
   );
   const ids: string[] = [];
   for (const { id } of documents) ids.push(await submit(server.url, ada, { documentId: id }));
