@@ -116,7 +116,7 @@ const OrderInput = builder.inputType('RowOrder', {
   }),
 });
 
-const ColumnRef = builder.prismaObject('ExtractedColumn', {
+builder.prismaObject('ExtractedColumn', {
   description: 'A column of an extracted table.',
   authScopes: guardedPart('ExtractedColumn').authScopes,
   fields: (t) => ({
@@ -433,7 +433,7 @@ const tablePages = prismaConnectionHelpers(builder, 'ExtractedTable', {
   cursor: 'id',
   query: (_, context) => ({
     where: visible(context, 'ExtractedTable'),
-    orderBy: [{ position: 'asc' as const }, { id: 'asc' as const }],
+    orderBy: { position: 'asc' as const },
   }),
 });
 

@@ -1,5 +1,11 @@
 import type { CellType } from '#prisma';
-import type { Cell, ColumnType, Definition } from '../../../integrations/extractors/index.ts';
+import {
+  Interpreter,
+  noEvidence,
+  type Cell,
+  type ColumnType,
+  type Definition,
+} from '../../../integrations/extractors/index.ts';
 
 /** What a cell means: in the database's words. */
 export interface Reading {
@@ -72,14 +78,18 @@ export function readingOf(cell: Pick<Cell, 'type' | 'value'>): Reading {
 }
 
 /**
- * Reads what a person wrote into a cell of a column, in canonical form. Nothing but spaces is no value.
+ * Reads what a person wrote into a cell of a column: in canonical form, or as the document's own texts are read by the
+ * definition. Nothing but spaces is no value.
  * @returns null when it does not fit the column's type
  */
-export function readText(text: string, column: CellType, _definition: Definition): Reading | null {
+export function readText(text: string, column: CellType, definition: Definition): Reading | null {
   const bare = text.trim();
   if (bare === '') return nothing;
   if (column === 'TEXT' || column === 'EMPTY') return { type: 'TEXT', value: null, number: null };
-  return canonical(bare, column);
+  const canon = canonical(bare, column);
+  if (canon) return canon;
+  const read = new Interpreter(definition).readAs(column, { text: bare }, noEvidence);
+  return read && readingOf(read);
 }
 
 function canonical(text: string, type: ColumnType): Reading | null {
