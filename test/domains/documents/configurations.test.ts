@@ -250,4 +250,5 @@ test('a preview ends when nobody waits for it', async () => {
   leave.abort();
   await request;
   await until('its process is gone', async () => (await readers()).length === 0, 12_000);
+  expect(await readers()).toEqual([]);
 });

@@ -1,10 +1,9 @@
 import type { RunContext, StepContext } from '#kernel/runs/context.ts';
-import { NotFound } from '#kernel/errors.ts';
+import { DomainError, NotFound } from '#kernel/errors.ts';
 import {
   DocumentEncrypted,
   DocumentMalformed,
   DocumentUnsupported,
-  ExtractionError,
   type Extracted,
   type Format,
   type Progress,
@@ -50,7 +49,7 @@ export async function extract(context: Context): Promise<{ phase: string; reason
     });
   } catch (error) {
     // An abort surfaces in many forms: its reason is what happened.
-    if (error instanceof ExtractionError && !context.signal.aborted)
+    if (error instanceof DomainError && !context.signal.aborted)
       await context.write((tx) =>
         tx.db.extractionJob.update({ where: { id: run.id }, data: { errorCode: error.code } }),
       );
@@ -156,4 +155,9 @@ async function store(
   return { tables, rows, warnings: told };
 }
 
-const warningOf = ({ type: _, ...warning }: Extract<Extracted, { type: 'warning' }>) => warning;
+const warningOf = ({ code, message, page, sheet }: Extract<Extracted, { type: 'warning' }>) => ({
+  code,
+  message,
+  ...(page === undefined ? {} : { page }),
+  ...(sheet === undefined ? {} : { sheet }),
+});

@@ -10,6 +10,7 @@ import {
   type Column,
   type Definition,
   type Extracted,
+  type Progress,
 } from '../../../integrations/extractors/index.ts';
 import { NewPreview } from '../model.ts';
 import { can } from '../policy.ts';
@@ -93,11 +94,12 @@ export const Previews = service('previews of extractions', (app) => ({
   },
 }));
 
-async function collect(items: AsyncIterable<Extracted | object>, most: number): Promise<Omit<Preview, 'documentId'>> {
+async function collect(items: AsyncIterable<Extracted | Progress>, most: number): Promise<Omit<Preview, 'documentId'>> {
   const tables: PreviewTable[] = [];
   const warnings: Extract<Extracted, { type: 'warning' }>[] = [];
   let cells = 0;
-  for await (const item of items as AsyncIterable<Extracted | { type?: undefined }>) {
+  for await (const item of items) {
+    if (!('type' in item)) continue;
     switch (item.type) {
       case 'table':
         // To leave the loop ends the process that reads.
@@ -127,7 +129,8 @@ async function collect(items: AsyncIterable<Extracted | object>, most: number): 
       case 'warning':
         if (warnings.length < 50) warnings.push(item);
         break;
-      default: // progress
+      default:
+        item satisfies never;
     }
   }
   return { tables, warnings, truncated: false };
