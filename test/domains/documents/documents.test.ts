@@ -259,3 +259,22 @@ test('a workspace keeps its documents as long as an administrator says', async (
   });
   expect(await set(null)).toMatchObject({ workspace: { documentRetentionDays: null } });
 });
+
+test('an upload that nobody registers is removed after a day, and one that is a document stays', async () => {
+  const { id } = await workspace(server.url, ada);
+  const document = await upload(server.url, ada, id, 'used.csv', csv(3, 'used'));
+  const forgotten = rowId(
+    'Artifact',
+    await put(server.url, ada, id, { name: 'forgotten.csv', bytes: csv(3, 'forgotten') }),
+  );
+  const young = rowId('Artifact', await put(server.url, ada, id, { name: 'young.csv', bytes: csv(3, 'young') }));
+  const createdAt = new Date(Date.now() - 25 * 3600 * 1000);
+  const workspaceId = rowId('Workspace', id);
+  await app().db.artifact.updateMany({ where: { workspaceId, id: { not: young } }, data: { createdAt } });
+  await maintainDocuments.handle({}, { app: app(), signal: AbortSignal.timeout(livenessMs), attempt: 1 });
+  const left = await app().db.artifact.findMany({ where: { workspaceId }, include: { document: true } });
+  expect(left.map((one) => one.document?.id ?? one.id).toSorted()).toEqual(
+    [rowId('Document', document.id), young].toSorted(),
+  );
+  expect(await app().blobs.stat(forgotten)).toBeNull();
+});

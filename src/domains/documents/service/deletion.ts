@@ -73,10 +73,13 @@ async function remove(app: App, id: string, signal: AbortSignal): Promise<void> 
     const some = runs.slice(from, from + runBatch);
     await app.transact(system, (tx) => app.use(Runs).remove(tx, some));
   }
-  await app.use(Artifacts).remove({ workspaceId, id: document.artifactId }, (tx) => {
-    const data = { jobs: runs.length, files: produced.length + 1 };
-    tx.append({ type: documentDeleted, workspaceId, subjectId: id, data });
-  });
+  const data = { jobs: runs.length, files: produced.length + 1 };
+  await app
+    .use(Artifacts)
+    .remove(
+      { workspaceId, id: document.artifactId },
+      { within: (tx) => void tx.append({ type: documentDeleted, workspaceId, subjectId: id, data }) },
+    );
 }
 
 /** Waits until all runs of a document are over. @throws when they are not in time: the job comes back */
