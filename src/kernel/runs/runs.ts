@@ -349,7 +349,7 @@ export const Runs = service('runs', (app) => ({
       },
     });
     await kind.onWait?.(tx, run, to, app);
-    if (kind.hasRoom) await wakeForRoom(app, tx, run);
+    await wakeNext(app, tx, run);
     tx.afterCommit(() => app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: 'WAITING' }));
     return tx.append({
       type: eventOf(kind, to),
@@ -465,7 +465,7 @@ export const Runs = service('runs', (app) => ({
       });
       if (next) await app.jobs.wakeRun(tx, next);
     }
-    if (kind.hasRoom) await wakeForRoom(app, tx, run);
+    await wakeNext(app, tx, run);
     tx.afterCommit(() => {
       app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: status });
       app.metrics.runSeconds.observe({ kind: kind.name, status }, (Date.now() - run.createdAt.getTime()) / 1000);
@@ -643,6 +643,16 @@ async function eachOf(rows: readonly { id: string }[], put: (id: string) => Prom
   if (failures.length > 0) throw new AggregateError(failures, `${failures.length} runs could not be put right`);
 }
 
+/** Wakes the oldest run that waits for room in its workspace, where this one may have made some. */
+async function wakeNext(app: App, tx: Transaction, { id, workspaceId, kind }: Run): Promise<void> {
+  if (!runKind(kind).hasRoom) return;
+  const next = await tx.db.run.findFirst({
+    where: { workspaceId, kind, status: 'QUEUED', completedAt: null, attempt: 0, id: { not: id } },
+    orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
+  });
+  if (next) await app.jobs.wakeRun(tx, next);
+}
+
 function requeued(tx: Transaction, run: Run): void {
   if (run.status !== 'RUNNING') return;
   tx.append({
@@ -679,15 +689,6 @@ async function hasRoom(app: App, tx: Transaction, run: Run): Promise<boolean> {
   if (!kind.hasRoom || run.attempt > 0 || run.status !== 'QUEUED') return true;
   await tx.db.$queryRaw`select pg_advisory_xact_lock(hashtextextended(${`${run.kind} ${run.workspaceId}`}, 0))::text`;
   return kind.hasRoom(tx, run, app);
-}
-
-/** Wakes the oldest run that may have waited for the room that this one leaves in its workspace. */
-async function wakeForRoom(app: App, tx: Transaction, { id, workspaceId, kind }: Run): Promise<void> {
-  const next = await tx.db.run.findFirst({
-    where: { workspaceId, kind, status: 'QUEUED', completedAt: null, attempt: 0, id: { not: id } },
-    orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
-  });
-  if (next) await app.jobs.wakeRun(tx, next);
 }
 
 async function fence(tx: Transaction, hold: Hold): Promise<Run> {

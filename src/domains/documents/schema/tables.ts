@@ -4,6 +4,7 @@ import type { CellCorrection } from '#prisma';
 import { loadUser, UserRef } from '#kernel/auth/schema.ts';
 import { builder, sizeCost } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
+import { asked } from '#kernel/graphql/selections.ts';
 import { guarded, guardedPart, visible } from '#kernel/graphql/kit.ts';
 import {
   clientValue,
@@ -271,6 +272,8 @@ const CellRef = builder.objectRef<ShownCell>('ExtractedCell').implement({
     }),
     corrections: t.field({
       type: [CorrectionRef],
+      // Few cells have any.
+      complexity: { field: 1, multiplier: 1 },
       description: `What people have said of it, newest first, at most ${maxHistory}.`,
       resolve: (cell, _, context) => (cell.version === 0 ? [] : loaders(context).history.load(cell)),
     }),
@@ -296,6 +299,7 @@ const RowRef = builder.objectRef<Row>('ExtractedRow').implement({
 export const ExtractedTableRef = builder.prismaNode('ExtractedTable', {
   id: { field: 'id' },
   description: 'A table that a job found in a document.',
+  select: { id: true, workspaceId: true },
   ...guarded('ExtractedTable'),
   fields: (t) => ({
     position: t.exposeInt('position', { description: 'Order within the document, from 0.' }),
@@ -304,6 +308,7 @@ export const ExtractedTableRef = builder.prismaNode('ExtractedTable', {
       type: CitationRef,
       nullable: true,
       description: 'Where it begins; null: the file has it as a whole.',
+      select: { place: true },
       resolve: ({ place }) => place as never,
     }),
     complete: t.exposeBoolean('complete', {
@@ -334,6 +339,7 @@ export const ExtractedTableRef = builder.prismaNode('ExtractedTable', {
       type: CellRef,
       nullable: true,
       description: 'One cell with its whole text; null: there is none.',
+      select: { rowCount: true, columnCount: true },
       args: {
         row: t.arg.int({ description: 'The row, from 0.' }),
         column: t.arg.int({ description: 'The column, from 0.' }),
@@ -442,7 +448,14 @@ builder.prismaObjectField(ExtractionJobRef, 'tables', (t) =>
     type: ExtractedTableRef,
     description: 'The tables that it found, in the order of the document. Those of a job that is not over are parts.',
     select: (args, context, nested) => ({
-      extractionJob: { select: { tables: tablePages.getQuery(args, context, nested) } },
+      extractionJob: {
+        select: {
+          // What is asked of a table stands below `edges` or `nodes`.
+          tables: tablePages.getQuery(args, context, (selection, path) =>
+            asked(nested(selection, path), nested(selection, ['nodes'])),
+          ),
+        },
+      },
     }),
     resolve: (run, args, context) =>
       tablePages.resolve(

@@ -36,6 +36,7 @@ export const extractionKind = defineRunKind<ExtractionInput>({
   begin: () => 'RUNNING',
   // Its time in the queue counts.
   deadlineS: 24 * 3600,
+  waitS: reviewWaitS,
   execute: (context: RunContext<ExtractionInput>) => extract(context),
   async hasRoom(tx, { id, workspaceId, kind }, app) {
     const { maxConcurrentExtractions } = app.use(DocumentSettings);
@@ -51,6 +52,8 @@ export const extractionKind = defineRunKind<ExtractionInput>({
   async onCreate(tx, run, { documentId, configurationId, configurationVersion }) {
     await tx.db.extractionJob.create({ data: { id: run.id, documentId, configurationId, configurationVersion } });
   },
+  onWait: (tx, run, _phase, app) => app.use(Reviews).open(tx, run),
+  onEnd: (tx, run, _phase, app) => app.use(Reviews).over(tx, run),
   async retryInput(tx, run: Run) {
     const input = run.input as ExtractionInput;
     requireExtractable(await lockDocument(tx, input.documentId), input.documentId);
