@@ -46,9 +46,6 @@ export const extractionKind = defineRunKind<ExtractionInput>({
     });
     return begun < maxConcurrentExtractions;
   },
-  waitS: reviewWaitS,
-  onWait: (tx, run, _phase, app) => app.use(Reviews).open(tx, run),
-  onEnd: (tx, run, _phase, app) => app.use(Reviews).over(tx, run),
   async onCreate(tx, run, { documentId, configurationId, configurationVersion }) {
     await tx.db.extractionJob.create({ data: { id: run.id, documentId, configurationId, configurationVersion } });
   },
