@@ -6,7 +6,15 @@ import { ofDocker, resolve } from './vitest.base.ts';
  * The longest first, so that none is left alone at the end. Of those with a Docker engine that has a network there can
  * be one at a time: they are far apart, or the second would wait for the first.
  */
-const order = ['proof/drivers', 'proof/image', 'proof/runs', 'proof/live', 'drivers/docker', 'proof/access'];
+const order = [
+  'proof/drivers',
+  'proof/image',
+  'proof/runs',
+  'proof/documents',
+  'proof/live',
+  'drivers/docker',
+  'proof/access',
+];
 
 class ByLength extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {

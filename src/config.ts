@@ -726,6 +726,20 @@ export const settings = {
     example: '8',
     schema: whole(1, 10_000),
   }),
+  SWITCHYARD_EXTRACTOR_URL: optional({
+    group: 'Documents',
+    description:
+      'Service that reads documents whose configuration asks for the extractor HTTP; they are sent to it. Unset: there is none.',
+    example: 'http://10.0.0.5:5001/extract',
+    schema: webUrl,
+  }),
+  SWITCHYARD_EXTRACTOR_KEY: optional({
+    group: 'Documents',
+    description: 'Bearer token for that service.',
+    secret: true,
+    example: 'as the service gives it',
+    schema: secretText(1),
+  }),
   SWITCHYARD_EXTRACTION_MEMORY_MB: setting({
     group: 'Documents',
     description: 'Memory that the process may take that reads one document; it is ended when it takes more.',
@@ -1268,6 +1282,8 @@ export interface Config {
     readonly maxConcurrentExtractions: number;
     readonly memoryMb: number;
     readonly timeoutS: number;
+    /** Another program that reads documents; undefined: there is none. */
+    readonly external: { readonly url: string; readonly key: Secret | undefined } | undefined;
   };
   /** Scans of what is deployed. */
   readonly scanning: {
@@ -1388,6 +1404,8 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
   if (given.has('SWITCHYARD_KMS_ENDPOINT') && !given.has('SWITCHYARD_ENCRYPTION_KMS_KEYS')) {
     problem('SWITCHYARD_KMS_ENDPOINT', 'needs SWITCHYARD_ENCRYPTION_KMS_KEYS');
   }
+  if (given.has('SWITCHYARD_EXTRACTOR_KEY') && !given.has('SWITCHYARD_EXTRACTOR_URL'))
+    problem('SWITCHYARD_EXTRACTOR_URL', 'must be set with SWITCHYARD_EXTRACTOR_KEY');
   if (given.has('SMTP_URL') && !given.has('MAIL_FROM')) problem('MAIL_FROM', 'must be set with SMTP_URL');
   if (isComplete(values)) for (const [name, text] of portProblems(values)) problem(name, text);
   if (problems.length > 0 || !isComplete(values)) throw new ConfigError(problems);
@@ -1531,6 +1549,9 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       maxConcurrentExtractions: v.SWITCHYARD_MAX_CONCURRENT_EXTRACTIONS,
       memoryMb: v.SWITCHYARD_EXTRACTION_MEMORY_MB,
       timeoutS: v.SWITCHYARD_EXTRACTION_TIMEOUT_S,
+      external: v.SWITCHYARD_EXTRACTOR_URL
+        ? { url: v.SWITCHYARD_EXTRACTOR_URL, key: v.SWITCHYARD_EXTRACTOR_KEY }
+        : undefined,
     },
     scanning: {
       advisoriesPath: v.SWITCHYARD_ADVISORIES,

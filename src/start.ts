@@ -242,7 +242,12 @@ async function begin(
   if (config.roles.api && config.github.webhookSecrets.length === 0)
     log.warn('NO WEBHOOK SECRET: GITHUB_WEBHOOK_SECRETS is not set, so /webhooks/github answers 401 to everything');
 
-  const documents = await startDocuments(app, provided, { stateDir: dirs.stateDir, ...config.documents });
+  const documents = await startDocuments(app, provided, {
+    ...config.documents,
+    stateDir: dirs.stateDir,
+    workers: config.worker.concurrency,
+    allowLoopback: config.outbound.allowLoopback,
+  });
   undo.push(() => documents.stop());
 
   const checking = new AbortController();

@@ -307,6 +307,38 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
   // Without verbs, so that every key may take its place.
   ApiKey: async (app, of) => (await keyOf(app, of, of.owner.id, 'VIEWER', { scopes: [] })).id,
   Artifact: async (app, of) => (await artifact(app, of, null)).id,
+  Document: async (app, of) => (await document(app, of)).id,
+  ExtractionConfiguration: async (app, of) => (await extractionConfiguration(app, of)).id,
+  ExtractionJob: async (app, of) => {
+    const [{ id: documentId }, { id: configurationId }] = [
+      await document(app, of),
+      await extractionConfiguration(app, of),
+    ];
+    const id = newId();
+    await app.db.run.create({
+      data: {
+        id,
+        workspaceId: of.id,
+        kind: 'ExtractionJob',
+        status: 'FAILED',
+        phase: 'FAILED',
+        statusReason: of.marker,
+        actorId: of.owner.id,
+        input: { documentId, configurationId, configurationVersion: 1 },
+        deadlineAt: new Date(Date.now() + 3_600_000),
+        completedAt: new Date(),
+        extractionJob: {
+          create: {
+            documentId,
+            configurationId,
+            configurationVersion: 1,
+            warnings: [{ code: 'A_WARNING', message: of.marker }],
+          },
+        },
+      },
+    });
+    return id;
+  },
   DeadLetter: async (app, of) => {
     const payload = {};
     const letter = { id: newId(), workspaceId: of.id, job: 'kernel.cleanUp', payload, error: of.marker, attempts: 3 };
@@ -410,6 +442,35 @@ async function artifact(app: App, of: Tenant, runId: string | null) {
       status: 'READY',
       sizeBytes: 1n,
       sha256: sha256Hex(of.marker),
+    },
+  });
+}
+
+async function document(app: App, of: Tenant) {
+  const { id: artifactId, sizeBytes, sha256 } = await artifact(app, of, null);
+  return app.db.document.create({
+    data: {
+      id: newId(),
+      workspaceId: of.id,
+      artifactId,
+      name: of.marker,
+      format: 'CSV',
+      contentType: 'text/csv',
+      sizeBytes,
+      sha256,
+      createdById: of.owner.id,
+    },
+  });
+}
+
+async function extractionConfiguration(app: App, of: Tenant) {
+  const definition = { columns: [{ name: of.marker }] };
+  return app.db.extractionConfiguration.create({
+    data: {
+      id: newId(),
+      workspaceId: of.id,
+      name: `${of.marker} ${newId()}`,
+      versions: { create: { version: 1, definition, createdById: of.owner.id } },
     },
   });
 }

@@ -4,6 +4,7 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
+import type { Prisma } from '#prisma';
 import { service } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { authorize } from '../auth/policy.ts';
@@ -193,16 +194,23 @@ export const Artifacts = service('artifacts', (app) => ({
   },
 
   /**
-   * Removes a file for good. The bytes first: a row without bytes is found again, bytes without a row are not.
-   * @param within what else belongs to it, in the transaction that removes the row; not called when there is none
+   * Removes a file for good. The row first: bytes without a row are removed by the maintenance of the storage.
+   * @param options.unless it is not removed when this holds
+   * @param options.within what else belongs to it, in the transaction that removes the row; not called when there is none
+   * @returns whether it was there
    */
-  async remove({ workspaceId, id }: FileRef, within?: (tx: Transaction) => void): Promise<void> {
-    if ((await app.db.artifact.count({ where: { id, workspaceId } })) === 0) return;
-    await app.blobs.remove(id);
-    await app.transact(system, async (tx) => {
-      const { count } = await tx.db.artifact.deleteMany({ where: { id, workspaceId } });
-      if (count > 0) within?.(tx);
+  async remove(
+    { workspaceId, id }: FileRef,
+    options: { readonly unless?: Prisma.ArtifactWhereInput; readonly within?: (tx: Transaction) => void } = {},
+  ): Promise<boolean> {
+    const removed = await app.transact(system, async (tx) => {
+      const where = { id, workspaceId, ...(options.unless ? { NOT: options.unless } : {}) };
+      const { count } = await tx.db.artifact.deleteMany({ where });
+      if (count > 0) options.within?.(tx);
+      return count > 0;
     });
+    if (removed) await app.blobs.remove(id);
+    return removed;
   },
 
   /** A short-lived address of a file's bytes; null while they have not arrived. */

@@ -2,10 +2,11 @@ import './cleanup.ts';
 import { ArtifactStatus } from '#prisma';
 import { builder } from '../graphql/builder.ts';
 import { rowId } from '../graphql/global-id.ts';
-import { failing, guarded, newestFirst, visible } from '../graphql/kit.ts';
+import { ErrorInterface, errorType, failing, guarded, newestFirst, visible } from '../graphql/kit.ts';
 import { runPolicy } from '../runs/policy.ts';
 import { Artifacts } from './artifacts.ts';
 import type { SignedUrl } from './signed-urls.ts';
+import { FileDamaged } from './verify.ts';
 
 const ArtifactStatusEnum = builder.enumType(ArtifactStatus, {
   name: 'ArtifactStatus',
@@ -23,6 +24,12 @@ export const SignedUrlRef = builder.objectRef<SignedUrl>('SignedUrl').implement(
     method: t.exposeString('method', { description: 'HTTP method to use it with: GET or PUT.' }),
     expiresAt: t.expose('expiresAt', { type: 'DateTime', description: 'Refused from then on.' }),
   }),
+});
+
+errorType(FileDamaged, {
+  name: 'FileDamaged',
+  description: 'The bytes of the file are gone, or are other ones than were stored. Upload it again.',
+  interfaces: [ErrorInterface],
 });
 
 export const ArtifactRef = builder.prismaNode('Artifact', {

@@ -154,7 +154,7 @@ test('one that is canceled ends at once, with its process, and keeps what it has
 
 test('a workspace executes so many at once, and another one does not wait for it', async () => {
   const documents = await Promise.all(
-    [1, 2, 3].map((n) => upload(server.url, ada, of, `q${n}.csv`, csv(60_000, `q${n}`))),
+    [1, 2, 3].map((n) => upload(server.url, ada, of, `q${n}.csv`, csv(12_000, `q${n}`))),
   );
   const ids: string[] = [];
   for (const { id } of documents) ids.push(await submit(server.url, ada, { documentId: id }));
@@ -179,9 +179,8 @@ test('a workspace executes so many at once, and another one does not wait for it
     where: { id: { in: ids.map((id) => rowId('Run', id)) } },
     orderBy: { startedAt: 'asc' },
   });
-  for (const [i, run] of spans.entries())
-    if (i > 0)
-      expect(run.startedAt?.getTime()).toBeGreaterThanOrEqual(spans[i - 1]?.completedAt?.getTime() ?? Infinity);
+  const together = spans.filter((run, i) => i > 0 && Number(run.startedAt) < Number(spans[i - 1]?.completedAt));
+  expect(together).toEqual([]);
 });
 
 test('a document that cannot be read fails its job with the reason', async () => {

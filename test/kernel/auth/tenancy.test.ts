@@ -72,6 +72,16 @@ const idInputs: Readonly<Record<string, string>> = {
   'UnsuppressFindingInput.applicationId': 'Application',
   'SetWorkspaceQuotaInput.workspaceId': 'Workspace',
   'UpdateApplicationInput.id': 'Application',
+  'UploadDocumentInput.artifactId': 'Artifact',
+  'DeleteDocumentInput.id': 'Document',
+  'SetDocumentRetentionInput.workspaceId': 'Workspace',
+  'CreateConfigurationInput.workspaceId': 'Workspace',
+  'UpdateConfigurationInput.id': 'ExtractionConfiguration',
+  'ArchiveConfigurationInput.id': 'ExtractionConfiguration',
+  'PreviewExtractionInput.documentId': 'Document',
+  'PreviewExtractionInput.configurationId': 'ExtractionConfiguration',
+  'SubmitExtractionJobInput.documentId': 'Document',
+  'SubmitExtractionJobInput.configurationId': 'ExtractionConfiguration',
   'DeleteApplicationInput.id': 'Application',
   'SetEnvironmentVariablesInput.applicationId': 'Application',
   'UnsetEnvironmentVariablesInput.applicationId': 'Application',
@@ -143,6 +153,9 @@ const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
   'SetAutoDeployInput.autoDeploy': () => false,
   'CreateApplicationInput.name': () => `app-${newId()}`,
   'CreateApplicationInput.repositoryUrl': () => 'https://example.com/repository.git',
+  'CreateConfigurationInput.name': () => `configuration ${newId()}`,
+  'CreateConfigurationInput.definition': () => ({}),
+  'UpdateConfigurationInput.expectedVersion': () => 1,
   'CreateUploadInput.contentType': () => 'text/plain',
   'CreateUploadInput.sha256': () => '0'.repeat(64),
   'CreateUploadInput.sizeBytes': () => 1,
@@ -199,6 +212,9 @@ const unlike: Readonly<Record<string, RegExp>> = {
   cancelRun: /^IllegalTransition$/,
   connectRepository: /^ValidationError$/,
   createSsoConnection: /^SsoMisconfigured$/,
+  // Their rows have no bytes.
+  uploadDocument: /^FileDamaged$/,
+  previewExtraction: /^FileDamaged$/,
 };
 
 /** Verbs of the session that asks: a token of another issuer has none. */

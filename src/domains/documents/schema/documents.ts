@@ -15,6 +15,7 @@ import {
 import { loadUser, UserRef } from '#kernel/auth/schema.ts';
 import { EventPage, timeline, timelineArgs, timelineCost } from '#kernel/runs/schema.ts';
 import { Artifacts } from '#kernel/storage/artifacts.ts';
+import { FileDamaged } from '#kernel/storage/verify.ts';
 import { SignedUrlRef } from '#kernel/storage/schema.ts';
 import { DocumentQuarantined, DocumentQuotaExceeded, DuplicateDocument, UploadNotReady } from '../errors.ts';
 import { can } from '../policy.ts';
@@ -124,6 +125,7 @@ errorType(ExtractionError as unknown as new () => ExtractionError, {
 });
 /** Why a document cannot be read. The most general one last: the first that fits is answered. */
 export const readingFails = [
+  FileDamaged,
   DocumentEncrypted,
   DocumentUnsupported,
   DocumentTooLarge,

@@ -87,8 +87,7 @@ export const ExtractionJobRef = builder.prismaNode('Run', {
     }),
     errorCode: t.string({
       nullable: true,
-      description:
-        'Code of the error of the document or its extractor that ended it; `statusReason` tells it to a person.',
+      description: 'Code of the error that ended it, see the error reference; `statusReason` tells it to a person.',
       select: { extractionJob: { select: { errorCode: true } } },
       resolve: ({ extractionJob }) => extractionJob?.errorCode ?? null,
     }),

@@ -136,7 +136,7 @@ export function definitionOf(given: unknown): Definition {
 
 /** @throws {ExtractorUnavailable} when the definition names one that this server does not have */
 export function requireExtractor(app: App, { extractor }: Definition): void {
-  if (!extractor || extractor === 'BUILT_IN' || app.use(DocumentSettings).external.has(extractor)) return;
+  if (!extractor || app.use(DocumentSettings).extractors.has(extractor)) return;
   throw new ExtractorUnavailable(`The extractor ${extractor} is not configured on this server.`);
 }
 

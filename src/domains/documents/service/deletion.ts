@@ -7,6 +7,7 @@ import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { defineJob } from '#kernel/jobs/define.ts';
 import { openRun, Runs } from '#kernel/runs/runs.ts';
 import { Artifacts } from '#kernel/storage/artifacts.ts';
+import { defineWorkspaceCleanup } from '#kernel/workspace-cleanup.ts';
 import { documentDeleted, documentRemovalAsked } from '../events.ts';
 
 /** Cells, and runs, that one statement removes. */
@@ -27,6 +28,16 @@ export const removeDocument = defineJob({
   async handle({ documentId }, { app, signal }) {
     await remove(app, documentId, signal);
   },
+});
+
+/** Cells of a workspace that is being deleted, in small statements; the rest goes with its rows. */
+defineWorkspaceCleanup('documents', async (app, workspaceId, { signal, fence }) => {
+  const documents = await app.db.document.findMany({ where: { workspaceId }, select: { id: true } });
+  for (const { id } of documents) {
+    await fence();
+    await removeCells(app, id, signal);
+  }
+  return { removed: documents.length, left: [] };
 });
 
 /** Hides a document that the caller has locked, tells its runs to stop, and queues its removal. */
@@ -73,10 +84,13 @@ async function remove(app: App, id: string, signal: AbortSignal): Promise<void> 
     const some = runs.slice(from, from + runBatch);
     await app.transact(system, (tx) => app.use(Runs).remove(tx, some));
   }
-  await app.use(Artifacts).remove({ workspaceId, id: document.artifactId }, (tx) => {
-    const data = { jobs: runs.length, files: produced.length + 1 };
-    tx.append({ type: documentDeleted, workspaceId, subjectId: id, data });
-  });
+  const data = { jobs: runs.length, files: produced.length + 1 };
+  await app
+    .use(Artifacts)
+    .remove(
+      { workspaceId, id: document.artifactId },
+      { within: (tx) => void tx.append({ type: documentDeleted, workspaceId, subjectId: id, data }) },
+    );
 }
 
 /** Waits until all runs of a document are over. @throws when they are not in time: the job comes back */

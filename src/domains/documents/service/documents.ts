@@ -19,7 +19,7 @@ import { can } from '../policy.ts';
 import { Copies } from './copies.ts';
 import { askForRemoval } from './deletion.ts';
 import { Readers } from './readers.ts';
-import { DocumentExtractors, DocumentSettings, lockDocument, type Written } from './shared.ts';
+import { DocumentSettings, lockDocument, type Written } from './shared.ts';
 
 /** What an export made. */
 export interface Produced {
@@ -164,10 +164,10 @@ async function requireNew(db: Db, workspaceId: string, sha256: string): Promise<
 
 /** Looks at the bytes, in a child process. @throws {DocumentEncrypted} {DocumentUnsupported} {RateLimited} … */
 async function detect(app: App, file: { id: string; workspaceId: string }, signal: AbortSignal): Promise<Detected> {
-  return app.use(Readers).turn(signal, async () => {
+  return app.use(Readers).turn(signal, async (extractors) => {
     const copy = app.use(Copies).of(file, signal);
     try {
-      return await app.use(DocumentExtractors).detect(await copy.path(), signal);
+      return await extractors.detect(await copy.path(), signal);
     } finally {
       await copy.remove();
     }

@@ -1,10 +1,9 @@
 import type { RunContext, StepContext } from '#kernel/runs/context.ts';
-import { NotFound } from '#kernel/errors.ts';
+import { DomainError, NotFound } from '#kernel/errors.ts';
 import {
   DocumentEncrypted,
   DocumentMalformed,
   DocumentUnsupported,
-  ExtractionError,
   type Extracted,
   type Format,
   type Progress,
@@ -50,7 +49,7 @@ export async function extract(context: Context): Promise<{ phase: string; reason
     });
   } catch (error) {
     // An abort surfaces in many forms: its reason is what happened.
-    if (error instanceof ExtractionError && !context.signal.aborted)
+    if (error instanceof DomainError && !context.signal.aborted)
       await context.write((tx) =>
         tx.db.extractionJob.update({ where: { id: run.id }, data: { errorCode: error.code } }),
       );
@@ -99,26 +98,22 @@ async function store(
 ): Promise<{ tables: number; rows: number; warnings: number }> {
   const { app, run } = context;
   const writer = await app.use(Tables).writer(context, { minConfidence });
-  const warnings: Extract<Extracted, { type: 'warning' }>[] = [];
+  const warnings: { code: string; message: string; page?: number; sheet?: string }[] = [];
   let told = 0;
   let tables = 0;
   let rows = 0;
   let newest: Progress | null = null;
   let writtenAt = performance.now();
-  const note = async () => {
+  const note = async (isOver = false) => {
     writtenAt = performance.now();
-    const { done, total, unit } = newest ?? { done: rows, total: rows, unit: 'ROWS' as const };
+    const pages = newest?.unit === 'PAGES' ? newest : null;
+    const unitsDone = pages && !isOver ? pages.done : (pages?.total ?? rows);
+    const unitsTotal = pages ? pages.total : isOver ? rows : (newest?.total ?? null);
+    const progress = isOver ? 1 : unitsTotal ? Math.min(1, unitsDone / unitsTotal) : null;
     await context.write(async (tx) => {
-      await tx.db.extractionJob.update({
-        where: { id: run.id },
-        data: {
-          unitsDone: done,
-          unitsTotal: total,
-          unit,
-          warnings: warnings.map(({ type: _, ...warning }) => warning),
-        },
-      });
-      if (total) await tx.db.run.update({ where: { id: run.id }, data: { progress: Math.min(1, done / total) } });
+      const data = { unitsDone, unitsTotal, unit: pages ? 'PAGES' : 'ROWS', warnings };
+      await tx.db.extractionJob.update({ where: { id: run.id }, data });
+      if (progress !== null) await tx.db.run.update({ where: { id: run.id }, data: { progress } });
     });
   };
   try {
@@ -139,7 +134,7 @@ async function store(
             await writer.tableEnd(item);
             break;
           case 'warning':
-            if (warnings.length < maxWarnings) warnings.push(item);
+            if (warnings.length < maxWarnings) warnings.push(warningOf(item));
             if (++told <= maxWarnings) await step.log(`${item.code}: ${item.message}`);
             break;
           default:
@@ -155,8 +150,14 @@ async function store(
   }
   // An iteration that was ended by the signal is no end of the document.
   step.signal.throwIfAborted();
-  if (newest?.total != null) newest = { ...newest, done: newest.total };
-  await note();
+  await note(true);
   await step.log(`${tables} ${tables === 1 ? 'table' : 'tables'}, ${rows} rows.`);
   return { tables, rows, warnings: told };
 }
+
+const warningOf = ({ code, message, page, sheet }: Extract<Extracted, { type: 'warning' }>) => ({
+  code,
+  message,
+  ...(page === undefined ? {} : { page }),
+  ...(sheet === undefined ? {} : { sheet }),
+});

@@ -10,6 +10,7 @@ import {
   type Column,
   type Definition,
   type Extracted,
+  type Progress,
 } from '../../../integrations/extractors/index.ts';
 import { NewPreview } from '../model.ts';
 import { can } from '../policy.ts';
@@ -17,7 +18,6 @@ import { Configurations, definitionOf, requireExtractor } from './configurations
 import { Copies } from './copies.ts';
 import { requireExtractable } from './jobs.ts';
 import { Readers } from './readers.ts';
-import { DocumentExtractors } from './shared.ts';
 
 /** What somebody who waits may cost. */
 const bounds = { timeoutMs: 20_000, memoryMb: 512, maxTables: 50, maxCells: 50_000, maxPages: 50 } as const;
@@ -75,16 +75,13 @@ export const Previews = service('previews of extractions', (app) => ({
     const late = AbortSignal.timeout(patienceMs);
     const signal = gone ? AbortSignal.any([gone, late]) : late;
     try {
-      return await app.use(Readers).turn(signal, async () => {
+      return await app.use(Readers).turn(signal, async (extractors) => {
         const copy = app.use(Copies).of({ workspaceId, id: artifactId }, signal);
         try {
           const request = { definition, limits: bounds, signal, sample: { rows } };
           return {
             documentId: id,
-            ...(await collect(
-              app.use(DocumentExtractors).extract({ file: await copy.path(), format, ...request }),
-              rows,
-            )),
+            ...(await collect(extractors.extract({ file: await copy.path(), format, ...request }), rows)),
           };
         } finally {
           await copy.remove();
@@ -97,11 +94,12 @@ export const Previews = service('previews of extractions', (app) => ({
   },
 }));
 
-async function collect(items: AsyncIterable<Extracted | object>, most: number): Promise<Omit<Preview, 'documentId'>> {
+async function collect(items: AsyncIterable<Extracted | Progress>, most: number): Promise<Omit<Preview, 'documentId'>> {
   const tables: PreviewTable[] = [];
   const warnings: Extract<Extracted, { type: 'warning' }>[] = [];
   let cells = 0;
-  for await (const item of items as AsyncIterable<Extracted | { type?: undefined }>) {
+  for await (const item of items) {
+    if (!('type' in item)) continue;
     switch (item.type) {
       case 'table':
         // To leave the loop ends the process that reads.
@@ -131,7 +129,8 @@ async function collect(items: AsyncIterable<Extracted | object>, most: number): 
       case 'warning':
         if (warnings.length < 50) warnings.push(item);
         break;
-      default: // progress
+      default:
+        item satisfies never;
     }
   }
   return { tables, warnings, truncated: false };

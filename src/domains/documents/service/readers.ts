@@ -1,20 +1,26 @@
-import { service } from '#kernel/app.ts';
+import { required } from '#kernel/app.ts';
 import { RateLimited } from '#kernel/errors.ts';
+import type { Extractors } from '../../../integrations/extractors/index.ts';
 
 /** Documents that this process looks at for somebody who waits, at once. */
-const slots = 2;
+export const slots = 2;
 /** Those that may wait for their turn; more are sent away. */
 const maxWaiting = 50;
 /** After which one that was sent away may come again, milliseconds. */
 const againMs = 10_000;
 
-/** Turns of those who wait for a document to be read: what API processes spend on it is bounded. */
-export const Readers = service('readers of documents', () => {
+/** What reads documents for those who wait for it: what API processes spend on that is bounded. */
+export interface Readers {
+  /** Waits for a turn, and has it until `read` is done. @throws {RateLimited} when too many wait, and the signal's reason */
+  turn<T>(signal: AbortSignal, read: (extractors: Extractors) => Promise<T>): Promise<T>;
+}
+export const Readers = required<Readers>('readers of documents');
+
+export function readersOf(extractors: Extractors): Readers {
   let busy = 0;
   const waiting: (() => void)[] = [];
   return {
-    /** @throws {RateLimited} when too many wait, and the signal's reason */
-    async turn<T>(signal: AbortSignal, read: () => Promise<T>): Promise<T> {
+    async turn(signal, read) {
       signal.throwIfAborted();
       if (busy < slots) busy++;
       else {
@@ -24,7 +30,7 @@ export const Readers = service('readers of documents', () => {
       }
       try {
         signal.throwIfAborted();
-        return await read();
+        return await read(extractors);
       } finally {
         const next = waiting.shift();
         if (next) next();
@@ -32,4 +38,4 @@ export const Readers = service('readers of documents', () => {
       }
     },
   };
-});
+}

@@ -1,7 +1,7 @@
 import type { Document } from '#prisma';
 import { required } from '#kernel/app.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
-import type { Extractors } from '../../../integrations/extractors/index.ts';
+import type { Definition, Extractors } from '../../../integrations/extractors/index.ts';
 
 /** What the operator of this server allows. */
 export interface DocumentSettings {
@@ -18,12 +18,12 @@ export interface DocumentSettings {
   readonly memoryMb: number;
   /** That an extraction may take, the time in which tables are stored not counted, seconds. */
   readonly timeoutS: number;
-  /** Extractors outside of this server that there are. */
-  readonly external: ReadonlySet<'HTTP' | 'MODEL'>;
+  /** Those that there are. */
+  readonly extractors: ReadonlySet<NonNullable<Definition['extractor']>>;
 }
 export const DocumentSettings = required<DocumentSettings>('document settings');
 
-/** What reads documents. */
+/** What reads documents for jobs. */
 export const DocumentExtractors = required<Extractors>('extractors');
 
 export interface Written {
