@@ -339,6 +339,29 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
     });
     return id;
   },
+  ExtractedTable: async (app, of) => (await extractedTable(app, of)).id,
+  TableExport: async (app, of) => {
+    const table = await extractedTable(app, of);
+    const produced = await document(app, of);
+    const id = newId();
+    await app.db.run.create({
+      data: {
+        id,
+        workspaceId: of.id,
+        kind: 'TableExport',
+        status: 'FAILED',
+        phase: 'FAILED',
+        statusReason: of.marker,
+        actorId: of.owner.id,
+        parentId: table.jobId,
+        input: { tableId: table.id, jobId: table.jobId, format: 'CSV', options: {} },
+        deadlineAt: new Date(Date.now() + 3_600_000),
+        completedAt: new Date(),
+        tableExport: { create: { tableId: table.id, jobId: table.jobId, format: 'CSV', documentId: produced.id } },
+      },
+    });
+    return id;
+  },
   DeadLetter: async (app, of) => {
     const payload = {};
     const letter = { id: newId(), workspaceId: of.id, job: 'kernel.cleanUp', payload, error: of.marker, attempts: 3 };
@@ -471,6 +494,45 @@ async function extractionConfiguration(app: App, of: Tenant) {
       workspaceId: of.id,
       name: `${of.marker} ${newId()}`,
       versions: { create: { version: 1, definition, createdById: of.owner.id } },
+    },
+  });
+}
+
+/** A table with a cell, and what somebody has said of another one. */
+async function extractedTable(app: App, of: Tenant) {
+  const jobId = (await rowOf['ExtractionJob']?.(app, of)) ?? '';
+  const { documentId } = await app.db.extractionJob.findUniqueOrThrow({ where: { id: jobId } });
+  const citation = { kind: 'SHEET', sheet: of.marker, ref: 'A2' };
+  const text = { extractedText: of.marker, fromText: of.marker, toText: of.marker, reason: of.marker };
+  const place = { row: 0, column: 0 };
+  return app.db.extractedTable.create({
+    data: {
+      id: newId(),
+      workspaceId: of.id,
+      jobId,
+      documentId,
+      position: 0,
+      name: of.marker,
+      place: { kind: 'SHEET', sheet: of.marker },
+      complete: true,
+      rowCount: 1,
+      columnCount: 1,
+      cellCount: 1,
+      columns: { create: { position: 0, name: of.marker, type: 'TEXT' } },
+      cells: { create: { ...place, type: 'TEXT', text: of.marker, confidence: 1, citation } },
+      corrections: {
+        create: {
+          row: 1,
+          column: 0,
+          ...text,
+          version: 1,
+          documentId,
+          citation,
+          columnType: 'TEXT',
+          type: 'TEXT',
+          actorId: of.owner.id,
+        },
+      },
     },
   });
 }

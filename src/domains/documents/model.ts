@@ -177,17 +177,12 @@ export type ExportInput = {
   readonly options: ExportOptions;
 };
 
-export const NewExport = z
-  .object({
-    tableId: z.string().nullish(),
-    jobId: z.string().nullish(),
-    format: z.enum(['CSV', 'XLSX', 'JSON_LINES']),
-    formulas: z.enum(['ESCAPE', 'KEEP']).nullish(),
-    byteOrderMark: z.boolean().nullish(),
-    content: z.enum(['VALUES', 'TEXTS']).nullish(),
-    idempotencyKey: z.string().nullish(),
-  })
-  .refine(({ tableId, jobId }) => (tableId == null) !== (jobId == null), {
-    path: ['tableId'],
-    message: 'must be given, or jobId, and not both',
-  });
+const exportOptions = {
+  format: z.enum(['CSV', 'XLSX', 'JSON_LINES']),
+  formulas: z.enum(['ESCAPE', 'KEEP']).nullish(),
+  byteOrderMark: z.boolean().nullish(),
+  content: z.enum(['VALUES', 'TEXTS']).nullish(),
+  idempotencyKey: z.string().nullish(),
+};
+export const NewTableExport = z.object({ tableId: z.string(), ...exportOptions });
+export const NewTablesExport = z.object({ jobId: z.string(), ...exportOptions });

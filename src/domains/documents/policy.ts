@@ -13,6 +13,7 @@ export const can = definePolicy('documents', {
     confirmCells: 'MEMBER',
     completeReview: 'MEMBER',
     exportTable: 'MEMBER',
+    exportTables: 'MEMBER',
     // It removes what others uploaded.
     setDocumentRetention: 'ADMIN',
   },

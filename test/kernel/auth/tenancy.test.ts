@@ -82,6 +82,11 @@ const idInputs: Readonly<Record<string, string>> = {
   'PreviewExtractionInput.configurationId': 'ExtractionConfiguration',
   'SubmitExtractionJobInput.documentId': 'Document',
   'SubmitExtractionJobInput.configurationId': 'ExtractionConfiguration',
+  'CorrectCellInput.tableId': 'ExtractedTable',
+  'ConfirmCellsInput.tableId': 'ExtractedTable',
+  'CompleteReviewInput.jobId': 'ExtractionJob',
+  'ExportTableInput.tableId': 'ExtractedTable',
+  'ExportTablesInput.jobId': 'ExtractionJob',
   'DeleteApplicationInput.id': 'Application',
   'SetEnvironmentVariablesInput.applicationId': 'Application',
   'UnsetEnvironmentVariablesInput.applicationId': 'Application',
@@ -156,6 +161,13 @@ const values: Readonly<Record<string, (of: Tenant) => unknown>> = {
   'CreateConfigurationInput.name': () => `configuration ${newId()}`,
   'CreateConfigurationInput.definition': () => ({}),
   'UpdateConfigurationInput.expectedVersion': () => 1,
+  'CorrectCellInput.row': () => 0,
+  'CorrectCellInput.column': () => 0,
+  'CorrectCellInput.text': () => 'text',
+  'CorrectCellInput.expectedVersion': () => 0,
+  'ConfirmCellsInput.cells': () => [{ row: 0, column: 0, expectedVersion: 0 }],
+  'ExportTableInput.format': () => 'CSV',
+  'ExportTablesInput.format': () => 'CSV',
   'CreateUploadInput.contentType': () => 'text/plain',
   'CreateUploadInput.sha256': () => '0'.repeat(64),
   'CreateUploadInput.sizeBytes': () => 1,
@@ -215,6 +227,9 @@ const unlike: Readonly<Record<string, RegExp>> = {
   // Their rows have no bytes.
   uploadDocument: /^FileDamaged$/,
   previewExtraction: /^FileDamaged$/,
+  // Their job is over, and has no tables.
+  completeReview: /^IllegalTransition$/,
+  exportTables: /^Conflict$/,
 };
 
 /** Verbs of the session that asks: a token of another issuer has none. */

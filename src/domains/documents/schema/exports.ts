@@ -125,48 +125,62 @@ builder.prismaObjectField(DocumentRef, 'exportedBy', (t) =>
   }),
 );
 
-builder.mutationField('exportTable', (t) =>
-  t.fieldWithInput({
-    access: can.exportTable,
-    type: builder.objectRef<Written>('ExportTableSuccess').implement({
-      description: 'The export is queued.',
-      fields: (f) => ({
-        export: f.prismaField({
-          type: TableExportRef,
-          description: 'The export.',
-          resolve: (query, { id }, __, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
-        }),
-        eventCursor: f.string({
-          nullable: true,
-          description: descriptionOfCursor,
-          resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-        }),
+const exportSuccess = (name: string) =>
+  builder.objectRef<Written>(name).implement({
+    description: 'The export is queued.',
+    fields: (t) => ({
+      export: t.prismaField({
+        type: TableExportRef,
+        description: 'The export.',
+        resolve: (query, { id }, _, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
+      }),
+      eventCursor: t.string({
+        nullable: true,
+        description: descriptionOfCursor,
+        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
       }),
     }),
+  });
+const becomes =
+  'as a file, which becomes a document of the workspace. Corrections that are made meanwhile may be in it or not.';
+const options = {
+  format: 'What to make.',
+  formulas: 'CSV only: what becomes of texts that a spreadsheet takes for formulas; default ESCAPE.',
+  byteOrderMark: 'CSV only: whether a file begins with U+FEFF, which some spreadsheets want; default false.',
+  content: 'What is written; default VALUES.',
+};
+
+builder.mutationFields((t) => ({
+  exportTable: t.fieldWithInput({
+    access: can.exportTable,
+    type: exportSuccess('ExportTableSuccess'),
     errors: failing(Conflict, IdempotencyConflict),
-    description:
-      'Writes a table, or all tables of a job, as a file, which becomes a document of the workspace. Corrections that are made meanwhile may be in it or not.',
+    description: `Writes a table ${becomes}`,
     input: {
-      tableId: t.input.id({ required: false, description: 'Global id of the table; this or `jobId`.' }),
-      jobId: t.input.id({ required: false, description: 'Global id of the job; this or `tableId`.' }),
-      format: t.input.field({ type: FormatEnum, description: 'What to make.' }),
-      formulas: t.input.field({
-        type: FormulasEnum,
-        required: false,
-        description: 'CSV only: what becomes of texts that a spreadsheet takes for formulas; default ESCAPE.',
-      }),
-      byteOrderMark: t.input.boolean({
-        required: false,
-        description: 'CSV only: whether it begins with U+FEFF, which some spreadsheets want; default false.',
-      }),
-      content: t.input.field({ type: ContentEnum, required: false, description: 'What is written; default VALUES.' }),
+      tableId: t.input.id({ description: 'Global id of the table.' }),
+      format: t.input.field({ type: FormatEnum, description: options.format }),
+      formulas: t.input.field({ type: FormulasEnum, required: false, description: options.formulas }),
+      byteOrderMark: t.input.boolean({ required: false, description: options.byteOrderMark }),
+      content: t.input.field({ type: ContentEnum, required: false, description: options.content }),
       idempotencyKey: t.input.string(idempotencyKey),
     },
     resolve: (_, { input }, { app, actor }) =>
-      app.use(Exports).start(actor, {
-        ...input,
-        tableId: input.tableId == null ? null : rowId('ExtractedTable', input.tableId),
-        jobId: input.jobId == null ? null : rowId('ExtractionJob', input.jobId),
-      }),
+      app.use(Exports).table(actor, { ...input, tableId: rowId('ExtractedTable', input.tableId) }),
   }),
-);
+  exportTables: t.fieldWithInput({
+    access: can.exportTables,
+    type: exportSuccess('ExportTablesSuccess'),
+    errors: failing(Conflict, IdempotencyConflict),
+    description: `Writes all tables of a job ${becomes}`,
+    input: {
+      jobId: t.input.id({ description: 'Global id of the job.' }),
+      format: t.input.field({ type: FormatEnum, description: options.format }),
+      formulas: t.input.field({ type: FormulasEnum, required: false, description: options.formulas }),
+      byteOrderMark: t.input.boolean({ required: false, description: options.byteOrderMark }),
+      content: t.input.field({ type: ContentEnum, required: false, description: options.content }),
+      idempotencyKey: t.input.string(idempotencyKey),
+    },
+    resolve: (_, { input }, { app, actor }) =>
+      app.use(Exports).tables(actor, { ...input, jobId: rowId('ExtractionJob', input.jobId) }),
+  }),
+}));

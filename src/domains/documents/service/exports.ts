@@ -4,7 +4,7 @@ import { service, type App } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
-import { Conflict, NotFound } from '#kernel/errors.ts';
+import { Conflict } from '#kernel/errors.ts';
 import { isId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import type { RunContext } from '#kernel/runs/context.ts';
@@ -14,7 +14,7 @@ import { Runs } from '#kernel/runs/runs.ts';
 import { Artifacts, type Produced } from '#kernel/storage/artifacts.ts';
 import { ExportImpossible } from '../errors.ts';
 import { tableExported } from '../events.ts';
-import { exportPhases, NewExport, type ExportInput } from '../model.ts';
+import { exportPhases, NewTableExport, NewTablesExport, type ExportInput, type ExportOptions } from '../model.ts';
 import { can } from '../policy.ts';
 import { Documents } from './documents.ts';
 import { lockDocument, type Written } from './shared.ts';
@@ -57,28 +57,17 @@ export const exportKind = defineRunKind<ExportInput>({
 });
 
 /** The writer of table_export. */
-export const Exports = service('exports', (app) => ({
-  /**
-   * Queues a run that writes a table, or all tables of a job, as a file, which becomes a document. A table that is not
-   * complete is written as far as it came, once its job is over.
-   * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict}
-   * @throws {Conflict} while the tables are being extracted, when there are none, or their document is being deleted
-   */
-  async start(actor: Actor, raw: unknown): Promise<Written> {
-    const { idempotencyKey, tableId, jobId, format, ...asked } = parse(NewExport, raw);
-    const options = {
-      formulas: asked.formulas ?? 'ESCAPE',
-      byteOrderMark: asked.byteOrderMark ?? false,
-      content: asked.content ?? 'VALUES',
-    } as const;
-    return app.transact(actor, async (tx) => {
-      const subject = tableId == null ? await jobOf(tx, jobId ?? '') : await tableOf(tx, tableId);
-      const [kind, id] = tableId == null ? ['ExtractionJob', jobId ?? ''] : ['ExtractedTable', tableId];
-      authorizeRow(actor, can.exportTable, subject, kind, id);
-      const input: ExportInput = { tableId: tableId ?? null, jobId: subject.jobId, format, options };
+export const Exports = service('exports', (app) => {
+  const start = (
+    actor: Actor,
+    subject: Subject,
+    input: ExportInput,
+    mutation: string,
+    key: string | null | undefined,
+  ) =>
+    app.transact(actor, async (tx): Promise<Written> => {
       const { workspaceId } = subject;
-      const request = { workspaceId, mutation: 'exportTable', key: idempotencyKey, input };
-      const started = await app.use(Runs).once(tx, request, async () => {
+      const started = await app.use(Runs).once(tx, { workspaceId, mutation, key, input }, async () => {
         await exportable(tx, input);
         return app.use(Runs).create(tx, {
           kind: exportKind,
@@ -90,23 +79,50 @@ export const Exports = service('exports', (app) => ({
       });
       return { ...started, workspaceId };
     });
-  },
-}));
+
+  return {
+    /**
+     * Queues a run that writes a table as a file, which becomes a document. A table that is not complete is written as
+     * far as it came, once its job is over.
+     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict}
+     * @throws {Conflict} while the table is being extracted, or when its document is being deleted
+     */
+    async table(actor: Actor, raw: unknown): Promise<Written> {
+      const { idempotencyKey, tableId, format, ...asked } = parse(NewTableExport, raw);
+      const table = isId(tableId)
+        ? await app.db.extractedTable.findUnique({ where: { id: tableId }, select: { workspaceId: true, jobId: true } })
+        : null;
+      authorizeRow(actor, can.exportTable, table, 'ExtractedTable', tableId);
+      const input = { tableId, jobId: table.jobId, format, options: optionsOf(asked) };
+      return start(actor, table, input, 'exportTable', idempotencyKey);
+    },
+
+    /**
+     * The same for all tables of a job, in one file.
+     * @throws {ValidationError} {NotFound} {Forbidden} {IdempotencyConflict}
+     * @throws {Conflict} also when there are none, or too many
+     */
+    async tables(actor: Actor, raw: unknown): Promise<Written> {
+      const { idempotencyKey, jobId, format, ...asked } = parse(NewTablesExport, raw);
+      const job = isId(jobId)
+        ? await app.db.run.findUnique({ where: { id: jobId, kind: 'ExtractionJob' }, select: { workspaceId: true } })
+        : null;
+      authorizeRow(actor, can.exportTables, job, 'ExtractionJob', jobId);
+      const input = { tableId: null, jobId, format, options: optionsOf(asked) };
+      return start(actor, { ...job, jobId }, input, 'exportTables', idempotencyKey);
+    },
+  };
+});
+
+const optionsOf = (asked: { [K in keyof ExportOptions]?: ExportOptions[K] | null | undefined }): ExportOptions => ({
+  formulas: asked.formulas ?? 'ESCAPE',
+  byteOrderMark: asked.byteOrderMark ?? false,
+  content: asked.content ?? 'VALUES',
+});
 
 interface Subject {
   readonly workspaceId: string;
   readonly jobId: string;
-}
-
-async function tableOf(tx: Transaction, id: string): Promise<Subject | null> {
-  if (!isId(id)) throw new NotFound('ExtractedTable', id);
-  return tx.db.extractedTable.findUnique({ where: { id }, select: { workspaceId: true, jobId: true } });
-}
-
-async function jobOf(tx: Transaction, id: string): Promise<Subject | null> {
-  if (!isId(id)) throw new NotFound('ExtractionJob', id);
-  const run = await tx.db.run.findUnique({ where: { id, kind: 'ExtractionJob' }, select: { workspaceId: true } });
-  return run && { ...run, jobId: id };
 }
 
 /** Under the lock under which documents are deleted. @throws {Conflict} */
