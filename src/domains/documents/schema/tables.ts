@@ -443,28 +443,60 @@ const tablePages = prismaConnectionHelpers(builder, 'ExtractedTable', {
   }),
 });
 
+const tableCounts = new WeakMap<Context, DataLoader<string, number>>();
+
+/** How many tables of a job the actor may see; of many jobs in one statement. */
+function countTables(context: Context, jobId: string): Promise<number> {
+  let loader = tableCounts.get(context);
+  if (!loader) {
+    loader = new DataLoader<string, number>(async (ids) => {
+      const found = await context.app.db.extractedTable.groupBy({
+        by: ['jobId'],
+        where: visible(context, 'ExtractedTable', { jobId: { in: [...ids] } }),
+        _count: { id: true },
+      });
+      const byId = new Map(found.map((one) => [one.jobId, one._count.id]));
+      return ids.map((one) => byId.get(one) ?? 0);
+    });
+    tableCounts.set(context, loader);
+  }
+  return loader.load(jobId);
+}
+
 builder.prismaObjectField(ExtractionJobRef, 'tables', (t) =>
-  t.connection({
-    type: ExtractedTableRef,
-    description: 'The tables that it found, in the order of the document. Those of a job that is not over are parts.',
-    select: (args, context, nested) => ({
-      extractionJob: {
-        select: {
-          // What is asked of a table stands below `edges` or `nodes`.
-          tables: tablePages.getQuery(args, context, (selection, path) =>
-            asked(nested(selection, path), nested(selection, ['nodes'])),
-          ),
+  t.connection(
+    {
+      type: ExtractedTableRef,
+      description: 'The tables that it found, in the order of the document. Those of a job that is not over are parts.',
+      select: (args, context, nested) => ({
+        extractionJob: {
+          select: {
+            // What is asked of a table stands below `edges` or `nodes`.
+            tables: tablePages.getQuery(args, context, (selection, path) =>
+              asked(nested(selection, path), nested(selection, ['nodes'])),
+            ),
+          },
         },
-      },
-    }),
-    resolve: (run, args, context) =>
-      tablePages.resolve(
-        (run as unknown as { extractionJob: { tables: never[] } }).extractionJob.tables,
-        args,
-        context,
-        run,
-      ),
-  }),
+      }),
+      resolve: (run, args, context) => ({
+        ...tablePages.resolve(
+          (run as unknown as { extractionJob: { tables: never[] } }).extractionJob.tables,
+          args,
+          context,
+          run,
+        ),
+        totalCount: () => countTables(context, run.id),
+      }),
+    },
+    {
+      fields: (c) => ({
+        totalCount: c.int({
+          description: 'How many there are, whatever the page.',
+          resolve: (page) => (page as unknown as { totalCount: () => Promise<number> }).totalCount(),
+        }),
+      }),
+    },
+  ),
 );
 
 export { CellRef };
