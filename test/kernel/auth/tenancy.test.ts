@@ -225,7 +225,7 @@ const unlike: Readonly<Record<string, RegExp>> = {
   connectRepository: /^ValidationError$/,
   createSsoConnection: /^SsoMisconfigured$/,
   // Their rows have no bytes.
-  uploadDocument: /^FileDamaged$/,
+  uploadDocument: /^(?:FileDamaged|DuplicateDocument)$/,
   previewExtraction: /^FileDamaged$/,
   // Their job is over, and has no tables.
   completeReview: /^IllegalTransition$/,
@@ -458,6 +458,8 @@ const selection = new Selection(schema, {
   'Query.workspaceDeletion(receipt)': '$slug',
   'Query.invitation(token)': '$slug',
   'Query.signInMethods(email)': '$slug',
+  'ExtractedTable.cell(row)': '0',
+  'ExtractedTable.cell(column)': '0',
 });
 const nodeQuery = (type: string) =>
   `query ($id: ID!) { node(id: $id) { ... on ${type} ${selection.all(objectType(type))} } }`;
