@@ -35,8 +35,8 @@ export interface Written {
 /** A cell below this wants a review, unless its configuration says otherwise. */
 export const defaultMinConfidence = 0.7;
 
-/** The row, locked until the end of the transaction: jobs begin, and its deletion, under this lock only. */
+/** The row, locked until the end of the transaction: jobs begin, and its deletion, under this lock only. What refers to it does not wait. */
 export async function lockDocument(tx: Transaction, id: string): Promise<Document | null> {
-  await tx.db.$queryRaw`select 1 from document where id = ${id}::uuid for update`;
+  await tx.db.$queryRaw`select 1 from document where id = ${id}::uuid for no key update`;
   return tx.db.document.findUnique({ where: { id } });
 }
