@@ -233,11 +233,11 @@ function inline(text: string, at: string, style = 0): string {
 const escaped = (text: string): string =>
   text
     .replaceAll(/_(?=x[\dA-Fa-f]{4}_)/g, '_x005F_')
-    // oxlint-disable-next-line no-control-regex
-    .replaceAll(
-      /[\u0000-\u0008\u000B-\u001F\uFFFE\uFFFF]/g,
-      (one) => `_x${one.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}_`,
-    )
+    .replaceAll(/(?![\t\n])\p{Cc}|[\uFFFE\uFFFF]/gu, (one) => {
+      // The upper control characters are characters of XML.
+      const code = one.charCodeAt(0);
+      return code >= 0x7f && code < 0xa0 ? one : `_x${code.toString(16).toUpperCase().padStart(4, '0')}_`;
+    })
     .replaceAll('&', '&amp;')
     .replaceAll('<', '&lt;')
     .replaceAll('>', '&gt;')
