@@ -138,6 +138,8 @@ interface Loaders {
   readonly cells: DataLoader<CellsAsked, ShownCell[]>;
   readonly history: DataLoader<Pick<ShownCell, 'tableId' | 'row' | 'column'>, CellCorrection[], string>;
   readonly correction: DataLoader<string, CellCorrection | null>;
+  /** How many tables of a job the actor may see. */
+  readonly tables: DataLoader<string, number>;
 }
 const ofContext = new WeakMap<Context, Loaders>();
 
@@ -185,6 +187,14 @@ function loaders(context: Context): Loaders {
       },
       { cacheKeyFn: placeOf },
     ),
+    tables: new DataLoader(async (jobIds) => {
+      const counts = await app.db.extractedTable.groupBy({
+        by: ['jobId'],
+        where: visible(context, 'ExtractedTable', { jobId: { in: [...jobIds] } }),
+        _count: { id: true },
+      });
+      return jobIds.map((id) => counts.find(({ jobId }) => jobId === id)?._count.id ?? 0);
+    }),
     correction: new DataLoader(async (ids) => {
       const found = await app.db.cellCorrection.findMany({ where: { id: { in: [...ids] } } });
       return ids.map((id) => found.find((one) => one.id === id) ?? null);
@@ -444,27 +454,36 @@ const tablePages = prismaConnectionHelpers(builder, 'ExtractedTable', {
 });
 
 builder.prismaObjectField(ExtractionJobRef, 'tables', (t) =>
-  t.connection({
-    type: ExtractedTableRef,
-    description: 'The tables that it found, in the order of the document. Those of a job that is not over are parts.',
-    select: (args, context, nested) => ({
-      extractionJob: {
-        select: {
-          // What is asked of a table stands below `edges` or `nodes`.
-          tables: tablePages.getQuery(args, context, (selection, path) =>
-            asked(nested(selection, path), nested(selection, ['nodes'])),
-          ),
+  t.connection(
+    {
+      type: ExtractedTableRef,
+      description: 'The tables that it found, in the order of the document. Those of a job that is not over are parts.',
+      select: (args, context, nested) => ({
+        extractionJob: {
+          select: {
+            // What is asked of a table stands below `edges` or `nodes`.
+            tables: tablePages.getQuery(args, context, (selection, path) =>
+              asked(nested(selection, path), nested(selection, ['nodes'])),
+            ),
+          },
         },
-      },
-    }),
-    resolve: (run, args, context) =>
-      tablePages.resolve(
-        (run as unknown as { extractionJob: { tables: never[] } }).extractionJob.tables,
-        args,
-        context,
-        run,
-      ),
-  }),
+      }),
+      resolve: (run, args, context) => ({
+        ...tablePages.resolve(
+          (run as unknown as { extractionJob: { tables: never[] } }).extractionJob.tables,
+          args,
+          context,
+          run,
+        ),
+        totalCount: () => loaders(context).tables.load(run.id),
+      }),
+    },
+    {
+      fields: (c) => ({
+        totalCount: c.int({
+          resolve: (page) => (page as unknown as { totalCount: () => Promise<number> }).totalCount(),
+        }),
+      }),
+    },
+  ),
 );
-
-export { CellRef };
