@@ -307,8 +307,12 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
   // Without verbs, so that every key may take its place.
   ApiKey: async (app, of) => (await keyOf(app, of, of.owner.id, 'VIEWER', { scopes: [] })).id,
   Artifact: async (app, of) => (await artifact(app, of, null)).id,
-  Document: async (app, of) => (await document(app, of)).id,
-  ExtractionConfiguration: async (app, of) => (await extractionConfiguration(app, of)).id,
+  Document: async (app, of) => (await extractedTable(app, of)).documentId,
+  ExtractionConfiguration: async (app, of) => {
+    const { jobId } = await extractedTable(app, of);
+    const { configurationId } = await app.db.extractionJob.findUniqueOrThrow({ where: { id: jobId } });
+    return configurationId ?? '';
+  },
   ExtractionJob: async (app, of) => {
     const [{ id: documentId }, { id: configurationId }] = [
       await document(app, of),

@@ -1,6 +1,8 @@
 import { prismaConnectionHelpers } from '@pothos/plugin-prisma';
+import DataLoader from 'dataloader';
 import { Conflict, IdempotencyConflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
+import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import { cursorOf, descriptionOfCursor, failing, guarded, idempotencyKey, visible } from '#kernel/graphql/kit.ts';
 import { asked } from '#kernel/graphql/selections.ts';
@@ -155,19 +157,61 @@ const jobPages = prismaConnectionHelpers(builder, 'ExtractionJob', {
   resolveNode: ({ run }) => run,
 });
 
-for (const ref of [DocumentRef, ConfigurationRef] as readonly (typeof DocumentRef)[])
+interface Counts {
+  readonly documentId: DataLoader<string, number>;
+  readonly configurationId: DataLoader<string, number>;
+}
+const counts = new WeakMap<Context, Counts>();
+
+/** How many jobs of a thing the actor may see; of many things in one statement. */
+function countJobs(context: Context, by: keyof Counts, id: string): Promise<number> {
+  const counting = (column: keyof Counts) =>
+    new DataLoader<string, number>(async (ids) => {
+      const found = await context.app.db.extractionJob.groupBy({
+        by: [column],
+        where: { [column]: { in: [...ids] }, run: visible(context, 'Run') },
+        _count: { id: true },
+      });
+      const byId = new Map(found.map((one) => [one[column], one._count.id]));
+      return ids.map((one) => byId.get(one) ?? 0);
+    });
+  let made = counts.get(context);
+  if (!made) {
+    made = { documentId: counting('documentId'), configurationId: counting('configurationId') };
+    counts.set(context, made);
+  }
+  return made[by].load(id);
+}
+
+for (const [ref, by] of [
+  [DocumentRef, 'documentId'],
+  [ConfigurationRef as unknown as typeof DocumentRef, 'configurationId'],
+] as const)
   builder.prismaObjectField(ref, 'jobs', (t) =>
-    t.connection({
-      type: ExtractionJobRef,
-      description: 'Its extractions, newest first.',
-      select: (args, context, nested) => ({
-        // What is asked of a run stands below `edges` or `nodes`.
-        jobs: jobPages.getQuery(args, context, (selection, path) =>
-          asked(nested(selection, path), nested(selection, ['nodes'])),
-        ),
-      }),
-      resolve: (one, args, context) => jobPages.resolve(one.jobs, args, context, one),
-    }),
+    t.connection(
+      {
+        type: ExtractionJobRef,
+        description: 'Its extractions, newest first.',
+        select: (args, context, nested) => ({
+          // What is asked of a run stands below `edges` or `nodes`.
+          jobs: jobPages.getQuery(args, context, (selection, path) =>
+            asked(nested(selection, path), nested(selection, ['nodes'])),
+          ),
+        }),
+        resolve: (one, args, context) => ({
+          ...jobPages.resolve(one.jobs, args, context, one),
+          totalCount: () => countJobs(context, by, one.id),
+        }),
+      },
+      {
+        fields: (c) => ({
+          totalCount: c.int({
+            description: 'How many there are, whatever the page.',
+            resolve: (page) => (page as unknown as { totalCount: () => Promise<number> }).totalCount(),
+          }),
+        }),
+      },
+    ),
   );
 
 const JobSuccess = builder.objectRef<Written>('SubmitExtractionJobSuccess').implement({

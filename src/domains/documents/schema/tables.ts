@@ -138,8 +138,6 @@ interface Loaders {
   readonly cells: DataLoader<CellsAsked, ShownCell[]>;
   readonly history: DataLoader<Pick<ShownCell, 'tableId' | 'row' | 'column'>, CellCorrection[], string>;
   readonly correction: DataLoader<string, CellCorrection | null>;
-  /** How many tables of a job the actor may see. */
-  readonly tables: DataLoader<string, number>;
 }
 const ofContext = new WeakMap<Context, Loaders>();
 
@@ -187,14 +185,6 @@ function loaders(context: Context): Loaders {
       },
       { cacheKeyFn: placeOf },
     ),
-    tables: new DataLoader(async (jobIds) => {
-      const counts = await app.db.extractedTable.groupBy({
-        by: ['jobId'],
-        where: visible(context, 'ExtractedTable', { jobId: { in: [...jobIds] } }),
-        _count: { id: true },
-      });
-      return jobIds.map((id) => counts.find(({ jobId }) => jobId === id)?._count.id ?? 0);
-    }),
     correction: new DataLoader(async (ids) => {
       const found = await app.db.cellCorrection.findMany({ where: { id: { in: [...ids] } } });
       return ids.map((id) => found.find((one) => one.id === id) ?? null);
@@ -453,6 +443,26 @@ const tablePages = prismaConnectionHelpers(builder, 'ExtractedTable', {
   }),
 });
 
+const tableCounts = new WeakMap<Context, DataLoader<string, number>>();
+
+/** How many tables of a job the actor may see; of many jobs in one statement. */
+function countTables(context: Context, jobId: string): Promise<number> {
+  let loader = tableCounts.get(context);
+  if (!loader) {
+    loader = new DataLoader<string, number>(async (ids) => {
+      const found = await context.app.db.extractedTable.groupBy({
+        by: ['jobId'],
+        where: visible(context, 'ExtractedTable', { jobId: { in: [...ids] } }),
+        _count: { id: true },
+      });
+      const byId = new Map(found.map((one) => [one.jobId, one._count.id]));
+      return ids.map((one) => byId.get(one) ?? 0);
+    });
+    tableCounts.set(context, loader);
+  }
+  return loader.load(jobId);
+}
+
 builder.prismaObjectField(ExtractionJobRef, 'tables', (t) =>
   t.connection(
     {
@@ -475,15 +485,18 @@ builder.prismaObjectField(ExtractionJobRef, 'tables', (t) =>
           context,
           run,
         ),
-        totalCount: () => loaders(context).tables.load(run.id),
+        totalCount: () => countTables(context, run.id),
       }),
     },
     {
       fields: (c) => ({
         totalCount: c.int({
+          description: 'How many there are, whatever the page.',
           resolve: (page) => (page as unknown as { totalCount: () => Promise<number> }).totalCount(),
         }),
       }),
     },
   ),
 );
+
+export { CellRef };
