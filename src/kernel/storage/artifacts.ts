@@ -26,6 +26,8 @@ export const artifactReady = defineEvent('artifact.ready', {
   description: 'Its bytes have arrived and were verified.',
 });
 
+function readerReports(): void {}
+
 /** SHA-256 of no bytes. */
 const nothing = sha256Hex('');
 
@@ -119,6 +121,8 @@ export const Artifacts = service('artifacts', (app) => ({
    */
   async produce(context: Pick<RunContext, 'run' | 'write'>, product: Product): Promise<Produced> {
     const { name, contentType, source, maxBytes, signal } = product;
+    // It may fail before anybody reads it: whoever does is told.
+    source.on('error', readerReports);
     const { id: runId, workspaceId, actorId } = context.run;
     const begun = await app.db.artifact.findMany({ where: { runId, status: 'PENDING' }, select: { id: true } });
     for (const { id } of begun) await app.blobs.remove(id);

@@ -99,7 +99,7 @@ test('a cell is read by the type of its column, and what it had before is its hi
     [0, 'x'.repeat(32_768)],
   ] as const)
     // prettier-ignore
-    expect((await correct(id, 1, column, text)).issues?.map(({ path }) => path), text.slice(0, 20)).toEqual(['text']);
+    expect((await correct(id, 1, column, text)).issues?.map(({ path }) => path)).toEqual(['text']);
   expect((await correct(id, 1, 2, '2025-03-31')).__typename).toBe('CorrectCellSuccess');
   expect(await stored(id, 1, 2)).toMatchObject({ type: 'DATE', value: '2025-03-31' });
   expect((await correct(id, 1, 0, '')).__typename).toBe('CorrectCellSuccess');

@@ -143,12 +143,12 @@ describe('pages of rows are what plain JavaScript makes of them', () => {
           new RowQuery(table, { ...asked, first, after }),
         ]);
         found.push(...(page?.rows ?? []).map(({ row }) => row));
-        expect(page?.hasNextPage, what).toBe(found.length < expected.length);
+        expect([what, page?.hasNextPage]).toEqual([what, found.length < expected.length]);
         if (!page?.hasNextPage) break;
         after = page.rows.at(-1)?.cursor ?? null;
       }
-      expect(found, what).toEqual(expected);
-      expect(await countRows(app(), [new RowQuery(table, asked)]), what).toEqual([expected.length]);
+      expect([what, found]).toEqual([what, expected]);
+      expect([what, ...(await countRows(app(), [new RowQuery(table, asked)]))]).toEqual([what, expected.length]);
     }
   });
 });
@@ -258,8 +258,8 @@ test('what cannot be asked is said, and finds nothing', async () => {
   ];
   for (const [variables, path] of wrong) {
     const answer = await send(server.url, tableQuery, { id: globalId('ExtractedTable', id), ...variables }, a.owner);
-    expect(answer.errors?.[0]?.extensions?.['code'], path).toBe('VALIDATION_ERROR');
-    expect(answer.errors?.[0]?.message, path).toContain(path);
+    expect([path, answer.errors?.[0]?.extensions?.['code']]).toEqual([path, 'VALIDATION_ERROR']);
+    expect(answer.errors?.[0]?.message).toContain(path);
   }
   // A cursor of one order leads nowhere in another one.
   const first = await ask(id, { first: 1, orderBy: { column: 1, direction: 'ASC' } });

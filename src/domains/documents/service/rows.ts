@@ -326,20 +326,22 @@ export interface CellsAsked {
 
 /** Cells of rows of tables, in one statement, in the order of rows and columns. */
 export async function readCells(app: App, asked: readonly CellsAsked[]): Promise<ShownCell[]> {
-  if (!asked.some(({ columns, rows }) => columns.length > 0 && rows.length > 0)) return [];
-  const { rows } = await app.database.pool.query<ShownCell>(
-    `select c.table_id as "tableId", c."column", c.row, c.type, left(c.text, a.chars) as text,
-       length(c.text) > a.chars as truncated, a.chars, left(c.value, a.chars) as value, c.confidence, c.note, c.citation, c.needs_review as "needsReview", c.version
-     from jsonb_to_recordset($1::jsonb) as a("tableId" uuid, columns smallint[], rows int[], chars int)
-     cross join lateral unnest(a.columns) as k("column")
-     cross join lateral (
-       select * from extracted_cell e
-       where e.table_id = a."tableId" and e."column" = k."column" and e.row = any(a.rows)
-     ) c
-     order by c.table_id, c.row, c."column"`,
-    [JSON.stringify(asked)],
-  );
-  return rows;
+  const parts = asked
+    .filter(({ columns, rows }) => columns.length > 0 && rows.length > 0)
+    // Each a look into the key for every cell: the planner sees how many there are.
+    .map(
+      ({ tableId, columns, rows, chars }) => Prisma.sql`
+        (select c.table_id, c."column", c.row, c.type::text as type, left(c.text, ${chars}::int) as text,
+           length(c.text) > ${chars}::int as truncated, ${chars}::int as chars, left(c.value, ${chars}::int) as value,
+           c.confidence, c.note, c.citation, c.needs_review, c.version
+         from extracted_cell c where c.table_id = ${tableId}::uuid and c."column" = any(${[...columns]}::smallint[])
+           and c.row = any(${[...rows]}::int[]))`,
+    );
+  if (parts.length === 0) return [];
+  return app.db.$queryRaw<ShownCell[]>`
+    select table_id::text as "tableId", "column", row, type, text, truncated, chars, value, confidence, note, citation,
+      needs_review as "needsReview", version
+    from (${Prisma.join(parts, ' union all ')}) cells order by table_id, row, "column"`;
 }
 
 /** Numbers of the rows of many pages, in one statement. */

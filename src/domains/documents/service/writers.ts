@@ -136,7 +136,12 @@ export function xlsx(tables: readonly WrittenTable[], options: ExportOptions): R
       `${names.map((name, at) => `<sheet name="${escaped(name)}" sheetId="${at + 1}" r:id="rId${at + 1}"/>`).join('')}</sheets></workbook>`,
     'xl/_rels/workbook.xml.rels':
       `<Relationships xmlns="${packaged}/relationships">` +
-      `${parts.map((_, at) => `<Relationship Id="rId${at + 1}" Type="${relationships}/worksheet" Target="worksheets/sheet${at + 1}.xml"/>`).join('')}` +
+      parts
+        .map(
+          (_, at) =>
+            `<Relationship Id="rId${at + 1}" Type="${relationships}/worksheet" Target="worksheets/sheet${at + 1}.xml"/>`,
+        )
+        .join('') +
       `<Relationship Id="rId${parts.length + 1}" Type="${relationships}/styles" Target="styles.xml"/></Relationships>`,
     'xl/styles.xml': styles,
   };
@@ -228,11 +233,11 @@ function inline(text: string, at: string, style = 0): string {
 const escaped = (text: string): string =>
   text
     .replaceAll(/_(?=x[\dA-Fa-f]{4}_)/g, '_x005F_')
-    // oxlint-disable-next-line no-control-regex
-    .replaceAll(
-      /[\u0000-\u0008\u000B-\u001F\uFFFE\uFFFF]/g,
-      (one) => `_x${one.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}_`,
-    )
+    .replaceAll(/(?![\t\n])\p{Cc}|[\uFFFE\uFFFF]/gu, (one) => {
+      // The upper control characters are characters of XML.
+      const code = one.charCodeAt(0);
+      return code >= 0x7f && code < 0xa0 ? one : `_x${code.toString(16).toUpperCase().padStart(4, '0')}_`;
+    })
     .replaceAll('&', '&amp;')
     .replaceAll('<', '&lt;')
     .replaceAll('>', '&gt;')
@@ -266,7 +271,7 @@ function through(source: AsyncGenerator<string[]>, out: ReturnType<typeof string
   const from = Readable.from(source);
   from.once('error', (error) => out.destroy(error));
   out.once('close', () => from.destroy());
-  return from.pipe(out) as unknown as Readable;
+  return from.pipe(out);
 }
 
 /** Entries of a ZIP archive, opened one after the other. */
