@@ -8,10 +8,11 @@ import { ofDocker, resolve } from './vitest.base.ts';
  */
 const order = [
   'proof/containers',
-  'proof/image',
   'proof/runs',
-  'proof/processes',
+  'proof/documents',
+  'proof/image',
   'proof/live',
+  'proof/processes',
   'drivers/docker',
   'proof/access',
   'drivers/ec2',

@@ -803,6 +803,69 @@ export const settings = {
     schema: oneOf(['redirect', 'through']),
   }),
 
+  SWITCHYARD_MAX_DOCUMENT_BYTES: setting({
+    group: 'Documents',
+    description: 'Largest file that can be registered as a document.',
+    unit: 'bytes',
+    default: '104857600',
+    example: '20971520',
+    schema: whole(1),
+  }),
+  SWITCHYARD_MAX_DOCUMENTS: setting({
+    group: 'Documents',
+    description: 'Most uploaded documents of a workspace.',
+    unit: 'documents',
+    default: '10000',
+    example: '1000',
+    schema: whole(0),
+  }),
+  SWITCHYARD_MAX_DOCUMENTS_BYTES: setting({
+    group: 'Documents',
+    description: 'Most bytes of the uploaded documents of a workspace, together.',
+    unit: 'bytes',
+    default: '10737418240',
+    example: '1073741824',
+    schema: whole(0),
+  }),
+  SWITCHYARD_MAX_CONCURRENT_EXTRACTIONS: setting({
+    group: 'Documents',
+    description: 'Most extractions of a workspace that are executed at once; more wait.',
+    unit: 'extractions',
+    default: '2',
+    example: '8',
+    schema: whole(1, 10_000),
+  }),
+  SWITCHYARD_EXTRACTOR_URL: optional({
+    group: 'Documents',
+    description:
+      'A program of yours that finds tables in documents, for extraction configurations that ask for the extractor HTTP. docs/documents-extraction.md tells what it is sent and has to answer.',
+    example: 'https://extractor.example.com/tables',
+    schema: webUrl,
+  }),
+  SWITCHYARD_EXTRACTOR_KEY: optional({
+    group: 'Documents',
+    description: 'Sent to SWITCHYARD_EXTRACTOR_URL as a bearer token.',
+    secret: true,
+    example: 'output of: openssl rand -base64 48',
+    schema: secretText(16),
+  }),
+  SWITCHYARD_EXTRACTION_MEMORY_MB: setting({
+    group: 'Documents',
+    description: 'Memory that the process may take that reads one document; it is ended when it takes more.',
+    unit: 'MiB',
+    default: '768',
+    example: '1536',
+    schema: whole(128, 65_536),
+  }),
+  SWITCHYARD_EXTRACTION_TIMEOUT_S: setting({
+    group: 'Documents',
+    description: 'Time that it may take to read one document; the time in which tables are stored is not counted.',
+    unit: 'seconds',
+    default: '600',
+    example: '3600',
+    schema: whole(1, 86_400),
+  }),
+
   SWITCHYARD_MAX_DEPTH: setting({
     group: 'GraphQL',
     description: 'Deepest nesting of fields in a document.',
@@ -1178,20 +1241,6 @@ export const settings = {
     example: 'on',
     schema: z.enum(['auto', 'on', 'off'], 'must be auto, on or off'),
   }),
-  SWITCHYARD_EXTRACTOR_URL: optional({
-    group: 'Documents',
-    description:
-      'A program of yours that finds tables in documents, for extraction configurations that ask for the extractor HTTP. docs/documents-extraction.md tells what it is sent and has to answer.',
-    example: 'https://extractor.example.com/tables',
-    schema: webUrl,
-  }),
-  SWITCHYARD_EXTRACTOR_KEY: optional({
-    group: 'Documents',
-    description: 'Sent to SWITCHYARD_EXTRACTOR_URL as a bearer token.',
-    secret: true,
-    example: 'output of: openssl rand -base64 48',
-    schema: secretText(16),
-  }),
   SWITCHYARD_BUILD_VARIABLES: optional({
     group: 'Deployments',
     description:
@@ -1408,6 +1457,16 @@ export interface Config {
     /** What builds are given of this server's environment. */
     readonly buildEnvironment: Readonly<Record<string, string>>;
   };
+  readonly documents: {
+    readonly maxBytes: number;
+    readonly maxDocuments: number;
+    readonly maxStoredBytes: number;
+    readonly maxConcurrentExtractions: number;
+    readonly memoryMb: number;
+    readonly timeoutS: number;
+    /** Another program that reads documents; undefined: there is none. */
+    readonly external: { readonly url: string; readonly key: Secret | undefined } | undefined;
+  };
   /** Scans of what is deployed. */
   readonly scanning: {
     readonly advisoriesPath: string | undefined;
@@ -1416,8 +1475,6 @@ export interface Config {
   };
   /** The language model; null: there is none. */
   readonly llm: { readonly url: string; readonly key: Secret; readonly model: string; readonly daily: number } | null;
-  /** The external extractor of tables. */
-  readonly extractor: { readonly url: string | undefined; readonly key: Secret | undefined };
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
   readonly telemetry: {
     readonly otlpEndpoint: string | undefined;
@@ -1544,6 +1601,8 @@ export function loadConfig(env: NodeJS.ProcessEnv, machine: Machine = thisMachin
     problem('SWITCHYARD_S3_BUCKET', 'must be set for SWITCHYARD_BLOBS=s3');
   if (values.SWITCHYARD_BLOBS === 'disk' && s3Settings.length > 0)
     problem('SWITCHYARD_BLOBS', `must be s3 for ${s3Settings.toSorted().join(', ')}`);
+  if (given.has('SWITCHYARD_EXTRACTOR_KEY') && !given.has('SWITCHYARD_EXTRACTOR_URL'))
+    problem('SWITCHYARD_EXTRACTOR_URL', 'must be set with SWITCHYARD_EXTRACTOR_KEY');
   if (given.has('SMTP_URL') && !given.has('MAIL_FROM')) problem('MAIL_FROM', 'must be set with SMTP_URL');
   if (isComplete(values)) for (const [name, text] of portProblems(values)) problem(name, text);
   if (problems.length > 0 || !isComplete(values)) throw new ConfigError(problems);
@@ -1718,12 +1777,22 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
         }),
       ),
     },
+    documents: {
+      maxBytes: v.SWITCHYARD_MAX_DOCUMENT_BYTES,
+      maxDocuments: v.SWITCHYARD_MAX_DOCUMENTS,
+      maxStoredBytes: v.SWITCHYARD_MAX_DOCUMENTS_BYTES,
+      maxConcurrentExtractions: v.SWITCHYARD_MAX_CONCURRENT_EXTRACTIONS,
+      memoryMb: v.SWITCHYARD_EXTRACTION_MEMORY_MB,
+      timeoutS: v.SWITCHYARD_EXTRACTION_TIMEOUT_S,
+      external: v.SWITCHYARD_EXTRACTOR_URL
+        ? { url: v.SWITCHYARD_EXTRACTOR_URL, key: v.SWITCHYARD_EXTRACTOR_KEY }
+        : undefined,
+    },
     scanning: {
       advisoriesPath: v.SWITCHYARD_ADVISORIES,
       advisoryRegistryUrl: v.SWITCHYARD_ADVISORY_REGISTRY,
       trivy: v.SWITCHYARD_TRIVY,
     },
-    extractor: { url: v.SWITCHYARD_EXTRACTOR_URL, key: v.SWITCHYARD_EXTRACTOR_KEY },
     outbound: { gitProtocols: v.SWITCHYARD_GIT_PROTOCOLS, allowLoopback: v.SWITCHYARD_ALLOW_LOOPBACK },
     telemetry: {
       otlpEndpoint: v.OTEL_EXPORTER_OTLP_ENDPOINT,

@@ -2,4 +2,5 @@
 import './domains/identity/index.ts';
 import './domains/deployments/index.ts';
 import './domains/repositories/index.ts';
+import './domains/documents/index.ts';
 import './domains/instance/index.ts';

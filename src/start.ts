@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import type { Config } from './config.ts';
 import { startDeployments, type DeploymentsHost } from './domains/deployments/index.ts';
+import { startDocuments } from './domains/documents/index.ts';
 import {
   AccountSettings,
   authRoutes,
@@ -259,6 +260,14 @@ async function begin(
   );
   if (config.roles.api && config.github.webhookSecrets.length === 0)
     log.warn('NO WEBHOOK SECRET: GITHUB_WEBHOOK_SECRETS is not set, so /webhooks/github answers 401 to everything');
+
+  const documents = await startDocuments(app, provided, {
+    ...config.documents,
+    stateDir: dirs.stateDir,
+    workers: config.worker.concurrency,
+    allowLoopback: config.outbound.allowLoopback,
+  });
+  undo.push(() => documents.stop());
 
   const checking = new AbortController();
   let checked: Promise<void> | undefined;

@@ -44,9 +44,12 @@ async function errorClasses(): Promise<ErrorClass[]> {
   for (const name of names.filter((one) => one.endsWith('.ts') && !one.startsWith('generated')).toSorted()) {
     const source = await readFile(path.join(root, 'src', name), 'utf8');
     const pattern =
-      /(?:\/\*\*(?<comment>(?:[^*]|\*(?!\/))*)\*\/\s*)?export class (?<name>\w+) extends DomainError \{(?<body>[\s\S]*?)\n\}/g;
+      /(?:\/\*\*(?<comment>(?:[^*]|\*(?!\/))*)\*\/\s*)?export (?<abstract>abstract )?class (?<name>\w+) extends (?:DomainError|ExtractionError) \{(?<body>[\s\S]*?)\n\}/g;
     for (const { groups = {} } of source.matchAll(pattern)) {
-      const errorCode = /readonly code = '(\w+)'/.exec(groups['body'] ?? '')?.[1];
+      // An abstract one stands for all of its kind.
+      const errorCode = groups['abstract']
+        ? 'that of its kind'
+        : /readonly code = '(\w+)'/.exec(groups['body'] ?? '')?.[1];
       if (!errorCode) throw new Error(`${groups['name']} in src/${name} has no code`);
       const description = (groups['comment'] ?? '').replaceAll(/^\s*\* ?/gm, '').trim();
       found.push({ name: groups['name'] ?? '', code: errorCode, description });

@@ -11,6 +11,7 @@ const domainUses: Readonly<Record<string, readonly string[]>> = {
   deployments: [],
   // A push deploys by the verb of deployments; a repository is reached by the token that identity keeps of a person.
   repositories: ['deployments', 'identity'],
+  documents: [],
   instance: [],
 };
 

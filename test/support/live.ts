@@ -25,7 +25,8 @@ export async function append(app: App, workspace: string, count: number, type = 
 }
 
 export interface Item {
-  readonly __typename: 'Event' | 'LogLine' | 'StreamCheckpoint' | 'StreamGap' | 'RunSnapshot' | 'DeploymentUpdate';
+  readonly __typename:
+    'Event' | 'LogLine' | 'StreamCheckpoint' | 'StreamGap' | 'RunSnapshot' | 'DeploymentUpdate' | 'ExtractionJobUpdate';
   readonly cursor?: string;
   readonly seq?: string;
   readonly type?: string;
@@ -47,6 +48,9 @@ export const documents = {
     __typename ... on LogLine { cursor seq text } ... on StreamCheckpoint { cursor } ... on StreamGap { reason resumeAfter } } }`,
   deploymentUpdated: `subscription ($id: ID!, $after: String) { item: deploymentUpdated(of: $id, after: $after) {
     __typename ... on DeploymentUpdate { cursor event { seq type to runId } deployment { id phase } }
+    ... on StreamCheckpoint { cursor } ... on StreamGap { reason resumeAfter } } }`,
+  extractionJobUpdated: `subscription ($id: ID!, $after: String) { item: extractionJobUpdated(of: $id, after: $after) {
+    __typename ... on ExtractionJobUpdate { cursor event { seq type to runId } }
     ... on StreamCheckpoint { cursor } ... on StreamGap { reason resumeAfter } } }`,
   run: `subscription ($id: ID!) { item: run(id: $id) { __typename cursor run { status queuePosition } } }`,
 } as const;

@@ -307,6 +307,36 @@ export const rowOf: Readonly<Record<string, (app: App, of: Tenant) => Promise<st
   // Without verbs, so that every key may take its place.
   ApiKey: async (app, of) => (await keyOf(app, of, of.owner.id, 'VIEWER', { scopes: [] })).id,
   Artifact: async (app, of) => (await artifact(app, of, null)).id,
+  Document: async (app, of) => (await extractedTable(app, of)).documentId,
+  ExtractionConfiguration: async (app, of) => {
+    const { jobId } = await extractedTable(app, of);
+    const { configurationId } = await app.db.extractionJob.findUniqueOrThrow({ where: { id: jobId } });
+    return configurationId ?? '';
+  },
+  ExtractionJob: async (app, of) => (await extractedTable(app, of)).jobId,
+  ExtractedTable: async (app, of) => (await extractedTable(app, of)).id,
+  TableExport: async (app, of) => {
+    const table = await extractedTable(app, of);
+    const produced = await document(app, of);
+    const id = newId();
+    await app.db.run.create({
+      data: {
+        id,
+        workspaceId: of.id,
+        kind: 'TableExport',
+        status: 'FAILED',
+        phase: 'FAILED',
+        statusReason: of.marker,
+        actorId: of.owner.id,
+        parentId: table.jobId,
+        input: { tableId: table.id, jobId: table.jobId, format: 'CSV', options: {} },
+        deadlineAt: new Date(Date.now() + 3_600_000),
+        completedAt: new Date(),
+        tableExport: { create: { tableId: table.id, jobId: table.jobId, format: 'CSV', documentId: produced.id } },
+      },
+    });
+    return id;
+  },
   DeadLetter: async (app, of) => {
     const payload = {};
     const letter = { id: newId(), workspaceId: of.id, job: 'kernel.cleanUp', payload, error: of.marker, attempts: 3 };
@@ -441,6 +471,103 @@ async function previewOf(app: App, of: Tenant, ofId: string): Promise<string> {
 
 /** Of every preview. */
 export const someCommit = 'c'.repeat(40);
+async function document(app: App, of: Tenant) {
+  const { id: artifactId, sizeBytes, sha256 } = await artifact(app, of, null);
+  return app.db.document.create({
+    data: {
+      id: newId(),
+      workspaceId: of.id,
+      artifactId,
+      name: of.marker,
+      format: 'CSV',
+      contentType: 'text/csv',
+      sizeBytes,
+      sha256,
+      createdById: of.owner.id,
+    },
+  });
+}
+
+async function extractionConfiguration(app: App, of: Tenant) {
+  const definition = { columns: [{ name: of.marker }] };
+  return app.db.extractionConfiguration.create({
+    data: {
+      id: newId(),
+      workspaceId: of.id,
+      name: `${of.marker} ${newId()}`,
+      versions: { create: { version: 1, definition, createdById: of.owner.id } },
+    },
+  });
+}
+
+async function extractionJob(app: App, of: Tenant): Promise<{ jobId: string; documentId: string }> {
+  const [{ id: documentId }, { id: configurationId }] = [
+    await document(app, of),
+    await extractionConfiguration(app, of),
+  ];
+  const id = newId();
+  await app.db.run.create({
+    data: {
+      id,
+      workspaceId: of.id,
+      kind: 'ExtractionJob',
+      status: 'FAILED',
+      phase: 'FAILED',
+      statusReason: of.marker,
+      actorId: of.owner.id,
+      input: { documentId, configurationId, configurationVersion: 1 },
+      deadlineAt: new Date(Date.now() + 3_600_000),
+      completedAt: new Date(),
+      extractionJob: {
+        create: {
+          documentId,
+          configurationId,
+          configurationVersion: 1,
+          warnings: [{ code: 'A_WARNING', message: of.marker }],
+        },
+      },
+    },
+  });
+  return { jobId: id, documentId };
+}
+
+/** A table with a cell, and what somebody has said of another one. */
+async function extractedTable(app: App, of: Tenant) {
+  const { jobId, documentId } = await extractionJob(app, of);
+  const citation = { kind: 'SHEET', sheet: of.marker, ref: 'A2' };
+  const text = { extractedText: of.marker, fromText: of.marker, toText: of.marker, reason: of.marker };
+  const place = { row: 0, column: 0 };
+  return app.db.extractedTable.create({
+    data: {
+      id: newId(),
+      workspaceId: of.id,
+      jobId,
+      documentId,
+      position: 0,
+      name: of.marker,
+      place: { kind: 'SHEET', sheet: of.marker },
+      complete: true,
+      rowCount: 1,
+      columnCount: 1,
+      cellCount: 1,
+      columns: { create: { position: 0, name: of.marker, type: 'TEXT' } },
+      cells: { create: { ...place, type: 'TEXT', text: of.marker, confidence: 1, citation } },
+      corrections: {
+        create: {
+          row: 1,
+          column: 0,
+          ...text,
+          version: 1,
+          documentId,
+          citation,
+          columnType: 'TEXT',
+          type: 'TEXT',
+          actorId: of.owner.id,
+        },
+      },
+    },
+  });
+}
 
 /** Of a finding that every application has. */
 export const someFingerprint = 'f'.repeat(64);

@@ -27,10 +27,20 @@ CREATE TABLE "document" (
     "size_bytes" BIGINT NOT NULL,
     "sha256" CHAR(64) NOT NULL,
     "created_by_id" UUID,
+    "removal_asked_at" TIMESTAMPTZ(3),
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
     "updated_at" TIMESTAMPTZ(3) NOT NULL,
 
     CONSTRAINT "document_pkey" PRIMARY KEY ("id")
+);
+
+-- CreateTable
+CREATE TABLE "document_retention" (
+    "workspace_id" UUID NOT NULL,
+    "days" INTEGER NOT NULL,
+    "updated_at" TIMESTAMPTZ(3) NOT NULL,
+
+    CONSTRAINT "document_retention_pkey" PRIMARY KEY ("workspace_id")
 );
 
 -- CreateTable
@@ -67,6 +77,7 @@ CREATE TABLE "extraction_job" (
     "units_done" INTEGER NOT NULL DEFAULT 0,
     "units_total" INTEGER,
     "unit" VARCHAR(10),
+    "error_code" VARCHAR(60),
     "table_count" INTEGER NOT NULL DEFAULT 0,
     "row_count" BIGINT NOT NULL DEFAULT 0,
     "cell_count" BIGINT NOT NULL DEFAULT 0,
@@ -80,14 +91,16 @@ CREATE TABLE "extraction_job" (
 -- CreateTable
 CREATE TABLE "extracted_table" (
     "id" UUID NOT NULL,
+    "workspace_id" UUID NOT NULL,
     "job_id" UUID NOT NULL,
     "document_id" UUID NOT NULL,
     "position" INTEGER NOT NULL,
     "name" VARCHAR(255) NOT NULL,
-    "place" JSONB NOT NULL,
+    "place" JSONB,
     "complete" BOOLEAN NOT NULL DEFAULT false,
     "row_count" INTEGER NOT NULL DEFAULT 0,
     "column_count" INTEGER NOT NULL DEFAULT 0,
+    "cell_count" INTEGER NOT NULL DEFAULT 0,
     "confidence_min" DOUBLE PRECISION,
     "confidence_mean" DOUBLE PRECISION,
     "review_count" INTEGER NOT NULL DEFAULT 0,
@@ -136,7 +149,11 @@ CREATE TABLE "cell_correction" (
     "from_text" TEXT NOT NULL,
     "to_text" TEXT NOT NULL,
     "extracted_text" TEXT NOT NULL,
-    "citation_key" VARCHAR(300) NOT NULL,
+    "citation" JSONB NOT NULL,
+    "column_type" "cell_type" NOT NULL,
+    "type" "cell_type" NOT NULL,
+    "value" TEXT,
+    "number" DECIMAL,
     "reason" VARCHAR(1000),
     "carried_from_id" UUID,
     "actor_id" UUID,
@@ -187,10 +204,13 @@ CREATE INDEX "extraction_job_reviewed_by_id_idx" ON "extraction_job"("reviewed_b
 CREATE INDEX "extracted_table_document_id_id_idx" ON "extracted_table"("document_id", "id");
 
 -- CreateIndex
+CREATE INDEX "extracted_table_workspace_id_idx" ON "extracted_table"("workspace_id");
+
+-- CreateIndex
 CREATE UNIQUE INDEX "extracted_table_job_id_position_key" ON "extracted_table"("job_id", "position");
 
 -- CreateIndex
-CREATE INDEX "cell_correction_document_id_citation_key_id_idx" ON "cell_correction"("document_id", "citation_key", "id" DESC);
+CREATE INDEX "cell_correction_document_id_id_idx" ON "cell_correction"("document_id", "id" DESC);
 
 -- CreateIndex
 CREATE INDEX "cell_correction_actor_id_idx" ON "cell_correction"("actor_id");
@@ -217,6 +237,9 @@ ALTER TABLE "document" ADD CONSTRAINT "document_artifact_id_fkey" FOREIGN KEY ("
 ALTER TABLE "document" ADD CONSTRAINT "document_created_by_id_fkey" FOREIGN KEY ("created_by_id") REFERENCES "app_user"("id") ON DELETE SET NULL ON UPDATE CASCADE;
 
 -- AddForeignKey
+ALTER TABLE "document_retention" ADD CONSTRAINT "document_retention_workspace_id_fkey" FOREIGN KEY ("workspace_id") REFERENCES "workspace"("id") ON DELETE CASCADE ON UPDATE CASCADE;
+
+-- AddForeignKey
 ALTER TABLE "extraction_configuration" ADD CONSTRAINT "extraction_configuration_workspace_id_fkey" FOREIGN KEY ("workspace_id") REFERENCES "workspace"("id") ON DELETE CASCADE ON UPDATE CASCADE;
 
 -- AddForeignKey
@@ -236,6 +259,9 @@ ALTER TABLE "extraction_job" ADD CONSTRAINT "extraction_job_configuration_id_fke
 
 -- AddForeignKey
 ALTER TABLE "extraction_job" ADD CONSTRAINT "extraction_job_reviewed_by_id_fkey" FOREIGN KEY ("reviewed_by_id") REFERENCES "app_user"("id") ON DELETE SET NULL ON UPDATE CASCADE;
+
+-- AddForeignKey
+ALTER TABLE "extracted_table" ADD CONSTRAINT "extracted_table_workspace_id_fkey" FOREIGN KEY ("workspace_id") REFERENCES "workspace"("id") ON DELETE CASCADE ON UPDATE CASCADE;
 
 -- AddForeignKey
 ALTER TABLE "extracted_table" ADD CONSTRAINT "extracted_table_job_id_fkey" FOREIGN KEY ("job_id") REFERENCES "extraction_job"("id") ON DELETE CASCADE ON UPDATE CASCADE;
@@ -272,6 +298,8 @@ CREATE UNIQUE INDEX "extraction_configuration_name" ON "extraction_configuration
 
 -- What waits for a person is a small part of the cells.
 CREATE INDEX "extracted_cell_review" ON "extracted_cell" ("table_id", "row", "column") WHERE "needs_review";
+
+ALTER TABLE "document_retention" ADD CONSTRAINT "document_retention_days" CHECK ("days" BETWEEN 1 AND 36500);
 
 -- The phases of src/domains/documents/model.ts: no other one is ever written.
 ALTER TABLE "run" ADD CONSTRAINT "run_extraction_job_phase" CHECK ("kind" <> 'ExtractionJob' OR "phase" IN (

@@ -5,6 +5,7 @@ import type { Task } from './messages.ts';
 import { inChild } from './process.ts';
 
 export * from './extractor.ts';
+export { Interpreter, noEvidence } from './values/interpret.ts';
 
 export interface ExtractorsOptions {
   /** Where they are stricter or wider than the defaults; a request's own come before them. */

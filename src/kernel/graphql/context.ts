@@ -14,6 +14,8 @@ export interface Context {
   readonly clientAddress: string | null;
   /** Sets or clears the session cookie of an HTTP response; null on other transports. */
   readonly setSession: ((session: { token: string; expiresAt: Date } | null) => void) | null;
+  /** Aborts when the client of an HTTP request is gone before it has its answer; null on other transports. */
+  readonly gone: AbortSignal | null;
   /** Ends the connection of a live stream whose rights are gone. */
   readonly endStreams: ((reason: string) => void) | null;
 }

@@ -98,6 +98,21 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
     return actor;
   };
 
+  // One for all operations of a batch.
+  const leaving = new WeakMap<ServerResponse, AbortSignal>();
+  const goneOf = (res: ServerResponse): AbortSignal => {
+    let signal = leaving.get(res);
+    if (!signal) {
+      const abort = new AbortController();
+      res.once('close', () => {
+        if (!res.writableFinished) abort.abort(new Error('The client is gone.'));
+      });
+      signal = abort.signal;
+      leaving.set(res, signal);
+    }
+    return signal;
+  };
+
   const documents = new Documents();
   const admitted = admission({ app, limits: options.limits, connections: options.connections, documents });
 
@@ -111,6 +126,7 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
           requestId: connection.requestId,
           clientAddress: connection.clientAddress,
           setSession: null,
+          gone: null,
           endStreams: connection.endStreams,
         };
       }
@@ -121,6 +137,7 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
         requestId: String(res.getHeader(requestIdHeader)),
         clientAddress: options.clientAddress(req),
         setSession: (session) => res.appendHeader('set-cookie', sessionCookieHeader(session, options.secureCookies)),
+        gone: goneOf(res),
         endStreams: null,
       };
     },

@@ -154,7 +154,13 @@ export class Executor {
       }
       // From here on it is decided: when the end cannot be written, the next execution finds every step complete.
       await context.flush();
-      const failed = phaseOf(kind, end.phase).status !== 'SUCCEEDED';
+      const { status } = phaseOf(kind, end.phase);
+      if (status === 'WAITING') {
+        await app.transact(system, (tx) => runs.wait(tx, hold, end));
+        log.info({ phase: end.phase }, 'run waits');
+        return;
+      }
+      const failed = status !== 'SUCCEEDED';
       const timedOut = failed && soft.signal.reason instanceof DeadlineExceeded;
       await app.transact(system, (tx) => runs.finish(tx, hold, { ...end, timedOut }));
       log.info({ phase: end.phase }, 'run ended');

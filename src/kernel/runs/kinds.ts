@@ -32,9 +32,12 @@ export interface RunKind<I = unknown> {
   /** First phase of the first execution. */
   readonly begin: (input: I) => string;
   readonly deadlineS: number;
+  /** How long it may wait for a person each time, seconds; default: 30 days. That time does not count for `deadlineS`. */
+  readonly waitS?: number;
   /**
    * Does the work. Executed again from its start after a lost worker: completed steps return their first output.
-   * @returns the terminal phase
+   * @returns the terminal phase, or one of status WAITING: it holds no worker then, until `Runs.resume` or `Runs.end`.
+   * Resumed, it is executed again like after a lost worker
    * @throws DomainError to end in `ends.failed(phase)` with its message as the reason
    */
   readonly execute: (context: RunContext<I>) => Promise<{ readonly phase: string; readonly reason?: string }>;
@@ -47,6 +50,8 @@ export interface RunKind<I = unknown> {
   readonly onCreate: (tx: Transaction, run: Run, input: I, app: App) => Promise<void>;
   /** Changes the kind's own rows when the run ends, in the same transaction. */
   readonly onEnd?: (tx: Transaction, run: Pick<Run, 'id' | 'workspaceId'>, phase: string, app: App) => Promise<void>;
+  /** Changes the kind's own rows when the run begins to wait, in the same transaction. */
+  readonly onWait?: (tx: Transaction, run: Pick<Run, 'id' | 'workspaceId'>, phase: string, app: App) => Promise<void>;
   /** The input of a retry. */
   readonly retryInput: (tx: Transaction, run: Run) => Promise<I & Json>;
 }

@@ -9,7 +9,7 @@ export const isTerminal = (status: RunStatus): boolean => (terminal as readonly 
 export const statusTransitions: Readonly<Record<RunStatus, readonly RunStatus[]>> = {
   QUEUED: ['RUNNING', 'CANCELED', 'FAILED', 'TIMED_OUT'],
   RUNNING: ['QUEUED', 'WAITING', 'CANCELING', 'SUCCEEDED', 'FAILED', 'TIMED_OUT'],
-  WAITING: ['QUEUED', 'RUNNING', 'CANCELING', 'FAILED', 'TIMED_OUT'],
+  WAITING: ['QUEUED', 'CANCELING', 'SUCCEEDED', 'FAILED', 'TIMED_OUT'],
   CANCELING: ['CANCELED', 'SUCCEEDED', 'FAILED', 'TIMED_OUT'],
   SUCCEEDED: [],
   FAILED: [],

@@ -19,6 +19,8 @@ import { runPolicy } from './policy.ts';
 const maxLostWorkers = 5;
 /** Runs that one statement removes. */
 const pruneBatch = 200;
+/** How long a run waits for a person where its kind says nothing else, seconds. */
+const defaultWaitS = 30 * 24 * 3600;
 
 /** What a new run is made of. */
 export interface NewRun {
@@ -29,6 +31,8 @@ export interface NewRun {
   readonly hostId?: string | null;
   readonly trigger: RunTrigger;
   readonly retryOfId?: string;
+  /** The run that it is a part of. */
+  readonly parentId?: string;
 }
 
 /** A worker's hold on a run: who, and which execution. Every write of the execution is conditional on it. */
@@ -61,6 +65,7 @@ export const Runs = service('runs', (app) => ({
         trigger: fresh.trigger,
         actorId: tx.actor.userId,
         retryOfId: fresh.retryOfId ?? null,
+        parentId: fresh.parentId ?? null,
         lockKey: fresh.lockKey ?? null,
         hostId: fresh.hostId ?? null,
         input: input,
@@ -227,6 +232,7 @@ export const Runs = service('runs', (app) => ({
             hostId: run.hostId,
             trigger: 'RETRY',
             retryOfId: id,
+            ...(run.parentId ? { parentId: run.parentId } : {}),
           }),
       );
     });
@@ -300,17 +306,100 @@ export const Runs = service('runs', (app) => ({
       if (hold.attempt > 1 && leadsTo(kind, to, run.phase)) return;
       throw new IllegalTransition(run.phase, to, from.next);
     }
-    if (isTerminal(phaseOf(kind, to).status)) throw new Error(`${to} is an end of ${kind.name}: finish the run`);
+    const { status } = phaseOf(kind, to);
+    if (isTerminal(status) || status === 'WAITING')
+      throw new Error(`${to} is no phase that a worker executes ${kind.name} in: its execution returns it`);
     await tx.db.run.update({
       where: { id: run.id },
       data: {
         phase: to,
-        ...(run.status === 'CANCELING' ? {} : { status: phaseOf(kind, to).status }),
+        ...(run.status === 'CANCELING' ? {} : { status }),
         ...(reason === undefined ? {} : { statusReason: reason }),
       },
     });
     tx.append({ type: eventOf(kind, to), workspaceId: run.workspaceId, subjectId: run.id, run, from: run.phase, to });
   },
+
+  /**
+   * Lets a run that this worker holds wait for a person: without a worker, a lease or a slot, for as long as `waitS` of
+   * its kind says. It keeps its lock. One that was told to stop meanwhile ends instead.
+   * @throws {Fenced}
+   */
+  async wait(
+    tx: Transaction,
+    hold: Hold,
+    { phase: to, reason }: { readonly phase: string; readonly reason?: string | undefined },
+  ): Promise<Appended> {
+    const run = await fence(tx, hold);
+    const kind = runKind(run.kind);
+    if (run.status === 'CANCELING')
+      return this.end(tx, run, { phase: kind.ends.canceled(run.phase), reason: 'The run was canceled.' });
+    const from = phaseOf(kind, run.phase);
+    // An execution that only looks again at what waits leaves it where it is.
+    if (run.phase !== to && !from.next.includes(to)) throw new IllegalTransition(run.phase, to, from.next);
+    await tx.db.run.update({
+      where: { id: run.id },
+      data: {
+        status: 'WAITING',
+        phase: to,
+        statusReason: reason ?? null,
+        leaseUntil: null,
+        workerId: null,
+        deadlineAt: new Date(Date.now() + (kind.waitS ?? defaultWaitS) * 1000),
+      },
+    });
+    await kind.onWait?.(tx, run, to, app);
+    await wakeNext(app, tx, run);
+    tx.afterCommit(() => app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: 'WAITING' }));
+    return tx.append({
+      type: eventOf(kind, to),
+      workspaceId: run.workspaceId,
+      subjectId: run.id,
+      run,
+      from: run.phase,
+      to,
+    });
+  },
+
+  /**
+   * Lets a run whose row the caller has locked go on after its wait: a worker takes it, and goes on at its first step
+   * that is not complete. It has its whole `deadlineS` again.
+   * @throws {IllegalTransition} when it does not wait, or not for this
+   */
+  async resume(
+    tx: Transaction,
+    run: Run,
+    { phase: to, reason }: { readonly phase: string; readonly reason?: string | undefined },
+  ): Promise<Appended> {
+    const kind = runKind(run.kind);
+    const from = phaseOf(kind, run.phase);
+    if (run.status !== 'WAITING') throw new IllegalTransition(run.status, 'QUEUED', statusTransitions[run.status]);
+    if (!from.next.includes(to)) throw new IllegalTransition(run.phase, to, from.next);
+    const { status } = phaseOf(kind, to);
+    if (isTerminal(status) || status === 'WAITING') throw new Error(`${kind.name} does not go on in ${to}`);
+    await tx.db.run.update({
+      where: { id: run.id },
+      data: {
+        status: 'QUEUED',
+        phase: to,
+        statusReason: reason ?? null,
+        deadlineAt: new Date(Date.now() + kind.deadlineS * 1000),
+      },
+    });
+    await app.jobs.wakeRun(tx, run);
+    tx.afterCommit(() => app.metrics.runTransitions.inc({ kind: kind.name, from: 'WAITING', to: 'QUEUED' }));
+    return tx.append({
+      type: eventOf(kind, to),
+      workspaceId: run.workspaceId,
+      subjectId: run.id,
+      run,
+      from: run.phase,
+      to,
+    });
+  },
+
+  /** The row of a run, locked until the transaction ends; null: there is none. */
+  lock: (tx: Transaction, id: string): Promise<Run | null> => lockRow(tx, id),
 
   /** The row of a run that this worker holds, locked. @throws {Fenced} */
   fence: (tx: Transaction, hold: Hold): Promise<Run> => fence(tx, hold),
@@ -376,20 +465,7 @@ export const Runs = service('runs', (app) => ({
       });
       if (next) await app.jobs.wakeRun(tx, next);
     }
-    if (kind.hasRoom) {
-      const next = await tx.db.run.findFirst({
-        where: {
-          workspaceId: run.workspaceId,
-          kind: run.kind,
-          status: 'QUEUED',
-          completedAt: null,
-          attempt: 0,
-          id: { not: run.id },
-        },
-        orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
-      });
-      if (next) await app.jobs.wakeRun(tx, next);
-    }
+    await wakeNext(app, tx, run);
     tx.afterCommit(() => {
       app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: status });
       app.metrics.runSeconds.observe({ kind: kind.name, status }, (Date.now() - run.createdAt.getTime()) / 1000);
@@ -565,6 +641,16 @@ async function eachOf(rows: readonly { id: string }[], put: (id: string) => Prom
     }
   }
   if (failures.length > 0) throw new AggregateError(failures, `${failures.length} runs could not be put right`);
+}
+
+/** Wakes the oldest run that waits for room in its workspace, where this one may have made some. */
+async function wakeNext(app: App, tx: Transaction, { id, workspaceId, kind }: Run): Promise<void> {
+  if (!runKind(kind).hasRoom) return;
+  const next = await tx.db.run.findFirst({
+    where: { workspaceId, kind, status: 'QUEUED', completedAt: null, attempt: 0, id: { not: id } },
+    orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
+  });
+  if (next) await app.jobs.wakeRun(tx, next);
 }
 
 function requeued(tx: Transaction, run: Run): void {

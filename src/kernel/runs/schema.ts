@@ -95,7 +95,7 @@ const pageFields = {
   hasNextPage: 'True when more were there already.',
 };
 
-const EventPage = builder.objectRef<Page<LoggedEvent>>('RunEventPage').implement({
+export const EventPage = builder.objectRef<Page<LoggedEvent>>('RunEventPage').implement({
   description: "Some of a run's events, oldest first.",
   fields: (t) => ({
     nodes: t.field({ type: [EventRef], description: 'The events.', resolve: ({ nodes }) => [...nodes] }),
@@ -122,7 +122,7 @@ interface PageKey {
 /** Reads the same page of many runs' logs in one statement. */
 function pageLoader<R extends { seq: string; epoch: number; of: string }, T>(
   context: Context,
-  options: { streamOf: (key: PageKey) => string; sql: string; toEntry: (row: R) => T },
+  options: { streamOf: (key: PageKey) => string; sql: string; toEntry: (row: R) => T; byWorkspace?: true },
 ): DataLoader<PageKey, Page<T>, string> {
   return new DataLoader<PageKey, Page<T>, string>(
     async (keys) => {
@@ -134,6 +134,7 @@ function pageLoader<R extends { seq: string; epoch: number; of: string }, T>(
           group.map((key) => key.run.id),
           after.map(String),
           first + 1,
+          ...(options.byWorkspace ? [group.map((key) => key.run.workspaceId)] : []),
         ]);
         const byRun = Map.groupBy(rows, (row) => row.of);
         for (const key of group) {
@@ -161,6 +162,11 @@ const keyOf = (key: PageKey): string => `${key.run.id} ${key.after ?? ''} ${key.
 const eventsOfRuns = `select e.*, h.epoch, e.run_id of from unnest($1::uuid[], $2::bigint[]) r(id, after)
   cross join lateral (select * from event where run_id = r.id and seq > r.after order by seq limit $3) e
   join event_head h on h.workspace_id = e.workspace_id order by e.seq`;
+const eventsOfSubjects = `select e.*, h.epoch, e.subject_id of
+  from unnest($1::uuid[], $2::bigint[], $4::uuid[]) s(id, after, workspace_id)
+  cross join lateral (select * from event where workspace_id = s.workspace_id and subject_id = s.id and seq > s.after
+    order by seq limit $3) e
+  join event_head h on h.workspace_id = e.workspace_id order by e.seq`;
 const linesOfRuns = `select l.*, h.epoch, l.run_id of from unnest($1::uuid[], $2::bigint[]) r(id, after)
   join run on run.id = r.id join event_head h on h.workspace_id = run.workspace_id
   cross join lateral (select * from log_line where run_id = r.id and seq > r.after order by seq limit $3) l order by l.seq`;
@@ -172,6 +178,7 @@ const queuePositions = `select id, position from (
 
 interface Loaders {
   readonly events: DataLoader<PageKey, Page<LoggedEvent>, string>;
+  readonly subjectEvents: DataLoader<PageKey, Page<LoggedEvent>, string>;
   readonly lines: DataLoader<PageKey, Page<LoggedLine>, string>;
   readonly queuePosition: DataLoader<string, number | null>;
 }
@@ -186,6 +193,12 @@ function loaders(context: Context): Loaders {
         streamOf: ({ run }) => run.workspaceId,
         sql: eventsOfRuns,
         toEntry: toEvent,
+      }),
+      subjectEvents: pageLoader<EventRow & { epoch: number; of: string }, LoggedEvent>(context, {
+        streamOf: ({ run }) => run.workspaceId,
+        sql: eventsOfSubjects,
+        toEntry: toEvent,
+        byWorkspace: true,
       }),
       lines: pageLoader<LineRow & { epoch: number; of: string }, LoggedLine>(context, {
         streamOf: ({ run }) => run.id,
@@ -213,6 +226,20 @@ function pageSize(first: number): number {
   if (first >= 0 && first <= 200) return first;
   throw new ValidationError([{ path: 'first', message: 'must be from 0 to 200' }]);
 }
+
+/** Arguments and cost of a timeline: a field of the type `EventPage`. */
+export const timelineArgs = pageArgs;
+export const timelineCost = (args: { first?: number | null }) => ({
+  field: 1,
+  multiplier: Math.min(args.first ?? 50, 200),
+});
+
+/** A page of what a workspace's log tells of a thing, oldest first: events whose subject it is. @throws {ValidationError} */
+export const timeline = (
+  context: Context,
+  subject: { readonly id: string; readonly workspaceId: string },
+  { first, after }: { readonly first: number; readonly after?: string | null | undefined },
+): Promise<Page<LoggedEvent>> => loaders(context).subjectEvents.load({ run: subject, first: pageSize(first), after });
 
 /** A long operation of any kind. Each kind is a Prisma variant of the model Run. */
 export const RunRef = builder.prismaInterface('Run', {

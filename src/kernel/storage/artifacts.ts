@@ -4,15 +4,18 @@ import path from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
+import type { Prisma } from '#prisma';
 import { service } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { authorize, authorizeRow } from '../auth/policy.ts';
 import { system } from '../auth/actor.ts';
+import { sha256Hex } from '../crypto.ts';
 import type { Transaction } from '../db/transact.ts';
 import { Conflict, NotFound, ValidationError } from '../errors.ts';
 import { defineEvent } from '../events/define.ts';
 import { newId } from '../ids.ts';
 import { parse } from '../input.ts';
+import type { RunContext } from '../runs/context.ts';
 import { runPolicy } from '../runs/policy.ts';
 import {
   maxPartBytes,
@@ -32,6 +35,11 @@ export const artifactReady = defineEvent('artifact.ready', {
   description: 'Its bytes have arrived and were verified.',
 });
 
+function readerReports(): void {}
+
+/** SHA-256 of no bytes. */
+const nothing = sha256Hex('');
+
 /** How long a signed address is good, seconds. */
 const urlTtlS = 900;
 
@@ -41,6 +49,17 @@ export const uploadLifeMs = 24 * 3600 * 1000;
 /** How long others are kept from putting the parts together when whoever does it has died, seconds. It renews thrice. */
 const completingS = 60;
 
+/** A file that a run makes. */
+export interface Product {
+  /** File name for a person. */
+  readonly name: string;
+  readonly contentType: string;
+  readonly source: Readable;
+  readonly maxBytes: number;
+  readonly signal: AbortSignal;
+}
+
+export type Produced = StoredBlob & { readonly id: string };
 /** Names a file of a workspace; a row of artifact does. */
 export interface FileRef {
   readonly workspaceId: string;
@@ -321,6 +340,44 @@ export const Artifacts = service('artifacts', (app) => ({
   },
 
   /**
+   * Stores what a run makes, of a size that is known only afterwards. It is announced first, and stays PENDING until
+   * `ready`: what an execution leaves behind that is lost in between, the next one of the same run removes.
+   * @throws {Fenced} {UploadTooLarge} the signal's reason, and what the source fails with; nothing is kept then
+   */
+  async produce(context: Pick<RunContext, 'run' | 'write'>, product: Product): Promise<Produced> {
+    const { name, contentType, source, maxBytes, signal } = product;
+    // It may fail before anybody reads it: whoever does is told.
+    source.on('error', readerReports);
+    const { id: runId, workspaceId, actorId } = context.run;
+    const begun = await app.db.artifact.findMany({ where: { runId, status: 'PENDING' }, select: { id: true } });
+    for (const { id } of begun) await app.blobs.remove(id);
+    const id = newId();
+    await context.write(async (tx) => {
+      await tx.db.artifact.deleteMany({ where: { id: { in: begun.map((one) => one.id) }, status: 'PENDING' } });
+      const row = { id, workspaceId, runId, createdById: actorId, name, contentType, sizeBytes: 0n, sha256: nothing };
+      await tx.db.artifact.create({ data: row });
+    });
+    try {
+      return { id, ...(await app.blobs.put(id, source, { maxBytes, signal })) };
+    } catch (error) {
+      await app.blobs.remove(id);
+      await app.db.artifact.deleteMany({ where: { id, status: 'PENDING' } });
+      throw error;
+    } finally {
+      source.destroy();
+    }
+  },
+
+  /** What a run has produced is whole, in the transaction in which something comes to stand for it. */
+  async ready(tx: Transaction, { id, sizeBytes, sha256 }: Produced): Promise<void> {
+    const artifact = await tx.db.artifact.update({
+      where: { id, status: 'PENDING' },
+      data: { status: 'READY', sizeBytes: BigInt(sizeBytes), sha256 },
+    });
+    tx.append({ type: artifactReady, workspaceId: artifact.workspaceId, subjectId: id });
+  },
+
+  /**
    * Streams a file's bytes, for a worker. The stream fails with FileDamaged before its end when they are not the ones
    * that were stored. It must be read or destroyed. Who may read was asked before.
    *
@@ -363,6 +420,26 @@ export const Artifacts = service('artifacts', (app) => ({
       throw error;
     }
     return { ...opened, path: target };
+  },
+
+  /**
+   * Removes a file for good. The row first: bytes without a row are removed by the maintenance of the storage.
+   * @param options.unless it is not removed when this holds
+   * @param options.within what else belongs to it, in the transaction that removes the row; not called when there is none
+   * @returns whether it was there
+   */
+  async remove(
+    { workspaceId, id }: FileRef,
+    options: { readonly unless?: Prisma.ArtifactWhereInput; readonly within?: (tx: Transaction) => void } = {},
+  ): Promise<boolean> {
+    const removed = await app.transact(system, async (tx) => {
+      const where = { id, workspaceId, ...(options.unless ? { NOT: options.unless } : {}) };
+      const { count } = await tx.db.artifact.deleteMany({ where });
+      if (count > 0) options.within?.(tx);
+      return count > 0;
+    });
+    if (removed) await app.blobs.remove(id);
+    return removed;
   },
 
   /** A short-lived address of a file's bytes; null while they have not arrived. */

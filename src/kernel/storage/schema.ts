@@ -9,6 +9,7 @@ import { Artifacts, uploadLifeMs, type PartUpload } from './artifacts.ts';
 import { partCount, UploadIncomplete, UploadQuotaExceeded, type UploadQuota } from './parts.ts';
 import type { SignedUrl } from './signed-urls.ts';
 import { StorageUnavailable, UploadMismatch, type StoredBlob } from './store.ts';
+import { FileDamaged } from './verify.ts';
 
 const ArtifactStatusEnum = builder.enumType(ArtifactStatus, {
   name: 'ArtifactStatus',
@@ -19,7 +20,7 @@ const ArtifactStatusEnum = builder.enumType(ArtifactStatus, {
   },
 });
 
-const SignedUrlRef = builder.objectRef<SignedUrl>('SignedUrl').implement({
+export const SignedUrlRef = builder.objectRef<SignedUrl>('SignedUrl').implement({
   description: 'An address that is good for one purpose and a short time. Whoever has it can use it: keep it secret.',
   fields: (t) => ({
     url: t.exposeString('url', { description: 'The address.' }),
@@ -109,6 +110,12 @@ const OpenUploadRef = builder.objectRef<OpenUpload>('OpenUpload').implement({
       resolve: ({ receivedParts }) => [...receivedParts],
     }),
   }),
+});
+
+errorType(FileDamaged, {
+  name: 'FileDamaged',
+  description: 'The bytes of the file are gone, or are other ones than were stored. Upload it again.',
+  interfaces: [ErrorInterface],
 });
 
 export const ArtifactRef = builder.prismaNode('Artifact', {

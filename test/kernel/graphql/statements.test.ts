@@ -14,6 +14,8 @@ import { deployment, memberOf, rowOf, tenant, type Tenant } from '../../support/
 let server: TestServer;
 let of: Tenant;
 let runs: string[];
+/** A workspace with documents. */
+let papers: Tenant;
 
 beforeAll(async () => {
   server = await startTestServer({ SWITCHYARD_ROLES: 'api', SWITCHYARD_MAX_COST: '100000' }, { hubPollMs: 3_600_000 });
@@ -40,6 +42,10 @@ beforeAll(async () => {
     });
     await app.db.application.update({ where: { id: applicationId }, data: { activeReleaseId: release.id } });
   }
+  papers = await tenant(app, 'papers');
+  const reader = { workspaceId: papers.id, userId: of.owner.id, role: 'VIEWER' as const };
+  await app.db.membership.create({ data: { id: newId(), ...reader } });
+  for (let i = 0; i < 20; i++) await rowOf['ExtractionJob']?.(app, papers);
   for (let i = 0; i < 19; i++) {
     const other = await tenant(app, `other${i}`);
     for (const userId of [of.owner.id, (await memberOf(app, other, 'VIEWER')).id]) {
@@ -131,6 +137,21 @@ const cases: Readonly<Record<string, Counted>> = {
     query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { applications(first: $n) { nodes { environment { version variables { name value } versions { version } } } } } }`,
     items: (answer: { workspace: { applications: { nodes: unknown[] } } }) => answer.workspace.applications.nodes,
     expected: 4,
+  },
+  'documents with their timelines and jobs': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { documents(first: $n) { nodes { name createdBy { name } download { url }
+      events(first: 5) { nodes { type } } jobs(first: 5) { nodes { phase queuePosition configuration { name } configurationVersion warnings { code } } } } } } }`,
+    variables: () => ({ slug: papers.slug }),
+    items: (answer: { workspace: { documents: { nodes: unknown[] } } }) => answer.workspace.documents.nodes,
+    expected: 5,
+  },
+  'configurations with their versions, timelines and jobs': {
+    query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { extractionConfigurations(first: $n) { nodes { name definition { columns { name } }
+      versions(first: 5) { totalCount nodes { version createdBy { name } } } events(first: 5) { nodes { type } } jobs(first: 5) { nodes { phase document { name } } } } } } }`,
+    variables: () => ({ slug: papers.slug }),
+    items: (answer: { workspace: { extractionConfigurations: { nodes: unknown[] } } }) =>
+      answer.workspace.extractionConfigurations.nodes,
+    expected: 5,
   },
   'runs with what hangs on their events': {
     query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { runs(first: $n) { nodes { events(first: 5) { nodes { seq run { id status } } } } } } }`,

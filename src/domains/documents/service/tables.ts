@@ -1,0 +1,265 @@
+import { service, type App } from '#kernel/app.ts';
+import type { Transaction } from '#kernel/db/transact.ts';
+import { newId } from '#kernel/ids.ts';
+import type { RunContext } from '#kernel/runs/context.ts';
+import { Fenced } from '#kernel/runs/errors.ts';
+import type { Hold } from '#kernel/runs/runs.ts';
+import type { Box, Cell, Column, Extracted } from '../../../integrations/extractors/index.ts';
+import { carryOver } from './carry-over.ts';
+import { fits, readingOf } from './values.ts';
+
+type Event<T extends Extracted['type']> = Extract<Extracted, { type: T }>;
+
+/** Writes what an extractor gives, in its order. Everything is conditional on the run's execution. */
+export interface TableWriter {
+  /** @throws {Fenced} */
+  table(head: Event<'table'>): Promise<void>;
+  /** @throws {Fenced} */
+  rows(batch: Event<'rows'>): Promise<void>;
+  /** Writes the rest of the table, and says that it is complete. @throws {Fenced} */
+  tableEnd(end: Event<'tableEnd'>): Promise<void>;
+  /** Writes what has come of a table that has not ended, and goes on with none: it stays, as a part. @throws {Fenced} */
+  flush(): Promise<void>;
+}
+
+export interface Totals {
+  readonly tables: number;
+  readonly rows: bigint;
+  readonly cells: bigint;
+  /** Cells that wait for a person. */
+  readonly review: bigint;
+}
+
+/** What there is of a run that this execution holds. */
+type Execution = Pick<RunContext, 'app' | 'run' | 'hold'>;
+
+/** Cells that are written in one statement. */
+const batchCells = 10_000;
+/** And their text, characters. */
+const batchChars = 4_000_000;
+const maxName = 255;
+
+/** The database's text holds neither U+0000 nor half a surrogate pair. */
+const storable = (text: string): string => text.replaceAll('\0', '\uFFFD').toWellFormed();
+const json = (value: unknown): string =>
+  JSON.stringify(value, (_, part: unknown) => (typeof part === 'string' ? storable(part) : part));
+const nameOf = (text: string): string => storable(text.slice(0, maxName));
+
+/** The writer of extracted_table, extracted_column and extracted_cell, but for what people correct. */
+export const Tables = service('extracted tables', (app) => ({
+  /**
+   * Begins to write the tables of a job. Removes what an earlier execution of the same job had begun to write.
+   * @param options.minConfidence a cell below it wants a review
+   * @throws {Fenced}
+   */
+  async writer(context: Execution, options: { readonly minConfidence: number }): Promise<TableWriter> {
+    const { hold, run } = context;
+    const { documentId } = await app.db.extractionJob.findUniqueOrThrow({
+      where: { id: run.id },
+      select: { documentId: true },
+    });
+    const begun = await app.db.extractedTable.findMany({ where: { jobId: run.id }, select: { id: true } });
+    // One by one: a million cells take a while.
+    for (const { id } of begun) await held(app, hold, ['delete from extracted_table where id = $4'], [id]);
+    return new Writer(app, hold, { documentId, workspaceId: run.workspaceId }, options.minConfidence);
+  },
+
+  /**
+   * Everything is written: gives cells that people have corrected in earlier jobs of the document, and that say the same
+   * at the same place now, their corrections again. Safe to run twice.
+   * @returns what there is
+   */
+  async finish(tx: Transaction, jobId: string): Promise<Totals> {
+    await carryOver(tx, jobId);
+    const [found] = await tx.db.$queryRaw<Totals[]>`
+      select count(*)::int as tables, coalesce(sum(row_count), 0)::bigint as rows,
+        coalesce(sum(cell_count), 0)::bigint as cells, coalesce(sum(review_count), 0)::bigint as review
+      from extracted_table where job_id = ${jobId}::uuid`;
+    return found ?? { tables: 0, rows: 0n, cells: 0n, review: 0n };
+  },
+}));
+
+/**
+ * Statements that change something, as one, when this execution holds the run; `mine` is the run's row then, and empty
+ * otherwise. `$1` to `$3` are the hold.
+ * @throws {Fenced}
+ */
+async function held(app: App, hold: Hold, changes: readonly string[], values: readonly unknown[]): Promise<void> {
+  const { rowCount } = await app.database.pool.query(
+    `with mine as (select id from run where id = $1 and attempt = $2 and worker_id = $3 for share),
+     ${changes.map((change, at) => `change${at} as (${change} returning 1)`).join(', ')} select 1 from mine`,
+    [hold.runId, hold.attempt, hold.workerId, ...values],
+  );
+  if (rowCount === 0) throw new Fenced(hold.runId);
+}
+
+/** A table that is being written. */
+interface Open {
+  readonly id: string;
+  readonly index: number;
+  columns: readonly Column[];
+  rows: number;
+  cells: number;
+  /** Of all confidences. */
+  sum: number;
+  lowest: number;
+  review: number;
+  /** Types that a column has cells of. */
+  readonly types: Map<number, Set<Cell['type']>>;
+}
+
+class Writer implements TableWriter {
+  readonly #app: App;
+  readonly #hold: Hold;
+  readonly #of: { readonly documentId: string; readonly workspaceId: string };
+  readonly #minConfidence: number;
+  #open: Open | null = null;
+  #pending: { readonly column: number; readonly row: number; readonly cell: Cell }[] = [];
+  #chars = 0;
+
+  constructor(app: App, hold: Hold, of: { documentId: string; workspaceId: string }, minConfidence: number) {
+    this.#app = app;
+    this.#hold = hold;
+    this.#of = of;
+    this.#minConfidence = minConfidence;
+  }
+
+  async table(head: Event<'table'>): Promise<void> {
+    await this.flush();
+    const id = newId();
+    const { columns, index } = head;
+    await this.#change(
+      [
+        `insert into extracted_table (id, workspace_id, job_id, document_id, position, name, place, column_count, updated_at)
+         select $4, $5, mine.id, $6, $7, $8, $9::jsonb, $10, now() from mine`,
+      ],
+      [id, this.#of.workspaceId, this.#of.documentId, index, nameOf(head.name), placeOf(head), columns.length],
+    );
+    this.#open = { id, index, columns: [], rows: 0, cells: 0, sum: 0, lowest: 1, review: 0, types: new Map() };
+    await this.#columns(this.#open, columns);
+  }
+
+  async rows({ table, from, rows }: Event<'rows'>): Promise<void> {
+    const open = this.#opened(table);
+    for (const [at, cells] of rows.entries()) {
+      const row = from + at;
+      for (const [column, cell] of cells.entries()) {
+        this.#pending.push({ column, row, cell });
+        this.#chars += cell.text.length;
+        open.cells++;
+        open.sum += cell.confidence;
+        open.lowest = Math.min(open.lowest, cell.confidence);
+        if (cell.confidence < this.#minConfidence) open.review++;
+        const types = open.types.get(column);
+        if (types) types.add(cell.type);
+        else open.types.set(column, new Set([cell.type]));
+      }
+      open.rows = Math.max(open.rows, row + 1);
+      if (this.#pending.length >= batchCells || this.#chars >= batchChars) await this.#cells(open);
+    }
+  }
+
+  async tableEnd({ table, rows, columns }: Event<'tableEnd'>): Promise<void> {
+    const open = this.#opened(table);
+    open.rows = Math.max(open.rows, rows);
+    await this.#cells(open);
+    await this.#columns(open, columns);
+    // What does not fit its column is not compared with what does.
+    const misfits = [...open.types].flatMap(([column, types]) => {
+      const want = columns[column]?.type ?? 'TEXT';
+      return [...types].filter((type) => type !== 'EMPTY' && !fits(type, want)).map((type) => ({ column, type }));
+    });
+    await this.#change(
+      [
+        `update extracted_cell c set number = null from mine, unnest($5::smallint[], $6::cell_type[]) as m("column", type)
+         where c.table_id = $4 and c."column" = m."column" and c.type = m.type and c.number is not null`,
+        `update extracted_table set complete = true, updated_at = now() from mine where extracted_table.id = $4`,
+      ],
+      [open.id, misfits.map(({ column }) => column), misfits.map(({ type }) => type)],
+    );
+    this.#open = null;
+  }
+
+  async flush(): Promise<void> {
+    if (this.#open) await this.#cells(this.#open);
+    this.#open = null;
+  }
+
+  #opened(table: number): Open {
+    if (this.#open?.index !== table) throw new Error(`Rows of table ${table}, which is not open`);
+    return this.#open;
+  }
+
+  #change(changes: readonly string[], values: readonly unknown[]): Promise<void> {
+    return held(this.#app, this.#hold, changes, values);
+  }
+
+  async #columns(open: Open, columns: readonly Column[]): Promise<void> {
+    open.columns = columns;
+    await this.#change(
+      [
+        `insert into extracted_column (table_id, position, name, type)
+         select $4, c.i - 1, c.name, c.type::cell_type
+         from mine, unnest($5::text[], $6::text[]) with ordinality as c(name, type, i)
+         on conflict (table_id, position) do update set name = excluded.name, type = excluded.type`,
+        `update extracted_table set column_count = cardinality($5::text[]), updated_at = now()
+         from mine where extracted_table.id = $4`,
+      ],
+      [open.id, columns.map(({ name }) => nameOf(name)), columns.map(({ type }) => type)],
+    );
+  }
+
+  /** Cells, and what the table says of them, commit together: a part of a table says what it is a part of. */
+  async #cells(open: Open): Promise<void> {
+    const batch = this.#pending;
+    this.#pending = [];
+    this.#chars = 0;
+    const width = batch.reduce((most, { column }) => Math.max(most, column + 1), 0);
+    if (width > open.columns.length) {
+      const names = Array.from({ length: width }, (_, at) => `Column ${at + 1}`);
+      await this.#columns(
+        open,
+        names.map((name, at) => open.columns[at] ?? { name, type: 'TEXT' }),
+      );
+    }
+    const readings = batch.map(({ cell }) => readingOf(cell));
+    await this.#change(
+      [
+        `update extracted_table set row_count = $5, cell_count = $6, confidence_min = $7, confidence_mean = $8,
+           review_count = $9, updated_at = now()
+         from mine where extracted_table.id = $4`,
+        `insert into extracted_cell
+           (table_id, "column", row, type, text, value, number, confidence, note, citation, needs_review)
+         select $4, c."column", c.row, c.type::cell_type, c.text, c.value, c.number::numeric, c.confidence, c.note,
+           c.citation::jsonb, c.confidence < $10
+         from mine, unnest($11::smallint[], $12::int[], $13::text[], $14::text[], $15::text[], $16::text[],
+           $17::float8[], $18::text[], $19::text[])
+           as c("column", row, type, text, value, number, confidence, note, citation)`,
+      ],
+      [
+        open.id,
+        open.rows,
+        open.cells,
+        open.cells === 0 ? null : open.lowest,
+        open.cells === 0 ? null : open.sum / open.cells,
+        open.review,
+        this.#minConfidence,
+        batch.map(({ column }) => column),
+        batch.map(({ row }) => row),
+        readings.map(({ type }) => type),
+        batch.map(({ cell }) => storable(cell.text)),
+        readings.map(({ value }) => value),
+        readings.map(({ number }) => number),
+        batch.map(({ cell }) => cell.confidence),
+        batch.map(({ cell }) => cell.note ?? null),
+        batch.map(({ cell }) => json(cell.citation)),
+      ],
+    );
+  }
+}
+
+/** Where a table is, as its cells say where they are. */
+function placeOf({ sheet, page, box }: { sheet?: string; page?: number; box?: Box }): string | null {
+  if (sheet !== undefined) return json({ kind: 'SHEET', sheet });
+  return page === undefined ? null : json({ kind: 'PAGE', page, ...(box ? { box } : {}) });
+}
