@@ -227,9 +227,8 @@ const unlike: Readonly<Record<string, RegExp>> = {
   // Their rows have no bytes, and say that all of them are the same ones.
   uploadDocument: /^(?:FileDamaged|DuplicateDocument)$/,
   previewExtraction: /^FileDamaged$/,
-  // Their job is over, and has no tables.
+  // Their job is over.
   completeReview: /^IllegalTransition$/,
-  exportTables: /^Conflict$/,
 };
 
 /** Verbs of the session that asks: a token of another issuer has none. */
