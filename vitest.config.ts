@@ -9,7 +9,8 @@ export default defineConfig({
   test: {
     globalSetup: ['test/support/global-setup.ts'],
     reporters: ['default', './test/support/skip-reporter.ts'],
-    maxWorkers: 2,
+    // One more than the least machine has cores: a good part of the time is waiting for what is started.
+    maxWorkers: 3,
     coverage: { provider: 'v8', include: ['src/**'], exclude: ['src/generated/**'] },
     projects: [
       { resolve, test: { name: 'alone', include: alone, exclude: others, ...timeouts } },
