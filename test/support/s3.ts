@@ -9,6 +9,8 @@ import S3rver from '@20minutes/s3rver';
 export interface TestS3 {
   readonly endpoint: string;
   readonly bucket: string;
+  /** Where its objects are. */
+  readonly folder: string;
   stop(): Promise<void>;
 }
 
@@ -36,6 +38,7 @@ export async function startS3rver(bucket = 'blobs'): Promise<TestS3> {
   return {
     endpoint: `http://127.0.0.1:${port}`,
     bucket,
+    folder: path.join(directory, bucket),
     async stop() {
       const closed = server.close();
       server.httpServer.closeAllConnections();

@@ -158,6 +158,6 @@ test('nothing is left on the instance or in the bucket but what runs', async (co
   const folders = (await readdir('/var/tmp')).filter((name) => name.startsWith('switchyard.') && asked.includes(name));
   const full = await Promise.all(folders.map(async (name) => (await readdir(path.join('/var/tmp', name))).length));
   expect(full.filter((count) => count > 0)).toEqual([]);
-  const objects = await readdir(path.join(folder, 's3', 'transfer'), { recursive: true, withFileTypes: true });
+  const objects = await readdir(s3.folder, { recursive: true, withFileTypes: true });
   expect(objects.filter((one) => one.isFile()).map(({ name }) => name)).toEqual([]);
 });
