@@ -351,6 +351,31 @@ describe('the writer', () => {
     expect(await app().db.extractedCell.count({ where: { tableId: id } })).toBe(0);
   });
 
+  test('that has lost its run removes nothing of what the next execution writes', async () => {
+    const lost = await extractionOf(app(), a);
+    const next = { ...lost, hold: { ...lost.hold, attempt: 2 } };
+    await app().db.run.update({ where: { id: lost.run.id }, data: { attempt: 2 } });
+    const [id = ''] = await write(next, [small]);
+    await expect(app().use(Tables).writer(lost, { minConfidence: 0.7 })).rejects.toBeInstanceOf(Fenced);
+    expect(await app().db.extractedCell.count({ where: { tableId: id } })).toBe(6);
+  });
+
+  test('removes a large table in small statements, which hold the run for a moment each', async () => {
+    const extraction = await extractionOf(app(), a);
+    const [id = ''] = await write(extraction, [{ columns: [{ name: 'a', type: 'TEXT' }], rows: [] }]);
+    await app().database.pool.query(
+      `insert into extracted_cell (table_id, "column", row, type, text, confidence, citation)
+       select $1, 0, row, 'EMPTY', '', 1, '{}' from generate_series(1, 45000) as row`,
+      [id],
+    );
+    const texts = await statements(app().database.pool, () =>
+      app().use(Tables).writer(extraction, { minConfidence: 0.7 }),
+    );
+    expect(texts.filter((text) => text.includes('delete from extracted_cell using mine'))).toHaveLength(4);
+    expect(await app().db.extractedTable.count({ where: { jobId: extraction.run.id } })).toBe(0);
+    expect(await app().db.extractedCell.count({ where: { tableId: id } })).toBe(0);
+  });
+
   test('takes columns that come later, and types that are wider at the end', async () => {
     const extraction = await extractionOf(app(), a);
     const writer = await app().use(Tables).writer(extraction, { minConfidence: 0.7 });
