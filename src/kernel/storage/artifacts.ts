@@ -283,6 +283,7 @@ export const Artifacts = service('artifacts', (app) => ({
   async abortUpload(actor: Actor, id: string): Promise<{ id: string }> {
     const row = await app.db.artifact.findUnique({ where: { id } });
     authorizeRow(actor, runPolicy.verbs.abortUpload, row, 'Artifact', id);
+    if (row.runId) throw new Conflict('A run makes this file: cancel the run.');
     if (!(await this.dropPending(id))) throw new Conflict('The file has arrived.');
     return { id };
   },
@@ -349,15 +350,17 @@ export const Artifacts = service('artifacts', (app) => ({
     // It may fail before anybody reads it: whoever does is told.
     source.on('error', readerReports);
     const { id: runId, workspaceId, actorId } = context.run;
-    const begun = await app.db.artifact.findMany({ where: { runId, status: 'PENDING' }, select: { id: true } });
-    for (const { id } of begun) await app.blobs.remove(id);
     const id = newId();
-    await context.write(async (tx) => {
-      await tx.db.artifact.deleteMany({ where: { id: { in: begun.map((one) => one.id) }, status: 'PENDING' } });
+    // The bytes after that: an execution that has lost its run must not touch what the next one stores.
+    const begun = await context.write(async (tx) => {
+      const left = await tx.db.artifact.findMany({ where: { runId, status: 'PENDING' }, select: { id: true } });
+      await tx.db.artifact.deleteMany({ where: { runId, status: 'PENDING' } });
       const row = { id, workspaceId, runId, createdById: actorId, name, contentType, sizeBytes: 0n, sha256: nothing };
       await tx.db.artifact.create({ data: row });
+      return left;
     });
     try {
+      for (const left of begun) await app.blobs.remove(left.id);
       return { id, ...(await app.blobs.put(id, source, { maxBytes, signal })) };
     } catch (error) {
       await app.blobs.remove(id);
