@@ -196,6 +196,17 @@ test('nothing is corrected while it is being extracted, or when its document goe
   expect((await correct(id, 0, 1, '5')).__typename).toBe('Conflict');
 });
 
+test('a part of a job that failed is corrected, and no count is below zero', async () => {
+  const extraction = await extractionOf(app(), a);
+  const [id = ''] = await write(extraction, [table()]);
+  // It ended before its tables were counted.
+  await app().db.extractionJob.update({ where: { id: extraction.run.id }, data: { reviewCount: 0 } });
+  await app().use(Runs).stop(extraction.run.id);
+  await app().use(Runs).giveUp(extraction.run.id, 'It was canceled.');
+  expect((await correct(id, 0, 1, '5')).__typename).toBe('CorrectCellSuccess');
+  expect(await counts(id)).toEqual([2, 0]);
+});
+
 test('of many who correct at once each cell takes one, and the counts are right', async () => {
   const rows = Array.from({ length: 6 }, (_, row) => [cell('?', doubtful, `A${row + 2}`)]);
   const made = await extracted(app(), a, [{ columns: [{ name: 'A', type: 'TEXT' }], rows }]);
