@@ -284,6 +284,19 @@ test('nobody of another workspace finds a table, its rows or its cells; a viewer
   expect(await data(server.url, lists, ids, b.owner)).toEqual({ document: null, job: null });
 });
 
+test('rows that are asked for twice have each cell once', async () => {
+  const { tables } = await extracted(app(), a, [small]);
+  const twice = `query ($id: ID!) { node(id: $id) { ... on ExtractedTable { all: rows { nodes { cells { text } } }
+    some: rows(where: [{ column: 0, op: EQ, value: "South" }]) { nodes { cells { text } } } } } }`;
+  const row = (...texts: string[]) => ({ cells: texts.map((text) => ({ text })) });
+  expect(await data(server.url, twice, { id: globalId('ExtractedTable', tables[0] ?? '') }, a.owner)).toEqual({
+    node: {
+      all: { nodes: [row('North', '1.234,50'), row('South', '12'), row('West', '')] },
+      some: { nodes: [row('South', '12')] },
+    },
+  });
+});
+
 test('as many statements for 20 rows as for 5, and for 3 tables as for 1', async () => {
   const { tables, run } = await extracted(
     app(),
