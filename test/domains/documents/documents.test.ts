@@ -122,6 +122,12 @@ describe('what a file claims to be', () => {
       download: null,
       events: { nodes: [{ type: 'document.uploaded' }, { type: 'document.quarantined' }] },
     });
+    // Nor by way of its file.
+    const { artifactId } = await app().db.document.findUniqueOrThrow({ where: { id: rowId('Document', document.id) } });
+    const file = 'query ($id: ID!) { node(id: $id) { ... on Artifact { status download { url } } } }';
+    expect(await data(server.url, file, { id: globalId('Artifact', artifactId) }, ada)).toEqual({
+      node: { status: 'READY', download: null },
+    });
     expect(await mutate(server.url, 'deleteDocument', { id: document.id }, 'documentId', ada)).toMatchObject({
       documentId: document.id,
     });
