@@ -270,7 +270,7 @@ export const Artifacts = service('artifacts', (app) => ({
     } catch (error) {
       if (error instanceof NotFound) throw new Conflict('A part was replaced meanwhile. Try again.');
       // Somebody else stored the whole, which was verified as this would have been.
-      if (!(error instanceof Conflict)) throw error;
+      if (!(error instanceof Conflict) || !(await app.blobs.stat(id))) throw error;
     } finally {
       source.destroy();
     }
@@ -301,9 +301,15 @@ export const Artifacts = service('artifacts', (app) => ({
     return keys !== null;
   },
 
-  /** Ends uploads that were begun before. @returns how many */
+  /** Ends uploads that were begun before, and removes parts of those that have arrived. @returns how many were ended */
   async expire(before: Date, signal: AbortSignal): Promise<number> {
     let ended = 0;
+    const whole = await app.db.artifact.findMany({
+      where: { status: 'READY', createdAt: { lt: before }, parts: { some: {} } },
+      select: { id: true },
+      take: 500,
+    });
+    for (const { id } of whole) await this.dropParts(id);
     for (;;) {
       const old = await app.db.artifact.findMany({
         where: { status: 'PENDING', createdAt: { lt: before } },
@@ -334,8 +340,17 @@ export const Artifacts = service('artifacts', (app) => ({
       const artifact = await tx.db.artifact.findUniqueOrThrow({ where: { id } });
       tx.append({ type: artifactReady, workspaceId: artifact.workspaceId, subjectId: id });
     });
-    // It may have come in parts, or some of it before it came as a whole.
+    // It may have come in parts, or some of it before it came as a whole. From here on the file is there: what fails is
+    // no reason to remove it, and the hourly clean-up comes back to the parts.
+    await this.dropParts(id).catch((error: unknown) =>
+      app.log.warn({ err: error, artifact: id }, 'parts of a file that is whole were left'),
+    );
+  },
+
+  /** Removes the parts of a file that is whole. */
+  async dropParts(id: string): Promise<void> {
     const parts = await app.db.artifactPart.findMany({ where: { artifactId: id }, select: { key: true } });
+    if (parts.length === 0) return;
     await app.db.artifactPart.deleteMany({ where: { artifactId: id } });
     for (const { key } of parts) await app.blobs.remove(key);
   },
