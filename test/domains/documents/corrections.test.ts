@@ -259,6 +259,18 @@ test('a later job gets corrections of cells that say the same at the same place,
     text: 'North',
     version: 0,
   });
+  // Cells that have one place together, as those of an external extractor may: only the one that was corrected.
+  const alike: Given = {
+    columns: [{ name: 'A', type: 'TEXT' }],
+    rows: ['x', 'x', 'y', 'x'].map((text) => [cell(text)]),
+  };
+  const shared = await documentOf(app(), a);
+  const source = first((await extracted(app(), a, [alike], shared)).tables);
+  await correct(source, 1, 0, 'second');
+  await correct(source, 3, 0, 'fourth');
+  const target = first((await extracted(app(), a, [alike], shared)).tables);
+  const texts = await app().db.extractedCell.findMany({ where: { tableId: target }, orderBy: { row: 'asc' } });
+  expect(texts.map(({ text }) => text)).toEqual(['x', 'second', 'y', 'fourth']);
   const many = async (cells: number) => {
     const rows = Array.from({ length: cells }, (_, row) => [cell('?', doubtful, `A${row + 2}`)]);
     const given: Given = { columns: [{ name: 'A', type: 'TEXT' }], rows };
