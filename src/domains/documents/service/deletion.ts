@@ -9,6 +9,7 @@ import { openRun, Runs } from '#kernel/runs/runs.ts';
 import { Artifacts } from '#kernel/storage/artifacts.ts';
 import { defineWorkspaceCleanup } from '#kernel/workspace-cleanup.ts';
 import { documentDeleted, documentRemovalAsked } from '../events.ts';
+import { lockDocument } from './shared.ts';
 
 /** Cells, and runs, that one statement removes. */
 const cellBatch = 20_000;
@@ -71,11 +72,16 @@ async function remove(app: App, id: string, signal: AbortSignal): Promise<void> 
 
   const produced = await app.db.document.findMany({
     where: { exportedBy: { job: { documentId: id } } },
-    select: { artifactId: true },
+    select: { id: true },
   });
-  for (const { artifactId } of produced) {
+  for (const { id: made } of produced) {
     signal.throwIfAborted();
-    await app.use(Artifacts).remove({ workspaceId, id: artifactId });
+    // As any other document: it may have been extracted, and exported, in turn.
+    await app.transact(system, async (tx) => {
+      const found = await lockDocument(tx, made);
+      if (found) await askForRemoval(app, tx, found);
+    });
+    await remove(app, made, signal);
   }
   await removeCells(app, id, signal);
   const runs = await runsOf(app.db, id, false);
