@@ -4,8 +4,9 @@ import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { read, utils } from '@e965/xlsx';
 import { parse } from 'csv-parse/sync';
+import fc from 'fast-check';
 import { fromBufferPromise, type Entry, type ZipFile } from 'yauzl';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { system } from '../../../src/kernel/auth/actor.ts';
 import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import type { RunContext } from '../../../src/kernel/runs/context.ts';
@@ -13,13 +14,15 @@ import { Fenced } from '../../../src/kernel/runs/errors.ts';
 import { isTerminal } from '../../../src/kernel/runs/model.ts';
 import { Runs } from '../../../src/kernel/runs/runs.ts';
 import { Artifacts } from '../../../src/kernel/storage/artifacts.ts';
-import { withoutFormula, xlsx } from '../../../src/domains/documents/service/writers.ts';
+import { csv, withoutFormula, xlsx, type WrittenTable } from '../../../src/domains/documents/service/writers.ts';
 import type { Cell, Column } from '../../../src/integrations/extractors/index.ts';
 import type { Auth } from '../../support/client.ts';
 import { data } from '../../support/client.ts';
+import { documentFolder, read as extract, texts as textsOf, values as valuesOf } from '../../support/documents.ts';
 import { until } from '../../support/embedded.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import { memberOf, tenants, type Someone, type Tenant } from '../../support/world.ts';
+import { isOver, jobWhere, mutate, submit } from './harness.ts';
 import { cell, extracted, extractionOf, write, type Given } from './tables-harness.ts';
 
 let server: TestServer;
@@ -177,6 +180,59 @@ test('no text of a CSV file is a formula, and numbers are left alone', async () 
   expect(lines.slice(0, dangerous.length)).toEqual(dangerous.map((text) => `'${text}`));
   expect(lines.slice(dangerous.length)).toEqual(harmless.map((text) => (text === '+41 79' ? `'${text}` : text)));
   expect(withoutFormula('-1')).toBe('-1');
+});
+
+test('what is exported and extracted again is the table that it was', async () => {
+  const folder = await documentFolder();
+  onTestFinished(() => folder.remove());
+  const options = { formulas: 'KEEP', byteOrderMark: false, content: 'VALUES' } as const;
+  const piece = fc.constantFrom(...'aZ09 ,;"\'=<&>\t\n\r_ä名💡\u0007\u202E', '_x000D_', '\r\n');
+  // A cell of texts begins and ends with a letter: where a row or a table ends is then beyond doubt.
+  const text = fc.array(piece, { maxLength: 8 }).map((parts) => `a${parts.join('')}z`);
+  const row = fc.record({
+    text,
+    whole: fc.integer({ min: -1e9, max: 1e9 }),
+    cents: fc.integer({ min: -1e9, max: 1e9 }),
+    good: fc.boolean(),
+    day: fc.integer({ min: 0, max: 40_000 }),
+  });
+  const typed = ['TEXT', 'INTEGER', 'DECIMAL', 'BOOLEAN', 'DATE'] as const;
+  await fc.assert(
+    fc.asyncProperty(fc.array(row, { minLength: 1, maxLength: 8 }), async (given) => {
+      const wanted = given.map(({ text: some, whole, cents, good, day }) => [
+        some,
+        String(whole),
+        (cents / 4).toFixed(2),
+        String(good),
+        new Date(Date.UTC(1950, 0, 1 + day)).toISOString().slice(0, 10),
+      ]);
+      const written: WrittenTable = {
+        name: 'Again',
+        columns: typed.map((type) => ({ name: `${type} "of", it`, type })),
+        rowCount: wanted.length,
+        rows: async function* (from, to) {
+          for (const line of wanted.slice(from, to))
+            yield line.map((value, at) => ({ type: typed[at] ?? 'TEXT', text: value, value: at === 0 ? null : value }));
+        },
+      };
+      const definition = { headerRows: 1, columns: written.columns.map(({ name }, at) => ({ name, type: typed[at] ?? 'TEXT' })) }; // prettier-ignore
+      for (const [format, bytes] of [
+        ['CSV', await buffer(csv(written, options))],
+        ['XLSX', await buffer(xlsx([written], options))],
+      ] as const) {
+        const dialect = format === 'CSV' ? { delimiter: ',', quote: '"', encoding: 'utf-8' } : {};
+        const { tables } = await extract(await folder.put(bytes), format, { ...definition, ...dialect });
+        expect(tables).toHaveLength(1);
+        const [found] = tables;
+        expect(found?.head.columns.map(({ name, type }) => [name, type])).toEqual(definition.columns.map(({ name, type }) => [name, type])); // prettier-ignore
+        expect(textsOf(found?.rows ?? []).map(([first]) => first)).toEqual(wanted.map(([first]) => first));
+        // A spreadsheet keeps numbers, and no zeros behind them.
+        const numbers = (line: readonly unknown[]) => [Number(line[1]), Number(line[2]), String(line[3]), line[4]];
+        expect(valuesOf(found?.rows ?? []).map(numbers)).toEqual(wanted.map(numbers));
+      }
+    }),
+    { seed: 20_261_121, numRuns: 60 },
+  );
 });
 
 test('JSON Lines are the table, with typed values', async () => {
@@ -398,4 +454,33 @@ test('an export that is canceled leaves nothing', async () => {
   expect(source.destroyed).toBe(true);
   expect(await blobs()).toEqual(before);
   expect(await app().db.artifact.count({ where: { runId: other } })).toBe(0);
+});
+
+test('what was exported goes with its document, and what was extracted of it in its turn', async () => {
+  const plain: Given = { columns: columns.slice(0, 1), rows: [[cell('x')], [cell('y')]] };
+  const { tables, documentId } = await extracted(app(), a, [plain]);
+  const { run } = await exported({ tableId: globalId('ExtractedTable', first(tables)), format: 'CSV' });
+  const produced = run.document?.id ?? '';
+  const job = await submit(server.url, a.owner, { documentId: produced });
+  await jobWhere(server.url, a.owner, job, (one) => isOver(one) || one.status === 'WAITING');
+  const again = await app().db.extractedTable.findFirstOrThrow({ where: { jobId: rowId('ExtractionJob', job) } });
+  const second = await exported({ tableId: globalId('ExtractedTable', again.id), format: 'JSON_LINES' });
+  const ids = [documentId, ...[produced, second.run.document?.id ?? ''].map((id) => rowId('Document', id))];
+  const id = globalId('Document', documentId);
+  expect((await mutate(server.url, 'deleteDocument', { id }, 'documentId', a.owner)).__typename).toBe(
+    'DeleteDocumentSuccess',
+  );
+  await until('all are gone', async () => (await app().db.document.count({ where: { id: { in: ids } } })) === 0, livenessMs); // prettier-ignore
+  const runs = [rowId('TableExport', run.id), rowId('ExtractionJob', job), rowId('TableExport', second.run.id)];
+  expect(await app().db.run.count({ where: { id: { in: runs } } })).toBe(0);
+  expect(await app().db.inboxItem.count({ where: { subjectId: rowId('ExtractionJob', job), status: 'OPEN' } })).toBe(0);
+  const told = await app().db.event.findMany({
+    where: { subjectId: { in: ids }, type: 'document.deleted' },
+    orderBy: { seq: 'asc' },
+  });
+  expect(told.map(({ data: said }) => said)).toEqual([
+    { jobs: 0, files: 1 },
+    { jobs: 2, files: 2 },
+    { jobs: 2, files: 3 },
+  ]);
 });

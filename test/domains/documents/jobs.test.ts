@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { rowId } from '../../../src/kernel/graphql/global-id.ts';
+import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { listProcesses } from '../../../src/kernel/processes/children.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
@@ -150,6 +150,45 @@ test('one that is canceled ends at once, with its process, and keeps what it has
   // Its room is free.
   const next = await upload(server.url, ada, of, 'next.csv', csv(5, 'next'));
   expect(await over(await submit(server.url, ada, { documentId: next.id }))).toMatchObject({ status: 'SUCCEEDED' });
+});
+
+test('one with uncertain cells waits for a person and holds no room; what was said of them holds for a later one', async () => {
+  const waits = ({ status }: { status: string }) => status === 'WAITING';
+  const open = async () =>
+    (
+      await data<{ node: { inbox: { nodes: { kind: string; subjectId: string }[] } } }>(
+        server.url,
+        'query ($id: ID!) { node(id: $id) { ... on Workspace { inbox(status: OPEN) { nodes { kind subjectId } } } } }',
+        { id: of },
+        ada,
+      )
+    ).node.inbox.nodes;
+  const document = await upload(server.url, ada, of, 'days.csv', 'tool,day\nsaw,03/04/2025\naxe,05/06/2025\n');
+  const id = await submit(server.url, ada, { documentId: document.id });
+  const item = { kind: 'documents.review', subjectId: id };
+  expect(await jobWhere(server.url, ada, id, waits)).toMatchObject({ phase: 'NEEDS_REVIEW', reviewCount: 2 });
+  expect(await open()).toEqual([item]);
+  const next = await upload(server.url, ada, of, 'beside.csv', csv(5, 'beside'));
+  expect(await over(await submit(server.url, ada, { documentId: next.id }))).toMatchObject({ status: 'SUCCEEDED' });
+  const tableOf = async (jobId: string) =>
+    globalId('ExtractedTable', (await app().db.extractedTable.findFirstOrThrow({ where: { jobId: rowId('Run', jobId) } })).id); // prettier-ignore
+  const cell = { tableId: await tableOf(id), row: 0, column: 1, text: '2025-04-03', expectedVersion: 0 };
+  expect((await mutate(server.url, 'correctCell', cell, 'table { id }', ada)).__typename).toBe('CorrectCellSuccess');
+  await mutate(server.url, 'completeReview', { jobId: id }, 'job { id }', ada);
+  expect(await jobOf(server.url, ada, id)).toMatchObject({ status: 'SUCCEEDED', reviewCount: 1 });
+  expect(await open()).toEqual([]);
+  const later = await submit(server.url, ada, { documentId: document.id });
+  expect(await jobWhere(server.url, ada, later, waits)).toMatchObject({ reviewCount: 1 });
+  const found = await data<{ node: { cell: { text: string; needsReview: boolean } } }>(
+    server.url,
+    'query ($id: ID!) { node(id: $id) { ... on ExtractedTable { cell(row: 0, column: 1) { text needsReview } } } }',
+    { id: await tableOf(later) },
+    ada,
+  );
+  expect(found.node.cell).toEqual({ text: '2025-04-03', needsReview: false });
+  await mutate(server.url, 'cancelRun', { id: later }, 'run { id }', ada);
+  expect(await over(later)).toMatchObject({ status: 'CANCELED', tableCount: 1 });
+  expect(await open()).toEqual([]);
 });
 
 test('a workspace executes so many at once, and another one does not wait for it', async () => {

@@ -43,11 +43,16 @@ defineWorkspaceCleanup('documents', async (app, workspaceId, { signal, fence }) 
 
 /** Hides a document that the caller has locked, tells its runs to stop, and queues its removal. */
 export async function askForRemoval(app: App, tx: Transaction, document: Document): Promise<Appended | null> {
+  const event = await hide(app, tx, document);
   const { id, workspaceId } = document;
-  if (document.removalAskedAt) return null;
+  if (event) await app.jobs.enqueue(tx, removeDocument, { documentId: id, workspaceId });
+  return event;
+}
+
+async function hide(app: App, tx: Transaction, { id, workspaceId, removalAskedAt }: Document): Promise<Appended | null> {
+  if (removalAskedAt) return null;
   await tx.db.document.update({ where: { id }, data: { removalAskedAt: new Date() } });
   for (const run of await runsOf(tx.db, id, true)) await app.use(Runs).stopWithin(tx, run);
-  await app.jobs.enqueue(tx, removeDocument, { documentId: id, workspaceId });
   return tx.append({ type: documentRemovalAsked, workspaceId, subjectId: id });
 }
 
@@ -64,24 +69,26 @@ async function runsOf(db: Pick<App['db'], 'run'>, documentId: string, openOnly: 
   return runs.map(({ id }) => id);
 }
 
-async function remove(app: App, id: string, signal: AbortSignal): Promise<void> {
+/** @returns how many files are gone, those that were exported of it among them */
+async function remove(app: App, id: string, signal: AbortSignal): Promise<number> {
   const document = await app.db.document.findUnique({ where: { id } });
-  if (!document?.removalAskedAt) return;
+  if (!document?.removalAskedAt) return 0;
   const { workspaceId } = document;
   await ended(app, id, signal);
 
+  // What was exported may have been extracted in its turn: it goes as any document, with its jobs and what they made.
   const produced = await app.db.document.findMany({
     where: { exportedBy: { job: { documentId: id } } },
     select: { id: true },
   });
-  for (const { id: made } of produced) {
+  let files = 1;
+  for (const one of produced) {
     signal.throwIfAborted();
-    // As any other document: it may have been extracted, and exported, in turn.
     await app.transact(system, async (tx) => {
-      const found = await lockDocument(tx, made);
-      if (found) await askForRemoval(app, tx, found);
+      const found = await lockDocument(tx, one.id);
+      if (found) await hide(app, tx, found);
     });
-    await remove(app, made, signal);
+    files += await remove(app, one.id, signal);
   }
   await removeCells(app, id, signal);
   const runs = await runsOf(app.db, id, false);
@@ -90,13 +97,14 @@ async function remove(app: App, id: string, signal: AbortSignal): Promise<void> 
     const some = runs.slice(from, from + runBatch);
     await app.transact(system, (tx) => app.use(Runs).remove(tx, some));
   }
-  const data = { jobs: runs.length, files: produced.length + 1 };
+  const data = { jobs: runs.length, files };
   await app
     .use(Artifacts)
     .remove(
       { workspaceId, id: document.artifactId },
       { within: (tx) => void tx.append({ type: documentDeleted, workspaceId, subjectId: id, data }) },
     );
+  return files;
 }
 
 /** Waits until all runs of a document are over. @throws when they are not in time: the job comes back */

@@ -184,8 +184,9 @@ async function detect(app: App, file: { id: string; workspaceId: string }, signa
  */
 function problemOf(claims: { name: string; contentType: string }, detected: Detected): string | null {
   if (detected.encrypted || detected.problem === 'DOCUMENT_ENCRYPTED') throw new DocumentEncrypted();
-  if (isMislabeled(claims, detected.format)) return 'DOCUMENT_MISLABELED';
+  // What is damaged or empty may well be what it claims to be.
   if (detected.problem && detected.problem !== 'DOCUMENT_UNSUPPORTED') return detected.problem;
+  if (isMislabeled(claims, detected.format)) return 'DOCUMENT_MISLABELED';
   if (!detected.format) throw new DocumentUnsupported();
   return null;
 }
