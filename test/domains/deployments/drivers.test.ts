@@ -1,7 +1,8 @@
-import { rm } from 'node:fs/promises';
+import { access, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { DeploymentHost } from '../../../src/domains/deployments/service/host.ts';
 import { loadConfig } from '../../../src/config.ts';
 import { start } from '../../../src/start.ts';
 import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
@@ -37,6 +38,31 @@ test('without an engine: what may be chosen is, what asks for Docker is refused,
   expect(row).toMatchObject({ driver: 'PROCESS', memoryMb: 256, milliCpus: 500 });
   const refused = await on.create({ name: 'greedy', repositoryUrl: source.url, memoryMb: 1_000_000, cpus: 1000 });
   expect(refused.issues?.map(({ path }) => path)).toEqual(['memoryMb', 'cpus']);
+});
+
+test('a build that failed says why, also when its folder cannot be removed', async () => {
+  const on = await team(server.url);
+  const source = await repository(folder, 'stuck');
+  await source.commit({ ...plain, 'server.js': serving('x') });
+  const { checkouts } = server.running.app.use(DeploymentHost);
+  const before = checkouts.remove.bind(checkouts);
+  const refused: string[] = [];
+  const removing = vi.spyOn(checkouts, 'remove').mockImplementation(async (one) => {
+    // What is prepared is removed before, where nothing is yet.
+    if (await access(path.join(one, 'server.js')).then(() => false, () => true)) return before(one); // prettier-ignore
+    refused.push(one);
+    throw new Error('It cannot be emptied');
+  });
+  try {
+    const id = await on.application({ name: 'stuck', repositoryUrl: source.url, buildCommand: 'exit 7' });
+    expect(await on.deploy(id)).toMatchObject({
+      phase: 'FAILED',
+      statusReason: expect.stringMatching(/^The build .*\b7\b/),
+    });
+    expect(refused.length).toBeGreaterThan(0);
+  } finally {
+    removing.mockRestore();
+  }
 });
 
 test('a worker that must have an engine does not start without one', async () => {
