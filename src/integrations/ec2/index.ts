@@ -1,5 +1,6 @@
 import { randomInt } from 'node:crypto';
 import type { Agent } from 'node:http';
+import { isIPv4 } from 'node:net';
 import type { SSMClientConfig } from '@aws-sdk/client-ssm';
 import type { Logger } from '#kernel/log.ts';
 import { openBucket } from './bucket.ts';
@@ -79,8 +80,9 @@ export async function connectEc2(options: Ec2Options): Promise<Ec2> {
   try {
     const described = await commands.describe();
     const address = options.address ?? described.address;
-    if (address === null)
-      throw new Error(`SSM does not tell the address of ${instanceId}: set SWITCHYARD_EC2_ADDRESS.`);
+    // Whoever is root there says what SSM tells; the address proxy knows IPv4 only.
+    if (address === null || !isIPv4(address))
+      throw new Error(`SSM tells no IPv4 address of ${instanceId}: set SWITCHYARD_EC2_ADDRESS.`);
     await look();
     const tunnel = await openTunnel({
       commands,

@@ -2,7 +2,12 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { Environments } from '../../../src/domains/deployments/service/environment.ts';
 import { Advice, deploymentKind } from '../../../src/domains/deployments/service/index.ts';
 import { described, plain } from '../../../src/domains/deployments/service/advice/asked.ts';
-import type { Facts, FindingFact, LineFact } from '../../../src/domains/deployments/service/advice/facts.ts';
+import {
+  factsOf,
+  type Facts,
+  type FindingFact,
+  type LineFact,
+} from '../../../src/domains/deployments/service/advice/facts.ts';
 import { byRules, rules } from '../../../src/domains/deployments/service/advice/rules.ts';
 import { system } from '../../../src/kernel/auth/actor.ts';
 import { globalId } from '../../../src/kernel/graphql/global-id.ts';
@@ -245,6 +250,9 @@ describe('made', () => {
         evidence: [{ kind: 'LOG_LINE', ref: '2', text: 'connecting with [redacted] to the database' }],
       },
     ]);
+    // The first look came late.
+    await look(id, { final: false });
+    expect([(await advice(id))?.modelStatus, ofModel(await advice(id)).length]).toEqual(['ANSWERED', 1]);
     const [asked] = llm.asked;
     expect(llm.asked).toHaveLength(1);
     expect(asked?.raw).not.toContain(password);
@@ -319,6 +327,15 @@ describe('made', () => {
     expect(await advice(one.id)).toMatchObject({ modelStatus: 'OFF', isFinal: true });
   });
 
+  test('of a hostile line no more is looked at than can be evidence', async () => {
+    const { id } = await ended();
+    const text = '127.0.0.1:1'.padEnd(16_000, '1');
+    await app().db.logLine.create({
+      data: { runId: id, seq: 9n, at: new Date(), stream: 'STDOUT', step: 'health', text },
+    });
+    expect((await factsOf(app(), id))?.lines.at(-1)?.text).toBe(text.slice(0, 300));
+  });
+
   test('a workspace asks about so many deployments in a day, and no more', async () => {
     of = await tenant(app(), 'daily');
     await allow(true);
@@ -327,9 +344,11 @@ describe('made', () => {
       const { id } = await ended();
       await look(id);
       statuses.push((await advice(id))?.modelStatus);
+      // As with its application, which changes nothing: it was asked.
+      if (i === 0) await app().db.advice.delete({ where: { deploymentId: id } });
     }
     expect([statuses, llm.asked.length]).toEqual([['ANSWERED', 'ANSWERED', 'ANSWERED', 'LIMITED'], 3]);
-    await app().database.pool.query(`update advice set made_at = made_at - interval '25 hours'`);
+    await app().database.pool.query(`update event set at = at - interval '25 hours' where workspace_id = $1`, [of.id]);
     const { id } = await ended();
     await look(id);
     expect(await advice(id)).toMatchObject({ modelStatus: 'ANSWERED' });

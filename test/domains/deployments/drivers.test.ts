@@ -1,10 +1,14 @@
-import { rm } from 'node:fs/promises';
+import { access, rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import path from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { DeploymentHost } from '../../../src/domains/deployments/service/host.ts';
 import { loadConfig } from '../../../src/config.ts';
 import { start } from '../../../src/start.ts';
 import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
 import { startFakeSsm } from '../../support/ssm.ts';
-import { repository, serving, plain, team } from './harness.ts';
+import { until } from '../../support/embedded.ts';
+import { asProcess, repository, serving, plain, team } from './harness.ts';
 
 let server: TestServer;
 let folder: string;
@@ -36,6 +40,31 @@ test('without an engine: what may be chosen is, what asks for Docker is refused,
   expect(refused.issues?.map(({ path }) => path)).toEqual(['memoryMb', 'cpus']);
 });
 
+test('a build that failed says why, also when its folder cannot be removed', async () => {
+  const on = await team(server.url);
+  const source = await repository(folder, 'stuck');
+  await source.commit({ ...plain, 'server.js': serving('x') });
+  const { checkouts } = server.running.app.use(DeploymentHost);
+  const before = checkouts.remove.bind(checkouts);
+  const refused: string[] = [];
+  const removing = vi.spyOn(checkouts, 'remove').mockImplementation(async (one) => {
+    // What is prepared is removed before, where nothing is yet.
+    if (await access(path.join(one, 'server.js')).then(() => false, () => true)) return before(one); // prettier-ignore
+    refused.push(one);
+    throw new Error('It cannot be emptied');
+  });
+  try {
+    const id = await on.application({ name: 'stuck', repositoryUrl: source.url, buildCommand: 'exit 7' });
+    expect(await on.deploy(id)).toMatchObject({
+      phase: 'FAILED',
+      statusReason: expect.stringMatching(/^The build .*\b7\b/),
+    });
+    expect(refused.length).toBeGreaterThan(0);
+  } finally {
+    removing.mockRestore();
+  }
+});
+
 test('a worker that must have an engine does not start without one', async () => {
   const env = { ...server.env, SWITCHYARD_DOCKER: 'on', DOCKER_HOST: `unix://${folder}/no-such-socket` };
   await expect(start(loadConfig(env))).rejects.toThrow(
@@ -43,6 +72,37 @@ test('a worker that must have an engine does not start without one', async () =>
   );
   expect(() => loadConfig({ ...env, DOCKER_HOST: 'tcp://192.0.2.1:2375' })).toThrow(/DOCKER_HOST/);
 });
+
+test('an engine that takes requests and answers none holds up nothing of another driver', async () => {
+  const state = { silent: false, unanswered: 0 };
+  const engine = createServer((request, response) => {
+    if (state.silent) state.unanswered += 1;
+    else response.setHeader('content-type', 'application/json').end(request.url?.endsWith('/_ping') ? 'OK' : '[]');
+  });
+  const socket = path.join(folder, 'engine');
+  await new Promise<void>((resolve) => engine.listen(socket, resolve));
+  const beside = await startTestServer({ SWITCHYARD_DOCKER: 'on', DOCKER_HOST: `unix://${socket}` });
+  try {
+    const on = await team(beside.url);
+    const source = await repository(folder, 'beside');
+    await source.commit({ ...plain, 'server.js': serving('beside') });
+    const id = await on.application({ name: 'beside', repositoryUrl: source.url, driver: 'PROCESS' });
+    expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+    const pid = async () => asProcess(await beside.running.app.db.release.findFirstOrThrow()).pid ?? 0;
+    const before = await pid();
+    state.silent = true;
+    await until('the engine was asked', async () => state.unanswered > 0, 20_000);
+    process.kill(-before, 'SIGKILL');
+    // The engine is given up after 20 s, which is not waited for.
+    await until('it was started again', async () => ![0, before].includes(await pid()), 10_000);
+    await until('it serves', async () => (await on.answer(id).catch(() => '')) === 'beside', 10_000);
+  } finally {
+    state.silent = false;
+    engine.closeAllConnections();
+    await beside.stop();
+    engine.close();
+  }
+}, 60_000);
 
 test('a worker whose EC2 instance is not there does not start, and says so', async () => {
   const ssm = await startFakeSsm();

@@ -246,6 +246,9 @@ test('a server does not start when the instance cannot be used, and says what is
   await expect(connect()).rejects.toThrow(/runs Windows/);
   ssm.instance = { ...usual, IPAddress: undefined };
   await expect(connect()).rejects.toThrow(/SWITCHYARD_EC2_ADDRESS/);
+  // The address proxy would refuse the whole table of its host for this one row.
+  ssm.instance = { ...usual, IPAddress: '2001:db8::1' };
+  await expect(connect()).rejects.toThrow(/no.* IPv4 address of i-.*SWITCHYARD_EC2_ADDRESS/);
   ssm.instance = usual;
   await expect(connect({ socketPath: path.join(folder, 'none.sock') })).rejects.toThrow(/There is no Docker engine at/);
   ssm.faults.push({ operation: 'DescribeInstanceInformation', error: 'AccessDeniedException' });

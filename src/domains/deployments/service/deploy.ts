@@ -80,9 +80,17 @@ async function build(context: Context, application: Application): Promise<Made> 
     return await buildIn(context, application, checkedOut);
   } catch (error) {
     // At once: whoever tries again on a full disk needs the room. A worker that stops leaves it to the host's agent.
-    if (!context.hardSignal.aborted)
-      for (const path of checkedOut) await context.app.use(DeploymentHost).checkouts.remove(path);
+    if (!context.hardSignal.aborted) for (const path of checkedOut) await removeNow(context, path);
     throw error;
+  }
+}
+
+/** What cannot be removed now is by the host's agent: it is not why the build failed. */
+async function removeNow({ app, run }: Context, path: string): Promise<void> {
+  try {
+    await app.use(DeploymentHost).checkouts.remove(path);
+  } catch (error) {
+    app.log.warn({ err: error, runId: run.id }, 'a folder could not be removed after a build that failed');
   }
 }
 

@@ -55,6 +55,10 @@ export class Drivers {
     return found;
   }
 
+  has(name: DriverName): boolean {
+    return this.#all.some((one) => one.name === name);
+  }
+
   /** What applications may be placed with. One that was there stays: what it runs comes back with it. */
   async offered(): Promise<readonly DriverName[]> {
     if (performance.now() - this.#offered.at < askAgainMs) return this.#offered.names;

@@ -104,6 +104,8 @@ export function driverOf(app: App, { driver }: Pick<Application, 'driver'>): Dri
 /** The row tells by now that nothing is to be restarted. */
 class NoLongerServes extends Error {}
 
+const driverNames = ['PROCESS', 'DOCKER', 'EC2'] as const satisfies readonly DriverName[];
+
 /** How often the folders of this host are compared with the rows, milliseconds. */
 const sweepMs = 5_000;
 /** How long requests may go on at an instance that no longer serves, milliseconds. */
@@ -232,7 +234,9 @@ class HostAgent {
   readonly #restarts = new Map<string, { notBefore: number; waitMs: number }>();
   #proxy: ProxyHandle | null = null;
   #ensuring: Promise<ProxyHandle> | null = null;
-  #sweptAt = -Infinity;
+  /** By driver: the look at what it runs that goes on now. */
+  readonly #looks = new Map<DriverName, Promise<void>>();
+  readonly #sweptAt = new Map<DriverName, number>();
   #toldAway = -Infinity;
   #loop: Promise<unknown> = Promise.resolve();
   #wake: () => void = () => undefined;
@@ -328,9 +332,10 @@ class HostAgent {
       try {
         if (await this.#seen()) {
           await this.#ensureProxy();
-          // A driver that is away holds up nothing but what it runs itself.
-          for (const part of [this.#keepServing, this.#endRetired, this.#removeAsked, this.#prune, this.#sweep])
-            await this.#unlessAway(() => part.call(this));
+          // Side by side: a driver that is away, or slow to say so, holds up nothing but what it runs itself.
+          for (const name of driverNames)
+            if (!this.#looks.has(name))
+              this.#looks.set(name, this.#lookAfter(name).finally(() => this.#looks.delete(name))); // prettier-ignore
         }
       } catch (error) {
         this.#app.log.warn({ err: error }, 'host not looked after; trying again');
@@ -343,6 +348,25 @@ class HostAgent {
         };
         if (signal.aborted) this.#wake();
       });
+    }
+    await Promise.all(this.#looks.values());
+  }
+
+  /** Never rejects. */
+  async #lookAfter(name: DriverName): Promise<void> {
+    try {
+      // Of one that was turned off something may be left. What is built with any is fetched into a folder of processes.
+      const placed = { hostId: this.#options.hostId, driver: name };
+      if (
+        name !== 'PROCESS' &&
+        !this.#drivers.has(name) &&
+        (await this.#app.db.application.count({ where: placed })) === 0
+      )
+        return;
+      for (const part of [this.#keepServing, this.#endRetired, this.#removeAsked, this.#prune, this.#sweep])
+        await this.#unlessAway(() => part.call(this, name));
+    } catch (error) {
+      this.#app.log.warn({ err: error, driver: name }, 'host not looked after; trying again');
     }
   }
 
@@ -373,9 +397,9 @@ class HostAgent {
   }
 
   /** Starts again what should serve and has died. */
-  async #keepServing(): Promise<void> {
+  async #keepServing(driver: DriverName): Promise<void> {
     const applications = await this.#app.db.application.findMany({
-      where: { hostId: this.#options.hostId, activeReleaseId: { not: null } },
+      where: { hostId: this.#options.hostId, activeRelease: { is: { driver } } },
       include: { activeRelease: true },
     });
     for (const application of applications) {
@@ -465,9 +489,9 @@ class HostAgent {
   }
 
   /** Ends instances of releases that no longer serve, once nothing is in flight to them. */
-  async #endRetired(): Promise<void> {
+  async #endRetired(driver: DriverName): Promise<void> {
     const retired = await this.#app.db.release.findMany({
-      where: { application: { hostId: this.#options.hostId }, status: 'RETIRED', ...someInstance },
+      where: { application: { hostId: this.#options.hostId }, driver, status: 'RETIRED', ...someInstance },
     });
     if (retired.length === 0) return;
     const status = await this.#proxy?.sync();
@@ -494,10 +518,12 @@ class HostAgent {
   }
 
   /** Forgets applications that are to go for good, once nothing of them runs, is routed, or is left on the disk. */
-  async #removeAsked(): Promise<void> {
+  async #removeAsked(name: DriverName): Promise<void> {
     const asked = await this.#app.db.application.findMany({
       where: {
         hostId: this.#options.hostId,
+        // Before there were several, none was written down.
+        OR: [{ driver: name }, ...(name === 'PROCESS' ? [{ driver: null }] : [])],
         removalAskedAt: { not: null },
         releases: { none: someInstance },
         deployments: { none: { run: { completedAt: null } } },
@@ -528,7 +554,7 @@ class HostAgent {
   }
 
   /** Removes the files of old releases, never of one that serves or that a run may restore. */
-  async #prune(): Promise<void> {
+  async #prune(name: DriverName): Promise<void> {
     const { rows } = await this.#app.database.pool.query<{
       id: string;
       application_id: string;
@@ -540,10 +566,10 @@ class HostAgent {
            least(coalesce(a.retained_releases, 100), coalesce(q.retained_releases, $2)) kept, row_number() over (partition by r.application_id, (r.activated_at is null) order by coalesce(r.retired_at, r.created_at) desc) n
          from release r join application a on a.id = r.application_id
            left join workspace_quota q on q.workspace_id = a.workspace_id
-         where a.host_id = $1 and r.status = 'RETIRED' and r.instance is null and r.pruned_at is null
+         where a.host_id = $1 and r.driver::text = $3 and r.status = 'RETIRED' and r.instance is null and r.pruned_at is null
            and not exists (select 1 from deployment d join run on run.id = d.id where d.restores_id = r.id and run.completed_at is null)
        ) old where (activated_at is null and n > 1) or n > kept limit 20`,
-      [this.#options.hostId, this.#options.driver.quotas.retainedReleases],
+      [this.#options.hostId, this.#options.driver.quotas.retainedReleases, name],
     );
     for (const row of rows) await this.#unlessAway(() => this.#giveUp(row));
   }
@@ -567,24 +593,22 @@ class HostAgent {
   }
 
   /** Removes what no row needs: of failed builds, of earlier attempts, and what `#prune` could not remove. */
-  async #sweep(): Promise<void> {
-    if (performance.now() - this.#sweptAt < sweepMs) return;
-    this.#sweptAt = performance.now();
-    await this.#removeUnneeded(
-      (await this.#checkouts.listReleases()).map(({ path: folder, name }) => ({
-        artifact: { path: folder },
-        runId: name.slice(0, name.lastIndexOf('.')),
-      })),
-      ({ path: folder }) => this.#checkouts.remove(String(folder)),
-    );
-    for (const name of (await this.#drivers.offered()).filter((one) => one !== 'PROCESS')) {
-      await this.#unlessAway(async () => {
-        const driver = this.#drivers.get(name);
-        const { artifacts, instances } = await driver.list();
-        await this.#endOrphans(driver, instances);
-        await this.#removeUnneeded(artifacts, (artifact) => driver.remove(artifact));
-      });
-    }
+  async #sweep(name: DriverName): Promise<void> {
+    if (performance.now() - (this.#sweptAt.get(name) ?? -Infinity) < sweepMs) return;
+    this.#sweptAt.set(name, performance.now());
+    if (name === 'PROCESS')
+      return this.#removeUnneeded(
+        (await this.#checkouts.listReleases()).map(({ path: folder, name: release }) => ({
+          artifact: { path: folder },
+          runId: release.slice(0, release.lastIndexOf('.')),
+        })),
+        ({ path: folder }) => this.#checkouts.remove(String(folder)),
+      );
+    if (!(await this.#drivers.offered()).includes(name)) return;
+    const driver = this.#drivers.get(name);
+    const { artifacts, instances } = await driver.list();
+    await this.#endOrphans(driver, instances);
+    await this.#removeUnneeded(artifacts, (artifact) => driver.remove(artifact));
   }
 
   async #removeUnneeded(

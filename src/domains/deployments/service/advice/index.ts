@@ -64,14 +64,12 @@ export const Advice = service('advice', (app) => ({
 
   /** About how many other deployments of a workspace the model was asked within 24 hours. */
   async asked(workspaceId: string, exceptId: string): Promise<number> {
-    return app.db.advice.count({
-      where: {
-        deploymentId: { not: exceptId },
-        madeAt: { gt: new Date(Date.now() - 24 * 3_600_000) },
-        model: { in: ['ANSWERED', 'FAILED'] },
-        deployment: { run: { workspaceId } },
-      },
-    });
+    // By the log: of applications that were removed since it was asked as well.
+    const [row] = await app.db.$queryRaw<{ asked: number }[]>`
+      select count(distinct subject_id)::int asked from event
+      where workspace_id = ${workspaceId}::uuid and type = ${deploymentAdvised.name} and subject_id <> ${exceptId}::uuid
+        and at > now() - interval '24 hours' and data->>'model' in ('ANSWERED', 'FAILED')`;
+    return row?.asked ?? 0;
   },
 
   /** Writes what there is to say. */
@@ -96,6 +94,8 @@ export const Advice = service('advice', (app) => ({
         unknown[]
       >`select 1 from deployment where id = ${deploymentId}::uuid for key share`;
       if (there.length === 0) return;
+      // Jobs can come late: the last look is not replaced by the first one.
+      if (!said.final && (await tx.db.advice.count({ where: { deploymentId, isFinal: true } })) > 0) return;
       const data = { madeAt: new Date(), isFinal: said.final, model: said.state, modelReason: said.reason };
       await tx.db.advice.upsert({ where: { deploymentId }, create: { deploymentId, ...data }, update: data });
       await tx.db.recommendation.deleteMany({ where: { deploymentId } });
