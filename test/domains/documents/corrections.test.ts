@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { globalId } from '../../../src/kernel/graphql/global-id.ts';
+import { system } from '../../../src/kernel/auth/actor.ts';
 import { Runs } from '../../../src/kernel/runs/runs.ts';
+import { Tables } from '../../../src/domains/documents/service/tables.ts';
 import type { Cell, Column } from '../../../src/integrations/extractors/index.ts';
 import type { Auth } from '../../support/client.ts';
 import { data } from '../../support/client.ts';
@@ -271,6 +273,28 @@ test('a later job gets corrections of cells that say the same at the same place,
   const target = first((await extracted(app(), a, [alike], shared)).tables);
   const texts = await app().db.extractedCell.findMany({ where: { tableId: target }, orderBy: { row: 'asc' } });
   expect(texts.map(({ text }) => text)).toEqual(['x', 'second', 'y', 'fourth']);
+  // Of a large table every cell is looked at once, not once for each correction: its run is locked meanwhile.
+  const large = await documentOf(app(), a);
+  const columnsOfOne: Column[] = [{ name: 'A', type: 'TEXT' }];
+  const [old = ''] = (await extracted(app(), a, [{ columns: columnsOfOne, rows: [] }], large)).tables;
+  const citation = `jsonb_build_object('kind', 'SHEET', 'sheet', 'S', 'ref', 'A' || row)`;
+  await app().database.pool.query(
+    `insert into cell_correction (id, table_id, document_id, "column", row, version, from_text, to_text, extracted_text,
+       citation, column_type, type)
+     select gen_random_uuid(), $1, $2, 0, row, 1, '?', 'said', '?', ${citation}, 'TEXT', 'TEXT' from generate_series(1, 200) row`,
+    [old, large],
+  );
+  const extraction = await extractionOf(app(), a, large);
+  const [fresh = ''] = await write(extraction, [{ columns: columnsOfOne, rows: [] }]);
+  await app().database.pool.query(
+    `insert into extracted_cell (table_id, "column", row, type, text, confidence, citation)
+     select $1, 0, row, 'TEXT', '?', 1, ${citation} from generate_series(1, 100000) row`,
+    [fresh],
+  );
+  const begun = performance.now();
+  await app().transact(system, (tx) => app().use(Tables).finish(tx, extraction.run.id));
+  expect(performance.now() - begun).toBeLessThan((app().limits.runLeaseS * 1000) / 2);
+  expect(await app().db.extractedCell.count({ where: { tableId: fresh, text: 'said', version: 1 } })).toBe(200);
   const many = async (cells: number) => {
     const rows = Array.from({ length: cells }, (_, row) => [cell('?', doubtful, `A${row + 2}`)]);
     const given: Given = { columns: [{ name: 'A', type: 'TEXT' }], rows };

@@ -23,7 +23,7 @@ import { until } from '../../support/embedded.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import { memberOf, tenants, type Someone, type Tenant } from '../../support/world.ts';
 import { isOver, jobWhere, mutate, submit } from './harness.ts';
-import { cell, extracted, extractionOf, write, type Given } from './tables-harness.ts';
+import { cell, documentOf, extracted, extractionOf, write, type Given } from './tables-harness.ts';
 
 let server: TestServer;
 let a: Tenant;
@@ -322,6 +322,25 @@ test('what a workbook cannot hold fails with the place, and leaves nothing', asy
   const book = read(await buffer(xlsx([{ ...tall, rows: rowsOf }], options)));
   expect(book.SheetNames).toEqual(['Tall', 'Tall (2)']);
   expect(ranges).toEqual([[0, 1_048_575], [1_048_575, 1_048_576]]); // prettier-ignore
+});
+
+test('no more is exported than a workspace may store', async () => {
+  const c = first(await tenants(app(), ['full']));
+  const tableId = globalId('ExtractedTable', first((await extracted(app(), c, [table])).tables));
+  const full = await documentOf(app(), c, 'full.csv');
+  await app().db.document.update({ where: { id: full }, data: { source: 'EXPORT', sizeBytes: 2n ** 60n } });
+  const ask = async () => rowId('TableExport', (await start({ tableId, format: 'CSV' }, c.owner)).export?.id ?? '');
+  const over = async (id: string) => {
+    const run = () => app().db.run.findUniqueOrThrow({ where: { id } });
+    await until('it is over', async () => isTerminal((await run()).status), livenessMs);
+    return run();
+  };
+  expect(await over(await ask())).toMatchObject({
+    status: 'FAILED',
+    statusReason: expect.stringContaining('bytes of documents') as string,
+  });
+  await app().db.document.delete({ where: { id: full } });
+  expect(await over(await ask())).toMatchObject({ status: 'SUCCEEDED' });
 });
 
 test('only members export, and what is there; a repeat with the same key is one export', async () => {

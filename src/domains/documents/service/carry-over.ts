@@ -3,13 +3,27 @@ import type { Transaction } from '#kernel/db/transact.ts';
 /**
  * Corrections of earlier jobs of the same document, for cells of this job that say the same at the same place: the same
  * citation and the same extracted text; where several cells have the same, only the one in the same row and column. Of
- * several corrections the newest. It must mean the same in the column as it is now: the
- * column has the type that the correction was read by, or takes any text. Cells that somebody has looked at are left
- * alone, so that it may be done twice. A statement for all of them, and one for what the tables say.
+ * several corrections the newest. It must mean the same in the column as it is now: the column has the type that the
+ * correction was read by, or takes any text. Cells that somebody has looked at are left alone, so that it may be done
+ * twice. A few statements, however many there are: the run is locked meanwhile, and its lease is not renewed.
  */
 export async function carryOver(tx: Transaction, jobId: string): Promise<void> {
+  const { documentId, tables } = await tx.db.extractionJob.findUniqueOrThrow({
+    where: { id: jobId },
+    select: { documentId: true, tables: { select: { id: true } } },
+  });
+  const places = await tx.db.$queryRaw<{ hash: string }[]>`
+    select distinct jsonb_hash_extended(k.citation, 0)::text as hash
+    from cell_correction k join extracted_table t on t.id = k.table_id
+    where k.document_id = ${documentId}::uuid and t.job_id <> ${jobId}::uuid`;
+  if (places.length === 0) return;
+  const ids = tables.map(({ id }) => id);
+  // The cells of the job are looked at once, whatever the planner knows of tables that have just been written.
   const carried = await tx.db.$queryRaw<{ table_id: string }[]>`
-    with newest as (
+    with near as materialized (
+      select * from extracted_cell c where c.table_id = any(${ids}::uuid[]) and c.version = 0
+        and jsonb_hash_extended(c.citation, 0) = any(${places.map(({ hash }) => hash)}::bigint[])
+    ), newest as (
       select distinct on (k.citation, k.extracted_text, k.row, k."column") k.*
       from cell_correction k
       join extraction_job j on j.id = ${jobId}::uuid and k.document_id = j.document_id
@@ -24,7 +38,7 @@ export async function carryOver(tx: Transaction, jobId: string): Promise<void> {
         case when col.type = k.column_type then k.number end as number
       from newest k
       join extracted_table t on t.job_id = ${jobId}::uuid
-      join extracted_cell c on c.table_id = t.id and c.text = k.extracted_text and c.citation = k.citation and c.version = 0
+      join near c on c.table_id = t.id and c.text = k.extracted_text and c.citation = k.citation
       join extracted_column col on col.table_id = t.id and col.position = c."column"
       where (col.type = k.column_type or col.type = 'TEXT') and not exists (
         select 1 from cell_correction d join extracted_table m on m.id = d.table_id
@@ -41,7 +55,7 @@ export async function carryOver(tx: Transaction, jobId: string): Promise<void> {
     ), changed as (
       update extracted_cell c set text = k.to_text, type = k.type, value = k.value, number = k.number, confidence = 1,
         note = null, needs_review = false, version = 1
-      from cells k where c.table_id = k.table_id and c."column" = k."column" and c.row = k.row
+      from cells k where c.table_id = any(${ids}::uuid[]) and c.table_id = k.table_id and c."column" = k."column" and c.row = k.row
     )
     select distinct table_id from cells`;
   if (carried.length === 0) return;

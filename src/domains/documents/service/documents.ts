@@ -99,6 +99,20 @@ export const Documents = service('documents', (app) => ({
     });
   },
 
+  /**
+   * Whether the workspace may have one more file of an export: what exports made counts here, beside what was uploaded.
+   * @throws {DocumentQuotaExceeded}
+   */
+  async requireRoomForProduced(workspaceId: string): Promise<void> {
+    const { maxStoredBytes } = app.use(DocumentSettings);
+    const { _sum: sum } = await app.db.document.aggregate({
+      where: { workspaceId, removalAskedAt: null },
+      _sum: { sizeBytes: true },
+    });
+    const stored = sum.sizeBytes ?? 0n;
+    if (stored >= maxStoredBytes) throw new DocumentQuotaExceeded('DOCUMENT_BYTES', maxStoredBytes, stored);
+  },
+
   /** Registers what an export made, in the caller's transaction. */
   async addProduced(tx: Transaction, { exportId, ...made }: Produced): Promise<{ id: string; event: Appended }> {
     const { id } = await tx.db.document.create({ data: { id: newId(), ...made, source: 'EXPORT' } });

@@ -188,6 +188,8 @@ async function write(context: RunContext<ExportInput>): Promise<{ phase: 'SUCCEE
         where: { id: jobId },
         select: { document: { select: { name: true } } },
       });
+      // Here, where there are few at once: many may have been asked for before one of them has made anything.
+      await app.use(Documents).requireRoomForProduced(run.workspaceId);
       const told = progressOf(context);
       const tables = await tablesOf(app, input, signal, told);
       const base = document.name.replace(/\.[^.]{1,10}$/, '');
