@@ -13,9 +13,10 @@ const order = [
   'proof/image',
   'proof/live',
   'proof/processes',
-  'drivers/docker',
+  'proof/tables',
   'proof/access',
   'drivers/ec2',
+  'drivers/docker',
 ];
 
 class ByLength extends BaseSequencer {
@@ -28,7 +29,7 @@ class ByLength extends BaseSequencer {
   }
 }
 
-// Kill, load and corpus tests, and those of the Docker engine: real processes, fixed seeds and sizes. Two files at a time:
+// Kill, load and corpus tests, and those of the Docker engine: real processes, fixed seeds and sizes. Three files at a time:
 // much of their time is waiting, and what they bound is several times what is promised.
 export default defineConfig({
   resolve,
@@ -37,7 +38,7 @@ export default defineConfig({
     globalSetup: ['test/support/global-setup.ts'],
     reporters: ['default', './test/support/skip-reporter.ts'],
     sequence: { sequencer: ByLength },
-    maxWorkers: 2,
+    maxWorkers: 3,
     testTimeout: 600_000,
     hookTimeout: 120_000,
   },

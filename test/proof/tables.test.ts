@@ -126,7 +126,7 @@ test('pages of it are found in the database, each a few rows', async () => {
     const page = await timed(async () => {
       const [found] = await readRows(app(), [query]);
       const rows = (found?.rows ?? []).map(({ row }) => row);
-      const cells = await readCells(app(), [{ tableId: table.id, columns: query.columns, rows, chars: 2000 }]);
+      const [cells] = await readCells(app(), [{ tableId: table.id, columns: query.columns, rows, chars: 2000 }]);
       expect(cells).toHaveLength(rows.length * types.length);
       return found;
     });

@@ -14,6 +14,10 @@ export interface Limits {
   readonly maxCells: number;
   readonly maxColumns: number;
   readonly maxCellChars: number;
+  /** Of one row: it goes to another process, and is stored, as a whole. */
+  readonly maxRowChars: number;
+  /** Of all tables together: a text that a file has once may stand in a million of their cells. */
+  readonly maxChars: number;
   /** While somebody waits for it: the time that the consumer takes does not count. */
   readonly timeoutMs: number;
   /** Of the child process, resident. */
@@ -28,6 +32,8 @@ export const defaultLimits: Limits = {
   maxCells: 5_000_000,
   maxColumns: 2_000,
   maxCellChars: 100_000,
+  maxRowChars: 8_388_608,
+  maxChars: 1_073_741_824,
   timeoutMs: 600_000,
   memoryMb: 768,
 };

@@ -48,6 +48,7 @@ export class Tables {
   #last: { index: number; columns: InferredColumn[]; header: string[][] } | null = null;
   #tables = 0;
   #cells = 0;
+  #chars = 0;
   readonly #maxRows: number;
 
   constructor(source: Source, sampleRows: number | undefined) {
@@ -82,10 +83,17 @@ export class Tables {
 
   *#row(row: RawRow): Generator<Extracted> {
     const open = this.#opened();
-    const { maxColumns, maxCellChars, maxCells } = this.#source.limits;
+    const { maxColumns, maxCellChars, maxCells, maxRowChars, maxChars } = this.#source.limits;
     if (row.cells.length > maxColumns) throw new DocumentTooLarge('maxColumns', maxColumns);
-    for (const cell of row.cells)
-      if (cell && cell.text.length > maxCellChars) throw new DocumentTooLarge('maxCellChars', maxCellChars);
+    let chars = 0;
+    for (const cell of row.cells) {
+      const length = cell?.text.length ?? 0;
+      if (length > maxCellChars) throw new DocumentTooLarge('maxCellChars', maxCellChars);
+      chars += length;
+    }
+    if (chars > maxRowChars) throw new DocumentTooLarge('maxRowChars', maxRowChars);
+    this.#chars += chars;
+    if (this.#chars > maxChars) throw new DocumentTooLarge('maxChars', maxChars);
     this.#cells += Math.max(row.cells.length, open.columns?.length ?? 0);
     if (this.#cells > maxCells) throw new DocumentTooLarge('maxCells', maxCells);
     const kept = storable(row);

@@ -183,6 +183,11 @@ export interface ProcessDriver {
    * @throws Error when something is left
    */
   forget(application: { applicationId: string; userSlot: number }): Promise<void>;
+  /**
+   * Ends every process that an application's user has, recorded or not; without isolation they cannot be told: none.
+   * @throws Error when one is left
+   */
+  endUser(userSlot: number): Promise<void>;
   /** Every release folder of this host, whether a row knows it or not. */
   listReleases(): Promise<{ readonly path: string; readonly name: string }[]>;
   /** The processes of all applications of this host, recorded or not; without isolation they cannot be told: none. */
@@ -374,6 +379,8 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
       }
       await rm(folder, { recursive: true, force: true });
     },
+
+    endUser,
 
     async listReleases() {
       const found: { path: string; name: string }[] = [];

@@ -270,7 +270,7 @@ export const Artifacts = service('artifacts', (app) => ({
     } catch (error) {
       if (error instanceof NotFound) throw new Conflict('A part was replaced meanwhile. Try again.');
       // Somebody else stored the whole, which was verified as this would have been.
-      if (!(error instanceof Conflict)) throw error;
+      if (!(error instanceof Conflict) || !(await app.blobs.stat(id))) throw error;
     } finally {
       source.destroy();
     }
@@ -283,6 +283,7 @@ export const Artifacts = service('artifacts', (app) => ({
   async abortUpload(actor: Actor, id: string): Promise<{ id: string }> {
     const row = await app.db.artifact.findUnique({ where: { id } });
     authorizeRow(actor, runPolicy.verbs.abortUpload, row, 'Artifact', id);
+    if (row.runId) throw new Conflict('A run makes this file: cancel the run.');
     if (!(await this.dropPending(id))) throw new Conflict('The file has arrived.');
     return { id };
   },
@@ -300,9 +301,15 @@ export const Artifacts = service('artifacts', (app) => ({
     return keys !== null;
   },
 
-  /** Ends uploads that were begun before. @returns how many */
+  /** Ends uploads that were begun before, and removes parts of those that have arrived. @returns how many were ended */
   async expire(before: Date, signal: AbortSignal): Promise<number> {
     let ended = 0;
+    const whole = await app.db.artifact.findMany({
+      where: { status: 'READY', createdAt: { lt: before }, parts: { some: {} } },
+      select: { id: true },
+      take: 500,
+    });
+    for (const { id } of whole) await this.dropParts(id);
     for (;;) {
       const old = await app.db.artifact.findMany({
         where: { status: 'PENDING', createdAt: { lt: before } },
@@ -333,8 +340,17 @@ export const Artifacts = service('artifacts', (app) => ({
       const artifact = await tx.db.artifact.findUniqueOrThrow({ where: { id } });
       tx.append({ type: artifactReady, workspaceId: artifact.workspaceId, subjectId: id });
     });
-    // It may have come in parts, or some of it before it came as a whole.
+    // It may have come in parts, or some of it before it came as a whole. From here on the file is there: what fails is
+    // no reason to remove it, and the hourly clean-up comes back to the parts.
+    await this.dropParts(id).catch((error: unknown) =>
+      app.log.warn({ err: error, artifact: id }, 'parts of a file that is whole were left'),
+    );
+  },
+
+  /** Removes the parts of a file that is whole. */
+  async dropParts(id: string): Promise<void> {
     const parts = await app.db.artifactPart.findMany({ where: { artifactId: id }, select: { key: true } });
+    if (parts.length === 0) return;
     await app.db.artifactPart.deleteMany({ where: { artifactId: id } });
     for (const { key } of parts) await app.blobs.remove(key);
   },
@@ -349,15 +365,17 @@ export const Artifacts = service('artifacts', (app) => ({
     // It may fail before anybody reads it: whoever does is told.
     source.on('error', readerReports);
     const { id: runId, workspaceId, actorId } = context.run;
-    const begun = await app.db.artifact.findMany({ where: { runId, status: 'PENDING' }, select: { id: true } });
-    for (const { id } of begun) await app.blobs.remove(id);
     const id = newId();
-    await context.write(async (tx) => {
-      await tx.db.artifact.deleteMany({ where: { id: { in: begun.map((one) => one.id) }, status: 'PENDING' } });
+    // The bytes after that: an execution that has lost its run must not touch what the next one stores.
+    const begun = await context.write(async (tx) => {
+      const left = await tx.db.artifact.findMany({ where: { runId, status: 'PENDING' }, select: { id: true } });
+      await tx.db.artifact.deleteMany({ where: { runId, status: 'PENDING' } });
       const row = { id, workspaceId, runId, createdById: actorId, name, contentType, sizeBytes: 0n, sha256: nothing };
       await tx.db.artifact.create({ data: row });
+      return left;
     });
     try {
+      for (const left of begun) await app.blobs.remove(left.id);
       return { id, ...(await app.blobs.put(id, source, { maxBytes, signal })) };
     } catch (error) {
       await app.blobs.remove(id);

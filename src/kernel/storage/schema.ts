@@ -1,6 +1,8 @@
 import './cleanup.ts';
+import DataLoader from 'dataloader';
 import { ArtifactStatus } from '#prisma';
 import { builder } from '../graphql/builder.ts';
+import type { Context } from '../graphql/context.ts';
 import { globalId, rowId } from '../graphql/global-id.ts';
 import { Conflict } from '../errors.ts';
 import { ErrorInterface, errorType, failing, guarded, newestFirst, visible } from '../graphql/kit.ts';
@@ -10,6 +12,7 @@ import { partCount, UploadIncomplete, UploadQuotaExceeded, type UploadQuota } fr
 import type { SignedUrl } from './signed-urls.ts';
 import { StorageUnavailable, UploadMismatch, type StoredBlob } from './store.ts';
 import { FileDamaged } from './verify.ts';
+import { withheldOf } from './withheld.ts';
 
 const ArtifactStatusEnum = builder.enumType(ArtifactStatus, {
   name: 'ArtifactStatus',
@@ -118,6 +121,21 @@ errorType(FileDamaged, {
   interfaces: [ErrorInterface],
 });
 
+const withheld = new WeakMap<Context, DataLoader<string, boolean>>();
+
+/** Whether nobody gets its bytes for now; of many files in one statement. */
+function isWithheld(context: Context, id: string): Promise<boolean> {
+  let loader = withheld.get(context);
+  if (!loader) {
+    loader = new DataLoader<string, boolean>(async (ids) => {
+      const found = await withheldOf(context.app, ids);
+      return ids.map((one) => found.has(one));
+    });
+    withheld.set(context, loader);
+  }
+  return loader.load(id);
+}
+
 export const ArtifactRef = builder.prismaNode('Artifact', {
   id: { field: 'id' },
   description: 'Bytes that belong to a workspace: an upload, or what a run produced.',
@@ -153,8 +171,12 @@ export const ArtifactRef = builder.prismaNode('Artifact', {
     download: t.field({
       type: SignedUrlRef,
       nullable: true,
-      description: 'Where to get its bytes, good for 15 minutes; null while they have not arrived.',
-      resolve: (artifact, _, { app }) => app.use(Artifacts).downloadUrl(artifact),
+      description:
+        'Where to get its bytes, good for 15 minutes; null while they have not arrived, or are of a document that is in quarantine or being deleted.',
+      resolve: async (artifact, _, context) => {
+        const address = context.app.use(Artifacts).downloadUrl(artifact);
+        return address && (await isWithheld(context, artifact.id)) ? null : address;
+      },
     }),
   }),
 });

@@ -225,6 +225,24 @@ test('a preview tells what a definition makes of a document, and stores nothing'
   );
 });
 
+test('a preview of what is wide, has many tables or long texts gives the first of them', async () => {
+  const wide = Array.from({ length: 600 }, (_, row) => Array.from({ length: 100 }, (__, at) => row + at).join(','));
+  const one = await upload(server.url, ada, of, 'wide.csv', wide.join('\n'));
+  const first = await preview({ documentId: one.id, rows: 100 });
+  expect(first).toMatchObject({ __typename: 'PreviewExtractionSuccess', truncated: false });
+  expect(first.tables[0]?.rows).toHaveLength(50);
+  const many = '<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>'.repeat(60);
+  const other = await preview({ documentId: (await upload(server.url, ada, of, 'many.html', many)).id });
+  expect(other).toMatchObject({ __typename: 'PreviewExtractionSuccess', truncated: true });
+  expect(other.tables).toHaveLength(50);
+  const long = Array.from({ length: 30 }, (_, row) => `${row},${'x'.repeat(90_000)}`).join('\n');
+  const last = await preview({
+    documentId: (await upload(server.url, ada, of, 'long.csv', `a,b\n${long}`)).id,
+    rows: 30,
+  });
+  expect(last.tables[0]?.rows).toHaveLength(12);
+});
+
 test('a preview ends when nobody waits for it', async () => {
   const document = await upload(server.url, ada, of, 'large.csv', csv(100_000, 'left'));
   const children = async () =>

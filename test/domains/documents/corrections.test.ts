@@ -196,6 +196,17 @@ test('nothing is corrected while it is being extracted, or when its document goe
   expect((await correct(id, 0, 1, '5')).__typename).toBe('Conflict');
 });
 
+test('a part of a job that failed is corrected, and no count is below zero', async () => {
+  const extraction = await extractionOf(app(), a);
+  const [id = ''] = await write(extraction, [table()]);
+  // It ended before its tables were counted.
+  await app().db.extractionJob.update({ where: { id: extraction.run.id }, data: { reviewCount: 0 } });
+  await app().use(Runs).stop(extraction.run.id);
+  await app().use(Runs).giveUp(extraction.run.id, 'It was canceled.');
+  expect((await correct(id, 0, 1, '5')).__typename).toBe('CorrectCellSuccess');
+  expect(await counts(id)).toEqual([2, 0]);
+});
+
 test('of many who correct at once each cell takes one, and the counts are right', async () => {
   const rows = Array.from({ length: 6 }, (_, row) => [cell('?', doubtful, `A${row + 2}`)]);
   const made = await extracted(app(), a, [{ columns: [{ name: 'A', type: 'TEXT' }], rows }]);
@@ -248,6 +259,18 @@ test('a later job gets corrections of cells that say the same at the same place,
     text: 'North',
     version: 0,
   });
+  // Cells that have one place together, as those of an external extractor may: only the one that was corrected.
+  const alike: Given = {
+    columns: [{ name: 'A', type: 'TEXT' }],
+    rows: ['x', 'x', 'y', 'x'].map((text) => [cell(text)]),
+  };
+  const shared = await documentOf(app(), a);
+  const source = first((await extracted(app(), a, [alike], shared)).tables);
+  await correct(source, 1, 0, 'second');
+  await correct(source, 3, 0, 'fourth');
+  const target = first((await extracted(app(), a, [alike], shared)).tables);
+  const texts = await app().db.extractedCell.findMany({ where: { tableId: target }, orderBy: { row: 'asc' } });
+  expect(texts.map(({ text }) => text)).toEqual(['x', 'second', 'y', 'fourth']);
   const many = async (cells: number) => {
     const rows = Array.from({ length: cells }, (_, row) => [cell('?', doubtful, `A${row + 2}`)]);
     const given: Given = { columns: [{ name: 'A', type: 'TEXT' }], rows };

@@ -2,7 +2,7 @@ import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import XLSX from '@e965/xlsx';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { rowId } from '../../../src/kernel/graphql/global-id.ts';
+import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { person, member, workspace, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
@@ -122,6 +122,12 @@ describe('what a file claims to be', () => {
       download: null,
       events: { nodes: [{ type: 'document.uploaded' }, { type: 'document.quarantined' }] },
     });
+    // Nor by way of its file.
+    const { artifactId } = await app().db.document.findUniqueOrThrow({ where: { id: rowId('Document', document.id) } });
+    const file = 'query ($id: ID!) { node(id: $id) { ... on Artifact { status download { url } } } }';
+    expect(await data(server.url, file, { id: globalId('Artifact', artifactId) }, ada)).toEqual({
+      node: { status: 'READY', download: null },
+    });
     expect(await mutate(server.url, 'deleteDocument', { id: document.id }, 'documentId', ada)).toMatchObject({
       documentId: document.id,
     });
@@ -232,6 +238,31 @@ test('a document is deleted with its bytes, jobs and tables', async () => {
   expect(await app().db.extractedTable.count({ where: { documentId: id } })).toBe(0);
   const told = await app().db.event.findFirstOrThrow({ where: { subjectId: id, type: 'document.deleted' } });
   expect(told.data).toEqual({ jobs: 1, files: 1 });
+});
+
+test('with a document goes what was exported of it, and what was extracted of that', async () => {
+  const { id } = await workspace(server.url, ada);
+  const workspaceId = rowId('Workspace', id);
+  const origin = await upload(server.url, ada, id, 'origin.csv', csv(5, 'origin'));
+  const extracted = async (documentId: string) => {
+    const job = await submit(server.url, ada, { documentId });
+    await jobWhere(server.url, ada, job, isOver);
+    return job;
+  };
+  const jobId = await extracted(origin.id);
+  await mutate(server.url, 'exportTables', { jobId, format: 'XLSX' }, 'export { id }', ada);
+  const where = { workspaceId, source: 'EXPORT' } as const;
+  await until('it is exported', async () => (await app().db.document.count({ where })) > 0, livenessMs);
+  const made = await app().db.document.findFirstOrThrow({ where });
+  await extracted(globalId('Document', made.id));
+  expect(await app().db.run.count({ where: { workspaceId } })).toBe(3);
+  await mutate(server.url, 'deleteDocument', { id: origin.id }, 'documentId', ada);
+  await until('all is gone', async () => (await app().db.document.count({ where: { workspaceId } })) === 0, livenessMs);
+  // No run is left without what it was about.
+  expect(await app().db.run.count({ where: { workspaceId } })).toBe(0);
+  expect(await app().db.artifact.count({ where: { workspaceId } })).toBe(0);
+  const told = await app().db.event.findMany({ where: { workspaceId, type: 'document.deleted' } });
+  expect(told.map(({ subjectId }) => subjectId).toSorted()).toEqual([made.id, rowId('Document', origin.id)].toSorted());
 });
 
 test('a workspace keeps its documents as long as an administrator says', async () => {

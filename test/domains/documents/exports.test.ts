@@ -10,6 +10,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { system } from '../../../src/kernel/auth/actor.ts';
 import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import type { RunContext } from '../../../src/kernel/runs/context.ts';
+import { Fenced } from '../../../src/kernel/runs/errors.ts';
 import { isTerminal } from '../../../src/kernel/runs/model.ts';
 import { Runs } from '../../../src/kernel/runs/runs.ts';
 import { Artifacts } from '../../../src/kernel/storage/artifacts.ts';
@@ -375,6 +376,37 @@ test('what a lost execution has left is removed by the next one: one document, n
   const artifacts = await app().db.artifact.findMany({ where: { runId: id }, include: { document: true } });
   expect(artifacts.map(({ status, document }) => [status, document?.id])).toEqual([['READY', rowId('Document', run.document?.id ?? '')]]); // prettier-ignore
   expect(await blobs()).toContain(artifacts[0]?.id);
+});
+
+test('an execution that has lost its run does not touch what the next one stores, and nobody aborts it as an upload', async () => {
+  const { tables } = await extracted(app(), a, [table]);
+  const id = rowId('TableExport', await paused(first(tables)));
+  const workerId = '00000000-0000-4000-8000-00000000000f';
+  const run = await app().use(Runs).take(id, { workerId, hostId: paused.hostId });
+  if (!run) throw new Error('not taken');
+  const contextOf = (attempt: number) =>
+    ({
+      run,
+      write: (fn) =>
+        app().transact(system, async (tx) => fn(tx, await app().use(Runs).fence(tx, { runId: id, attempt, workerId }))),
+    }) as Pick<RunContext, 'run' | 'write'>;
+  const produce = (attempt: number) =>
+    app().use(Artifacts).produce(contextOf(attempt), {
+      name: 'x.csv',
+      contentType: 'text/csv',
+      maxBytes: 100,
+      signal: new AbortController().signal,
+      source: Readable.from(['x']),
+    }); // prettier-ignore
+  await app().db.run.update({ where: { id }, data: { attempt: 2 } });
+  const next = await produce(2);
+  await expect(produce(1)).rejects.toBeInstanceOf(Fenced);
+  expect(await app().blobs.stat(next.id)).toMatchObject({ sizeBytes: 1 });
+  const abort = `mutation ($id: ID!) { abortUpload(input: { artifactId: $id }) { __typename } }`;
+  expect(await data(server.url, abort, { id: globalId('Artifact', next.id) }, a.owner)).toEqual({ abortUpload: { __typename: 'Conflict' } }); // prettier-ignore
+  await app().use(Runs).stop(id);
+  await app().use(Runs).giveUp(id, 'The test is over.');
+  await app().blobs.remove(next.id);
 });
 
 /** An export that no worker takes. @returns its global id */

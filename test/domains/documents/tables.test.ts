@@ -284,6 +284,19 @@ test('nobody of another workspace finds a table, its rows or its cells; a viewer
   expect(await data(server.url, lists, ids, b.owner)).toEqual({ document: null, job: null });
 });
 
+test('rows that are asked for twice have each cell once', async () => {
+  const { tables } = await extracted(app(), a, [small]);
+  const twice = `query ($id: ID!) { node(id: $id) { ... on ExtractedTable { all: rows { nodes { cells { text } } }
+    some: rows(where: [{ column: 0, op: EQ, value: "South" }]) { nodes { cells { text } } } } } }`;
+  const row = (...texts: string[]) => ({ cells: texts.map((text) => ({ text })) });
+  expect(await data(server.url, twice, { id: globalId('ExtractedTable', tables[0] ?? '') }, a.owner)).toEqual({
+    node: {
+      all: { nodes: [row('North', '1.234,50'), row('South', '12'), row('West', '')] },
+      some: { nodes: [row('South', '12')] },
+    },
+  });
+});
+
 test('as many statements for 20 rows as for 5, and for 3 tables as for 1', async () => {
   const { tables, run } = await extracted(
     app(),
@@ -348,6 +361,31 @@ describe('the writer', () => {
     await conclude(next);
     const tables = await app().db.extractedTable.findMany({ where: { jobId: extraction.run.id } });
     expect(tables.map((one) => [one.id, one.complete])).toEqual([[again, true]]);
+    expect(await app().db.extractedCell.count({ where: { tableId: id } })).toBe(0);
+  });
+
+  test('that has lost its run removes nothing of what the next execution writes', async () => {
+    const lost = await extractionOf(app(), a);
+    const next = { ...lost, hold: { ...lost.hold, attempt: 2 } };
+    await app().db.run.update({ where: { id: lost.run.id }, data: { attempt: 2 } });
+    const [id = ''] = await write(next, [small]);
+    await expect(app().use(Tables).writer(lost, { minConfidence: 0.7 })).rejects.toBeInstanceOf(Fenced);
+    expect(await app().db.extractedCell.count({ where: { tableId: id } })).toBe(6);
+  });
+
+  test('removes a large table in small statements, which hold the run for a moment each', async () => {
+    const extraction = await extractionOf(app(), a);
+    const [id = ''] = await write(extraction, [{ columns: [{ name: 'a', type: 'TEXT' }], rows: [] }]);
+    await app().database.pool.query(
+      `insert into extracted_cell (table_id, "column", row, type, text, confidence, citation)
+       select $1, 0, row, 'EMPTY', '', 1, '{}' from generate_series(1, 45000) as row`,
+      [id],
+    );
+    const texts = await statements(app().database.pool, () =>
+      app().use(Tables).writer(extraction, { minConfidence: 0.7 }),
+    );
+    expect(texts.filter((text) => text.includes('delete from extracted_cell using mine'))).toHaveLength(4);
+    expect(await app().db.extractedTable.count({ where: { jobId: extraction.run.id } })).toBe(0);
     expect(await app().db.extractedCell.count({ where: { tableId: id } })).toBe(0);
   });
 

@@ -3,7 +3,9 @@ import { access, chmod, mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { globalId } from '#kernel/graphql/global-id.ts';
+import { listProcesses } from '#kernel/processes/children.ts';
 import { Previews } from '../../../src/domains/deployments/index.ts';
+import { DeploymentHost } from '../../../src/domains/deployments/service/host.ts';
 import { member, person, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
 import { asRoot, until } from '../../support/embedded.ts';
@@ -252,14 +254,43 @@ test.runIf(asRoot)(
   },
 );
 
+test.runIf(asRoot)('what a build of a fork left behind is gone before git fetches for it again', async () => {
+  const leaves = await application('leaves', {
+    buildCommand: '(setsid sleep 86399 > /dev/null 2>&1 &); sleep 0.3; exit 1',
+  });
+  await policy(leaves);
+  const sha = await commit(61, 'sixty-one');
+  await told('opened', { number: 61, sha, from: fork });
+  expect((await decide('approvePreview', (await preview(leaves, 61)).id, sha)).__typename).toBe('ApprovePreviewSuccess'); // prettier-ignore
+  const { phase, applicationId } = await deployed(sha);
+  expect(phase).toBe('FAILED');
+  const { userSlot } = await db().application.findUniqueOrThrow({ where: { id: applicationId } });
+  const user = server.running.app.use(DeploymentHost).checkouts.userOf(userSlot ?? -1);
+  const left = async () =>
+    (await listProcesses()).filter(({ uid, zombie }) => uid === user?.uid && !zombie).map(({ pid }) => pid);
+  const [before = 0, ...more] = await left();
+  expect([before > 0, more]).toEqual([true, []]);
+  const again = await on.deploy(globalId('Application', applicationId));
+  expect(again.steps.find(({ name }) => name === 'build')?.status).toBe('FAILED');
+  expect(await left()).not.toContain(before);
+  expect(await policy(leaves, { enabled: false })).toMatchObject({ __typename: 'SetPreviewPolicySuccess' });
+  await gone(applicationId);
+  expect(await left()).toEqual([]);
+});
+
 test('own branches run without approval, as many as there is room for; turned off, all of them go', async () => {
   const site = await application('site', { environment: { GREETING: ' and the secret of production' } });
   await policy(site, { approval: 'FORKS', maxPreviews: 1, environment: { GREETING: ' of previews' } });
+  const finding = { applicationId: raw('Application', site), fingerprint: 'f'.repeat(64) };
+  await db().knownFinding.create({ data: { ...finding, id: randomUUID(), suppressedAt: new Date(), reason: 'Known' } });
   const first = await commit(11, 'eleven');
   expect(await told('opened', { number: 11, sha: first })).toEqual(['PROCESSED', null]);
   const one = await deployed(first);
   expect([one.phase, one.reason]).toEqual(['DEPLOYED', null]);
   expect(await answer(one.applicationId)).toBe('eleven of previews');
+  const suppressed = () => db().knownFinding.count({ where: { ...finding, applicationId: one.applicationId, suppressedAt: { not: null } } }); // prettier-ignore
+  expect(await suppressed()).toBe(1);
+  await mutate(server.url, 'unsuppressFinding', { applicationId: site, fingerprint: finding.fingerprint }, on.who);
 
   const other = await commit(12, 'twelve');
   expect(await told('opened', { number: 12, sha: other, title: 'Another' })).toEqual(['PROCESSED', null]);
@@ -272,6 +303,8 @@ test('own branches run without approval, as many as there is room for; turned of
   const again = await deployed(second);
   expect([again.phase, again.applicationId]).toEqual(['DEPLOYED', one.applicationId]);
   expect(await answer(one.applicationId)).toBe('eleven again of previews');
+  // What is not lived with any more there, is not here either.
+  expect(await suppressed()).toBe(0);
   // The head that is known, an older one, and one that the repository does not have as the head any more.
   expect(await told('labeled', { number: 11, sha: second })).toEqual(['IGNORED', 'Its newest commit is known.']);
   const hour = new Date(clock - 3_600_000);
@@ -340,6 +373,14 @@ test('events out of order, approvals that race with pushes, and an application t
   expect((await told('closed', { number: 22, sha: b }, second))[0]).toBe('PROCESSED');
   expect((await told('synchronize', { number: 22, sha: b, before: a }, second))[0]).toBe('IGNORED');
   expect((await told('opened', { number: 23, sha: a, base: 'next' }))[0]).toBe('IGNORED');
+
+  // It waited for room, without an approval, when all of them came to need one.
+  const { id: waiting } = await preview(late, 22);
+  await told('reopened', { number: 22, sha: a });
+  await db().preview.update({ where: { id: waiting }, data: { state: 'AWAITING_ROOM' } });
+  await server.running.app.use(Previews).giveRoom({ id: waiting });
+  expect(await preview(late, 22)).toMatchObject({ state: 'AWAITING_APPROVAL', approvedSha: null, applicationId: null });
+  expect((await waitsInInbox('deployments.previewApproval')).filter((title) => title.includes('#22'))).toHaveLength(1);
 
   // Of an approval and a push that come at once, either the approved commit was the newest, or nothing is approved.
   for (const round of [1, 2, 3]) {

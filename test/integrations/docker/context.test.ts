@@ -93,6 +93,46 @@ test.each([
   expect(objectionTo(dockerfile)).toMatch(/^ADD takes plain paths/);
 });
 
+test.each([
+  'FROM 3',
+  'FROM cafe AS base',
+  'FROM --platform=linux/amd64 3f2a',
+  'from sha256:3f2a',
+  `FROM ${'3f'.repeat(32)}`,
+  'FROM "cafe"',
+  'FROM ca\\fe',
+  'FROM ca\\\nfe',
+  'ARG A=cafe\nFROM $A',
+  'ARG A=cafe\nFROM ${A}',
+  'ARG A=node\nARG A="ca"fe\nFROM $A',
+  'ARG A=cafe\nARG Z="x A=node "\nFROM $A',
+  'ARG A=node\nARG A\nFROM $A',
+  'FROM ${A:-cafe}',
+  'ARG A=256\nFROM sha$A:3f',
+  'FROM node:24\nCOPY --from=3f / /x',
+  'FROM node:24\nCOPY --chown=1 --from="3f" / /x',
+  'FROM node:24\nCOPY --fr\\om=3f / /x',
+  'FROM node:24\nONBUILD COPY --from=3f / /x',
+  'FROM switchyard/01890a5d-ac96-774b-bcce-b302099a8057/01890a5d-ac96-774b-bcce-b302099a8057:x.1',
+  'FROM docker.io/switchyard/01890a5d-ac96-774b-bcce-b302099a8057/a:b',
+  'FROM cafe\nFROM node:24 AS cafe',
+])('a Dockerfile that could name the image of another application is refused: %j', (dockerfile) => {
+  expect(objectionTo(dockerfile)).toMatch(/^FROM and COPY --from take/);
+});
+
+test.each([
+  'FROM node',
+  'FROM node:24 AS cafe\nFROM cafe\nCOPY --from=CAFE --chown=1:1 /a /b\nCOPY --from=0 /a /b',
+  'FROM localhost:5000/team/node@sha256:3f2a',
+  'ARG NODE=24\nARG BASE="node"\nFROM $BASE:${NODE}-slim\nARG A="x y"\nCOPY --from=alpine:3 /a /b',
+  'FROM node:${VERSION}',
+  'FROM --platform=$BUILDPLATFORM gcr.io/distroless/nodejs24-debian12',
+  'FROM cafe:latest',
+  'FROM scratch\nCOPY "a b" /c\nCOPY ["a", "/b"]',
+])('one that names images by their names is not: %j', (dockerfile) => {
+  expect(objectionTo(dockerfile)).toBeNull();
+});
+
 test('others are not', () => {
   expect(
     objectionTo('FROM x\nADD --chown=1:1 a.tar.gz /srv/\nRUN curl http://a\nCOPY a:b $c\n# ADD http://x y\n'),

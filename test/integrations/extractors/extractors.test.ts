@@ -237,6 +237,9 @@ describe('a hostile file', () => {
   const page = (entries: string): string => `<< /Type /Pages ${entries} >>`;
   const entities = `<!DOCTYPE x [<!ENTITY a "${'a'.repeat(1000)}">]><x>${'&a;'.repeat(1000)}</x>`;
 
+  const long = `<si><t>${'x'.repeat(90_000)}</t></si>`;
+  const repeated = (count: number): string => '<c t="s"><v>0</v></c>'.repeat(count);
+
   const corpus: Record<string, [Format, () => string | Uint8Array, string, Partial<Limits>?]> = {
     'a zip bomb': ['XLSX', () => sheet(`<row>${' '.repeat(60_000_000)}</row>`), 'DOCUMENT_TOO_LARGE'],
     'more unpacked than is read': [
@@ -293,6 +296,17 @@ describe('a hostile file', () => {
     'a quote without an end': ['CSV', () => `a,b\n${'"1",2\n'.repeat(20_000)}"x`, 'DOCUMENT_MALFORMED'],
     'a cell without an end': ['CSV', () => `a,b\n"${'x'.repeat(9_000_000)}",y\n`, 'DOCUMENT_TOO_LARGE'],
     'too many cells': ['CSV', () => 'a,b\n'.repeat(1_000), 'DOCUMENT_TOO_LARGE', { maxCells: 500 }],
+    'one text in all cells of a row': [
+      'XLSX',
+      () => workbook({ S: `<sheetData><row>${repeated(150)}</row></sheetData>` }, { strings: long }),
+      'DOCUMENT_TOO_LARGE',
+    ],
+    'one text in a cell of each row': [
+      'XLSX',
+      () => workbook({ S: `<sheetData>${`<row>${repeated(2)}</row>`.repeat(50)}</sheetData>` }, { strings: long }),
+      'DOCUMENT_TOO_LARGE',
+      { maxChars: 2_000_000 },
+    ],
     'too many bytes': ['CSV', () => csv, 'DOCUMENT_TOO_LARGE', { maxBytes: 5 }],
     'a page tree in a circle': [
       'PDF',
@@ -312,6 +326,12 @@ describe('a hostile file', () => {
       'DOCUMENT_MALFORMED',
     ],
   };
+
+  test('has no long name of a sheet in each citation', async () => {
+    const book = workbook({ ['n'.repeat(100_000)]: `<sheetData><row>${cells(2)}</row></sheetData>` });
+    const [table] = (await collect(await extract(book, 'XLSX', { definition: { headerRows: 0 } }))).tables;
+    expect(table?.rows[0]?.[1]?.citation).toEqual({ kind: 'SHEET', sheet: 'n'.repeat(255), ref: 'B1' });
+  });
 
   test('gives a typed error, and the next one is read as ever', async () => {
     const codes = await Promise.all(

@@ -3,7 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { NotFound } from '#kernel/errors.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
@@ -76,6 +76,28 @@ test('a file is announced, uploaded, told of by an event, and downloaded', async
   expect(Buffer.from(await download.arrayBuffer())).toEqual(bytes);
   expect(download.headers.get('content-disposition')).toContain('attachment');
   expect((await put(made.upload.url, bytes)).status).toBe(409);
+});
+
+test('a file that has arrived stays when a part of it cannot be removed, which the clean-up does later', async () => {
+  const app = server.running.app;
+  const { createUpload: made } = await data<Upload>(server.url, createUpload, { input: input() }, owner);
+  const artifactId = rowId('Artifact', made.artifact.id);
+  const key = newId();
+  await app.blobs.put(key, Readable.from([bytes]), { maxBytes: bytes.length });
+  await app.db.artifactPart.create({ data: { artifactId, number: 1, key, sizeBytes: bytes.length, sha256 } });
+  const away = vi.spyOn(app.blobs, 'remove').mockRejectedValueOnce(new Error('away'));
+  try {
+    expect((await put(made.upload.url, bytes)).status).toBe(201);
+  } finally {
+    away.mockRestore();
+  }
+  expect(await app.db.artifact.findUniqueOrThrow({ where: { id: artifactId } })).toMatchObject({ status: 'READY' });
+  expect(await app.blobs.stat(artifactId)).toMatchObject({ sizeBytes: bytes.length });
+  // As if the server had died before it forgot the part.
+  await app.db.artifactPart.create({ data: { artifactId, number: 1, key, sizeBytes: bytes.length, sha256 } });
+  await app.use(Artifacts).expire(new Date(Date.now() + 1000), AbortSignal.timeout(60_000));
+  expect(await app.blobs.stat(key)).toBeNull();
+  expect(await app.blobs.stat(artifactId)).not.toBeNull();
 });
 
 test('other bytes than those announced are refused, and the right ones can be sent afterwards', async () => {

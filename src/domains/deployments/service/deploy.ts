@@ -108,12 +108,16 @@ async function buildIn(context: Context, application: Application, checkedOut: S
     const lines = inOrder((line: string) => step.log(line));
     const credentials = await app.use(SourceAccess).credentials(application, step.signal);
     if (credentials) context.addSecrets([credentials.password]);
-    // As the same user it could read them while git runs.
-    const watching = { applicationId: application.id, ...someInstance };
-    if (credentials && preview?.isFork && (await app.db.release.count({ where: watching })) > 0)
-      throw new NotConfined(
-        'What runs of this fork could read what git fetches with. Its next commit is deployed by an approval, which replaces it.',
-      );
+    if (credentials && preview?.isFork) {
+      // As the same user it could read them while git runs.
+      const watching = { applicationId: application.id, ...someInstance };
+      if ((await app.db.release.count({ where: watching })) > 0)
+        throw new NotConfined(
+          'What runs of this fork could read what git fetches with. Its next commit is deployed by an approval, which replaces it.',
+        );
+      // So could what a build of it left behind, which had gone away from the build's own processes.
+      await checkouts.endUser(userSlotOf(application));
+    }
     const commit = await git.fetchCommit({
       ...(credentials ? { credentials } : {}),
       repositoryUrl: application.repositoryUrl,

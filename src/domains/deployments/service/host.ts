@@ -51,7 +51,7 @@ export interface DeploymentHost {
   readonly hostId: string;
   readonly git: Git;
   /** Folders of applications, each with a user of its own: what is built is fetched into one. */
-  readonly checkouts: Pick<ProcessDriver, 'userOf' | 'prepare' | 'remove'>;
+  readonly checkouts: Pick<ProcessDriver, 'userOf' | 'prepare' | 'remove' | 'endUser'>;
   /** @throws Error when this host has it not */
   driver(name: DriverName): Driver;
   /** Makes the address proxy follow the rows, and waits until it routes the application at this version or later. */

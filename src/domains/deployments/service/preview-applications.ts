@@ -80,6 +80,11 @@ export async function giveVariables(app: App, tx: Transaction, to: Application, 
 
 /** What somebody lives with in an application, they live with in its previews. */
 export async function giveSuppressions(tx: Transaction, toId: string, fromId: string): Promise<void> {
+  // Nor longer than there.
+  await tx.db.$executeRaw`
+    update known_finding k set suppressed_at = null, suppressed_by_id = null, reason = null, expires_at = null
+    where k.application_id = ${toId}::uuid and k.suppressed_at is not null and not exists (select 1 from known_finding f
+      where f.application_id = ${fromId}::uuid and f.fingerprint = k.fingerprint and f.suppressed_at is not null)`;
   await tx.db.$executeRaw`
     insert into known_finding (id, application_id, fingerprint, first_seen_at, suppressed_at, suppressed_by_id, reason, expires_at)
     select gen_random_uuid(), ${toId}::uuid, fingerprint, first_seen_at, suppressed_at, suppressed_by_id, reason, expires_at

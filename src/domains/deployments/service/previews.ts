@@ -111,6 +111,9 @@ export const Previews = service('previews', (app) => {
       key: what === 'approval' ? approvalKey(preview.id) : roomKey(preview.id),
     });
 
+  const askApproval = (tx: Transaction, of: Application, preview: Preview) =>
+    openItem(tx, of, preview, 'approval', `waits for approval of ${preview.headSha.slice(0, 10)}: ${preview.title}`);
+
   /** Takes a preview away: its deployment is told to stop, and what runs it is removed with all that it has. */
   const end = async (
     tx: Transaction,
@@ -173,7 +176,7 @@ export const Previews = service('previews', (app) => {
       await move(tx, known, 'AWAITING_ROOM', seen);
       return { reason: null, deploy: known.id };
     }
-    const asks = isFork || policy.approval === 'ALWAYS';
+    const asks = asksFor(policy, pull);
     const waiting = { ofId: of.id, state: 'AWAITING_APPROVAL' as const, NOT: { githubId, number } };
     if (asks && (await tx.db.preview.count({ where: waiting })) >= maxAwaiting)
       return { reason: `${maxAwaiting} pull requests of the application wait for approval already.`, deploy: null };
@@ -195,7 +198,7 @@ export const Previews = service('previews', (app) => {
           data: { ...head, id: newId(), workspaceId: of.workspaceId, ofId: of.id, githubId, number },
         });
     await leaveInbox(tx, preview);
-    if (asks) await openItem(tx, of, preview, 'approval', `waits for approval of ${headSha.slice(0, 10)}: ${title}`);
+    if (asks) await askApproval(tx, of, preview);
     append(tx, preview, known?.state ?? 'CLOSED', state);
     await tellPreviewWatchers(app, tx, preview.id);
     return { reason: null, deploy: asks ? null : preview.id };
@@ -212,10 +215,18 @@ export const Previews = service('previews', (app) => {
     return newest !== null && ['FAILED', 'CANCELED', 'TIMED_OUT'].includes(newest.run.status);
   };
 
-  /** Deploys the newest commit of a preview that may be. @returns why that cannot be now; null: it is @throws {DomainError} */
+  /** Deploys the newest commit of a preview that may be. @returns why that cannot be now; null: it is, or has to be approved @throws {DomainError} */
   const deployWithin = async (tx: Transaction, of: Application, preview: Preview): Promise<Waits | null> => {
     const policy = await tx.db.previewPolicy.findUnique({ where: { applicationId: of.id } });
     if (!policy || of.removalAskedAt) return { reason: 'The application has no previews now.', forLong: false };
+    if (asksFor(policy, preview) && preview.approvedSha !== preview.headSha) {
+      // That all of them are to be approved was said while it waited.
+      const { preview: asked } = await move(tx, preview, 'AWAITING_APPROVAL');
+      await leaveInbox(tx, asked);
+      await askApproval(tx, of, asked);
+      await tellPreviewWatchers(app, tx, asked.id);
+      return null;
+    }
     const present = preview.applicationId === null ? null : await lockApplication(tx, preview.applicationId);
     if (present && (present.removalAskedAt || preview.isFork)) {
       // Code of a stranger that runs already is not there while git fetches with the workspace's token, as the same user.
@@ -541,6 +552,10 @@ export const Previews = service('previews', (app) => {
     },
   };
 });
+
+/** Whether somebody has to approve each commit of it. */
+const asksFor = ({ approval }: PreviewPolicy, { isFork }: { readonly isFork: boolean }): boolean =>
+  isFork || approval === 'ALWAYS';
 
 const triggerOf = ({ actor }: Transaction): RunTrigger =>
   actor.kind === 'MACHINE' ? 'WEBHOOK' : actor.kind === 'SYSTEM' ? 'SCHEDULE' : 'API';

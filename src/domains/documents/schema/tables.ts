@@ -153,19 +153,7 @@ function loaders(context: Context): Loaders {
   made = {
     page: new DataLoader((queries) => readRows(app, queries), { cache: false, maxBatchSize: maxRows }),
     count: new DataLoader((queries) => countRows(app, queries), { cache: false, maxBatchSize: maxRows }),
-    cells: new DataLoader(
-      async (asked) => {
-        const found = await readCells(app, asked);
-        const byTable = Map.groupBy(found, ({ tableId }) => tableId);
-        return asked.map((one) => {
-          const [rows, columns] = [new Set(one.rows), new Set(one.columns)];
-          return (byTable.get(one.tableId) ?? []).filter(
-            (cell) => cell.chars === one.chars && rows.has(cell.row) && columns.has(cell.column),
-          );
-        });
-      },
-      { cache: false },
-    ),
+    cells: new DataLoader((asked) => readCells(app, asked), { cache: false }),
     history: new DataLoader(
       async (places) => {
         const { rows } = await app.database.pool.query<{ id: string }>(

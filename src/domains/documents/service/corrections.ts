@@ -60,10 +60,12 @@ export const Corrections = service('corrections', (app) => {
       const looked = cells.filter(({ needsReview }) => needsReview).length;
       if (looked > 0) {
         await tx.db.extractedTable.update({ where: { id: tableId }, data: { reviewCount: { decrement: looked } } });
-        const { reviewCount } = await tx.db.extractionJob.update({
-          where: { id: table.jobId },
+        // Of a job that did not come to its end nothing was counted.
+        await tx.db.extractionJob.updateMany({
+          where: { id: table.jobId, reviewCount: { gte: looked } },
           data: { reviewCount: { decrement: looked } },
         });
+        const { reviewCount } = await tx.db.extractionJob.findUniqueOrThrow({ where: { id: table.jobId } });
         if (reviewCount === 0n && run.phase === 'NEEDS_REVIEW' && run.status === 'WAITING')
           await app.use(Reviews).end(tx, run, reviewCount);
       }

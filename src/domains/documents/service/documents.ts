@@ -6,6 +6,7 @@ import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { Conflict } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
+import { withhold } from '#kernel/storage/withheld.ts';
 import {
   DocumentEncrypted,
   DocumentTooLarge,
@@ -20,6 +21,9 @@ import { Copies } from './copies.ts';
 import { askForRemoval } from './deletion.ts';
 import { Readers } from './readers.ts';
 import { DocumentSettings, lockDocument, type Written } from './shared.ts';
+
+// Not by way of its file, either.
+withhold({ document: { is: { OR: [{ status: 'QUARANTINED' }, { removalAskedAt: { not: null } }] } } });
 
 /** What an export made. */
 export interface Produced {

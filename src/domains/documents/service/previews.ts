@@ -20,11 +20,13 @@ import { requireExtractable } from './jobs.ts';
 import { Readers } from './readers.ts';
 
 /** What somebody who waits may cost. */
-const bounds = { timeoutMs: 20_000, memoryMb: 512, maxTables: 50, maxCells: 50_000, maxPages: 50 } as const;
+const bounds = { timeoutMs: 20_000, memoryMb: 512 } as const;
 /** All of it together, its wait for a turn included, milliseconds. */
 const patienceMs = 60_000;
-/** More cells are not answered: of many tables the first ones. */
+/** More tables, cells and characters of them are not answered: of many the first ones. */
+const maxTables = 50;
 const maxAnswered = 5_000;
+const maxAnsweredChars = 1_000_000;
 
 const previews = defineThrottle({
   name: 'documents.previews',
@@ -98,12 +100,14 @@ async function collect(items: AsyncIterable<Extracted | Progress>, most: number)
   const tables: PreviewTable[] = [];
   const warnings: Extract<Extracted, { type: 'warning' }>[] = [];
   let cells = 0;
+  let chars = 0;
+  const full = () => cells >= maxAnswered || chars >= maxAnsweredChars;
   for await (const item of items) {
     if (!('type' in item)) continue;
     switch (item.type) {
       case 'table':
         // To leave the loop ends the process that reads.
-        if (cells >= maxAnswered) return { tables, warnings, truncated: true };
+        if (full() || tables.length >= maxTables) return { tables, warnings, truncated: true };
         tables.push({
           name: item.name,
           page: item.page ?? null,
@@ -115,9 +119,10 @@ async function collect(items: AsyncIterable<Extracted | Progress>, most: number)
       case 'rows': {
         const table = tables.at(-1);
         for (const row of item.rows) {
-          if (!table || table.rows.length >= most || cells >= maxAnswered) break;
+          if (!table || table.rows.length >= most || full()) break;
           table.rows.push(row);
           cells += row.length;
+          for (const { text } of row) chars += text.length;
         }
         break;
       }

@@ -309,8 +309,6 @@ export interface ShownCell extends Pick<
   readonly text: string;
   /** Whether it goes on. */
   readonly truncated: boolean;
-  /** Characters that were asked for. */
-  readonly chars: number;
 }
 
 /** Characters of a text that a page shows. */
@@ -324,24 +322,27 @@ export interface CellsAsked {
   readonly chars: number;
 }
 
-/** Cells of rows of tables, in one statement, in the order of rows and columns. */
-export async function readCells(app: App, asked: readonly CellsAsked[]): Promise<ShownCell[]> {
+/** Cells of rows of tables, in one statement: for each that is asked in the order of rows and columns. */
+export async function readCells(app: App, asked: readonly CellsAsked[]): Promise<ShownCell[][]> {
   const parts = asked
+    .map((one, at) => ({ ...one, at }))
     .filter(({ columns, rows }) => columns.length > 0 && rows.length > 0)
     // Each a look into the key for every cell: the planner sees how many there are.
     .map(
-      ({ tableId, columns, rows, chars }) => Prisma.sql`
-        (select c.table_id, c."column", c.row, c.type::text as type, left(c.text, ${chars}::int) as text,
-           length(c.text) > ${chars}::int as truncated, ${chars}::int as chars, left(c.value, ${chars}::int) as value,
+      ({ tableId, columns, rows, chars, at }) => Prisma.sql`
+        (select ${at}::int as at, c.table_id, c."column", c.row, c.type::text as type, left(c.text, ${chars}::int) as text,
+           length(c.text) > ${chars}::int as truncated, left(c.value, ${chars}::int) as value,
            c.confidence, c.note, c.citation, c.needs_review, c.version
          from extracted_cell c where c.table_id = ${tableId}::uuid and c."column" = any(${[...columns]}::smallint[])
            and c.row = any(${[...rows]}::int[]))`,
     );
-  if (parts.length === 0) return [];
-  return app.db.$queryRaw<ShownCell[]>`
-    select table_id::text as "tableId", "column", row, type, text, truncated, chars, value, confidence, note, citation,
+  if (parts.length === 0) return asked.map(() => []);
+  const cells = await app.db.$queryRaw<(ShownCell & { at: number })[]>`
+    select at, table_id::text as "tableId", "column", row, type, text, truncated, value, confidence, note, citation,
       needs_review as "needsReview", version
-    from (${Prisma.join(parts, ' union all ')}) cells order by table_id, row, "column"`;
+    from (${Prisma.join(parts, ' union all ')}) cells order by at, row, "column"`;
+  const byAsked = Map.groupBy(cells, ({ at }) => at);
+  return asked.map((_, at) => byAsked.get(at) ?? []);
 }
 
 /** Numbers of the rows of many pages, in one statement. */

@@ -37,6 +37,8 @@ type Execution = Pick<RunContext, 'app' | 'run' | 'hold'>;
 const batchCells = 10_000;
 /** And their text, characters. */
 const batchChars = 4_000_000;
+/** Cells that one statement changes or removes. */
+const statementCells = 20_000;
 const maxName = 255;
 
 /** The database's text holds neither U+0000 nor half a surrogate pair. */
@@ -59,8 +61,13 @@ export const Tables = service('extracted tables', (app) => ({
       select: { documentId: true },
     });
     const begun = await app.db.extractedTable.findMany({ where: { jobId: run.id }, select: { id: true } });
-    // One by one: a million cells take a while.
-    for (const { id } of begun) await held(app, hold, ['delete from extracted_table where id = $4'], [id]);
+    // In small statements: a million cells take a while, and nobody renews the lease of a run that is held.
+    for (const { id } of begun) {
+      const some = `(select ctid from extracted_cell where table_id = $4 limit ${statementCells})`;
+      const cells = [`delete from extracted_cell using mine where ctid = any(array${some})`];
+      while ((await held(app, hold, cells, [id])) > 0);
+      await held(app, hold, ['delete from extracted_table using mine where extracted_table.id = $4'], [id]);
+    }
     return new Writer(app, hold, { documentId, workspaceId: run.workspaceId }, options.minConfidence);
   },
 
@@ -81,16 +88,20 @@ export const Tables = service('extracted tables', (app) => ({
 
 /**
  * Statements that change something, as one, when this execution holds the run; `mine` is the run's row then, and empty
- * otherwise. `$1` to `$3` are the hold.
+ * otherwise: each of them must join it. `$1` to `$3` are the hold.
+ * @returns how many rows the first of them has changed
  * @throws {Fenced}
  */
-async function held(app: App, hold: Hold, changes: readonly string[], values: readonly unknown[]): Promise<void> {
-  const { rowCount } = await app.database.pool.query(
+async function held(app: App, hold: Hold, changes: readonly string[], values: readonly unknown[]): Promise<number> {
+  const { rows } = await app.database.pool.query<{ changed: number }>(
     `with mine as (select id from run where id = $1 and attempt = $2 and worker_id = $3 for share),
-     ${changes.map((change, at) => `change${at} as (${change} returning 1)`).join(', ')} select 1 from mine`,
+     ${changes.map((change, at) => `change${at} as (${change} returning 1)`).join(', ')}
+     select (select count(*) from change0)::int as changed from mine`,
     [hold.runId, hold.attempt, hold.workerId, ...values],
   );
-  if (rowCount === 0) throw new Fenced(hold.runId);
+  const [one] = rows;
+  if (!one) throw new Fenced(hold.runId);
+  return one.changed;
 }
 
 /** A table that is being written. */
@@ -169,13 +180,19 @@ class Writer implements TableWriter {
       const want = columns[column]?.type ?? 'TEXT';
       return [...types].filter((type) => type !== 'EMPTY' && !fits(type, want)).map((type) => ({ column, type }));
     });
+    const step = Math.max(1, Math.floor(statementCells / Math.max(1, misfits.length)));
+    for (let from = 0; misfits.length > 0 && from < open.rows; from += step)
+      await this.#change(
+        [
+          `update extracted_cell c set number = null from mine, unnest($5::smallint[], $6::cell_type[]) as m("column", type)
+           where c.table_id = $4 and c."column" = m."column" and c.type = m.type and c.number is not null
+             and c.row >= $7 and c.row < $8`,
+        ],
+        [open.id, misfits.map(({ column }) => column), misfits.map(({ type }) => type), from, from + step],
+      );
     await this.#change(
-      [
-        `update extracted_cell c set number = null from mine, unnest($5::smallint[], $6::cell_type[]) as m("column", type)
-         where c.table_id = $4 and c."column" = m."column" and c.type = m.type and c.number is not null`,
-        `update extracted_table set complete = true, updated_at = now() from mine where extracted_table.id = $4`,
-      ],
-      [open.id, misfits.map(({ column }) => column), misfits.map(({ type }) => type)],
+      ['update extracted_table set complete = true, updated_at = now() from mine where extracted_table.id = $4'],
+      [open.id],
     );
     this.#open = null;
   }
@@ -190,7 +207,7 @@ class Writer implements TableWriter {
     return this.#open;
   }
 
-  #change(changes: readonly string[], values: readonly unknown[]): Promise<void> {
+  #change(changes: readonly string[], values: readonly unknown[]): Promise<number> {
     return held(this.#app, this.#hold, changes, values);
   }
 

@@ -11,6 +11,8 @@ import { openPackage, type Package } from './zip.ts';
 const maxRow = 1_048_576;
 const maxColumn = 16_384;
 const maxMerges = 200_000;
+/** Excel's own is 31 characters. Each cell's citation repeats it. */
+const maxSheetName = 255;
 /** Of all shared strings together: they are the part that is kept in memory. */
 const maxSharedChars = 134_217_728;
 
@@ -49,7 +51,11 @@ async function openBook(pack: Package, source: Source): Promise<Book> {
     // Charts and macros have sheets, too.
     if (relation?.type !== 'worksheet') return;
     const state = attributes['state'] ?? 'visible';
-    sheets.push({ name: attributes['name'] ?? '', part: relation.part, hidden: state !== 'visible' });
+    sheets.push({
+      name: (attributes['name'] ?? '').slice(0, maxSheetName),
+      part: relation.part,
+      hidden: state !== 'visible',
+    });
     if (sheets.length > 10_000) throw new DocumentTooLarge('maxPages', source.limits.maxPages);
   };
   await readXml(pack.read(root.part), { open, close: () => undefined, text: () => undefined });
