@@ -177,7 +177,7 @@ test('many documents of many workspaces at once: all are read, and no workspace 
   await endWorkers();
 });
 
-test('the database is away in the middle: extractions go on, and nothing is there twice or by half', async () => {
+test('all connections to the database are cut in the middle: extractions go on, and nothing is there twice or by half', async () => {
   const rows = 20_000;
   await worker();
   const documents = await Promise.all(

@@ -136,7 +136,10 @@ describe('what a file claims to be', () => {
     const book = XLSX.utils.book_new();
     XLSX.utils.book_append_sheet(book, XLSX.utils.aoa_to_sheet([['a', 1]]));
     const bytes = (XLSX.write(book, { type: 'buffer', bookType: 'xlsx' }) as Buffer).subarray(0, -40);
-    for (const [name, data] of [['cut.xlsx', bytes], ['blank.csv', '\n \n']] as const)
+    for (const [name, data] of [
+      ['cut.xlsx', bytes],
+      ['blank.csv', '\n \n'],
+    ] as const)
       expect(await upload(server.url, ada, of, name, data)).toMatchObject({
         status: 'QUARANTINED',
         problem: 'DOCUMENT_MALFORMED',

@@ -1,3 +1,6 @@
+import { readdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import {
   getNamedType,
   getNullableType,
@@ -8,6 +11,8 @@ import {
   isObjectType,
   isScalarType,
   isUnionType,
+  Kind,
+  parse,
   type GraphQLArgument,
   type GraphQLField,
   type GraphQLInputField,
@@ -18,6 +23,7 @@ import { isConnection } from '#kernel/graphql/builder.ts';
 import { describe, expect, test } from 'vitest';
 import { Prisma } from '#prisma';
 import { allPolicies, rowRule } from '#kernel/auth/policy.ts';
+import { measure, type Args, type OperationLimits } from '../../../src/kernel/http/limits.ts';
 import { schema } from '../../../src/schema.ts';
 
 // Walks the schema itself, so that a type that is added later is looked at without being named here.
@@ -29,6 +35,29 @@ const fieldsOf = (type: GraphQLNamedType): (GraphQLField<unknown, unknown> | Gra
 const argsOf = (field: object): readonly GraphQLArgument[] =>
   'args' in field ? (field.args as readonly GraphQLArgument[]) : [];
 const root = (type: GraphQLObjectType | null | undefined) => Object.values(type?.getFields() ?? {});
+
+test('what the documents show may be asked: no example costs more than an operation may', async () => {
+  const root = fileURLToPath(new URL('../../..', import.meta.url));
+  const names = (await readdir(path.join(root, 'docs'))).filter((name) => name.endsWith('.md'));
+  const limits = { depth: 12, cost: 5_000 } as OperationLimits;
+  const refused: string[] = [];
+  let measured = 0;
+  for (const name of ['README.md', ...names.map((one) => `docs/${one}`)]) {
+    const text = await readFile(path.join(root, name), 'utf8');
+    for (const [, block = ''] of text.matchAll(/^ *```graphql\n([\s\S]*?)^ *```/gm))
+      for (const definition of parse(block).definitions) {
+        const document = { kind: Kind.DOCUMENT, definitions: [definition] } as const;
+        const variables = definition.kind === Kind.OPERATION_DEFINITION ? (definition.variableDefinitions ?? []) : [];
+        const given = variables.filter(({ type }) => type.kind === Kind.NON_NULL_TYPE);
+        const variableValues = Object.fromEntries(given.map(({ variable }) => [variable.name.value, '1']));
+        const { errors } = measure(limits, { schema, document, variableValues } as unknown as Args);
+        refused.push(...errors.map(({ message }) => `${name}: ${message}`));
+        measured++;
+      }
+  }
+  expect(refused).toEqual([]);
+  expect(measured).toBeGreaterThan(8);
+});
 
 describe('descriptions', () => {
   test('everything has one that ends as a sentence does', () => {

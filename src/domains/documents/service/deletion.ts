@@ -49,7 +49,11 @@ export async function askForRemoval(app: App, tx: Transaction, document: Documen
   return event;
 }
 
-async function hide(app: App, tx: Transaction, { id, workspaceId, removalAskedAt }: Document): Promise<Appended | null> {
+async function hide(
+  app: App,
+  tx: Transaction,
+  { id, workspaceId, removalAskedAt }: Document,
+): Promise<Appended | null> {
   if (removalAskedAt) return null;
   await tx.db.document.update({ where: { id }, data: { removalAskedAt: new Date() } });
   for (const run of await runsOf(tx.db, id, true)) await app.use(Runs).stopWithin(tx, run);
