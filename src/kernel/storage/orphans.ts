@@ -47,7 +47,9 @@ export async function removeOrphans(
     if (unknown.length >= most) break;
   }
   await sort(next);
-  if (unknown.length >= suspicious && unknown.length > known) {
+  // A database that has no file at all is a new one, or was restored to before the first.
+  const isEmpty = unknown.length > 0 && known === 0 && (await app.db.artifact.count()) === 0;
+  if (isEmpty || (unknown.length >= suspicious && unknown.length > known)) {
     throw new Error(
       `${unknown.length} of ${unknown.length + known} stored files are unknown to the database: is it the storage of another server? None was removed`,
     );

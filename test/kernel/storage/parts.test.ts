@@ -428,3 +428,30 @@ test('a server does not start on a bucket that cannot be used, and says why', as
     await s3.stop();
   }
 });
+
+test('a database without any file does not take the files of a storage for orphans', async () => {
+  const fresh = await startTestServer({ SWITCHYARD_ROLES: 'api' });
+  try {
+    const { app } = fresh.running;
+    const key = newId();
+    await app.blobs.put(key, Readable.from([Buffer.alloc(10)]), { maxBytes: 10 });
+    const now = { before: new Date(Date.now() + 60_000) };
+    const { signal } = new AbortController();
+    await expect(removeOrphans(app, signal, now)).rejects.toThrow(/1 of 1 stored files are unknown/);
+    expect(await app.blobs.stat(key)).toMatchObject({ sizeBytes: 10 });
+    const who = await person(fresh.url);
+    const { id } = await workspace(fresh.url, who);
+    await app.db.artifact.create({
+      data: {
+        workspaceId: rowId('Workspace', id),
+        name: 'x',
+        contentType: 'text/plain',
+        sizeBytes: 1n,
+        sha256: '0'.repeat(64),
+      },
+    });
+    expect(await removeOrphans(app, signal, now)).toEqual({ blobs: 1, bytes: 10 });
+  } finally {
+    await fresh.stop();
+  }
+});
