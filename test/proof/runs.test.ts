@@ -34,7 +34,7 @@ interface Place {
   worker(): Promise<ServerProcess>;
 }
 
-/** @param index of those that are there at a time, 0 to 2 */
+/** @param index of those that are there at a time, 0 to 3 */
 async function makePlace(index: number, more: Readonly<Record<string, string>>): Promise<Place> {
   const folder = await testFolder();
   await mkdir(path.join(folder, 'shared'), { mode: 0o711 });
@@ -223,17 +223,21 @@ async function dyingGround({ onTestFinished }: TestContext, index: number) {
   const address = front.address();
   const frontUrl = typeof address === 'object' && address ? `http://127.0.0.1:${address.port}/bare.git` : '';
 
+  async function publish(files: Readonly<Record<string, string>>): Promise<void> {
+    await source.commit(files);
+    await rm(path.join(place.folder, 'bare.git'), { recursive: true, force: true });
+    await git(place.folder, 'clone', '--quiet', '--bare', source.url, 'bare.git');
+  }
+
   /** An application whose build notes that it ran and waits for a file, and which is healthy once there is another. */
   async function application(name: string): Promise<string> {
-    await source.commit({
+    await publish({
       ...plain,
       'server.js': answering(name).replace(
         'response.end(',
         `!require('node:fs').existsSync(process.env.HEALTHY) ? response.writeHead(503).end() : response.end(`,
       ),
     });
-    await rm(path.join(place.folder, 'bare.git'), { recursive: true, force: true });
-    await git(place.folder, 'clone', '--quiet', '--bare', source.url, 'bare.git');
     return place.on.application({
       name,
       repositoryUrl: frontUrl,
@@ -348,7 +352,7 @@ async function dyingGround({ onTestFinished }: TestContext, index: number) {
     },
   };
 
-  return { place, notes, fetching, application, open, builds, scenarios };
+  return { place, notes, fetching, publish, application, open, builds, scenarios };
 }
 
 /** The steps that a worker dies in, by the place that they are tried at: those of one place follow each other. */
@@ -415,6 +419,39 @@ describe.skipIf(!asRoot)('workers that die', { concurrent: true }, () => {
       await Promise.all(deaths.map((names, index) => dieAt(index, names)));
       measured('take-over after SIGKILL, default lease', takeOvers, 's');
       expect(takeOvers.length).toBeGreaterThanOrEqual(6);
+    },
+  );
+
+  test(
+    'a worker that dies while it rolls back: another one does, and what served serves on',
+    { timeout: 300_000 },
+    async (context) => {
+      const { place, notes, publish, application, open } = await dyingGround(context, deaths.length + 1);
+      const name = 'rolled-back';
+      const applicationId = await application(name);
+      for (const gate of ['built', 'healthy'] as const) await open(name, gate);
+      expect((await place.on.deploy(applicationId)).phase).toBe('DEPLOYED');
+      const before = await appPids(place);
+      // It never listens, and goes when it is told to.
+      const broken = `setInterval(() => require('node:fs').existsSync('${notes}/break') && process.exit(1), 50);`;
+      await publish({ ...plain, 'server.js': broken });
+      const id = (await place.on.createDeployment({ applicationId })).deployment?.id ?? '';
+      await stepRuns(place, id, 'health');
+      // That its instance is gone cannot be written down.
+      await whileLocked(place, 'lock table release in share row exclusive mode', [], async () => {
+        await writeFile(path.join(notes, 'break'), '');
+        await stepRuns(place, id, 'rollback');
+        await until('the step waits', async () => (await blocked(place)) > 0, livenessMs);
+        const victim = await holder(place, id);
+        await victim.kill('SIGKILL');
+        place.workers.splice(place.workers.indexOf(victim), 1);
+      });
+      expect(await place.on.over(id)).toMatchObject({ phase: 'ROLLED_BACK', attempt: 2 });
+      expect((await stepsOf(place, id))['rollback']).toEqual({ status: 'SUCCEEDED', attempt: 2, events: 1 });
+      expect(await place.on.answer(applicationId)).toBe(name);
+      await until('only what served runs', async () => String(await appPids(place)) === String(before), livenessMs);
+      const { rows } = await place.sql.query(`select 1 from run_child`);
+      expect(rows).toHaveLength(0);
     },
   );
 

@@ -256,7 +256,8 @@ test.runIf(asRoot)(
 
 test.runIf(asRoot)('what a build of a fork left behind is gone before git fetches for it again', async () => {
   const leaves = await application('leaves', {
-    buildCommand: '(setsid sleep 86399 > /dev/null 2>&1 &); sleep 0.3; exit 1',
+    buildCommand:
+      '(setsid sh -c ": > escaped; exec sleep 86399" > /dev/null 2>&1 &); while ! [ -e escaped ]; do sleep 0.02; done; exit 1',
   });
   await policy(leaves);
   const sha = await commit(61, 'sixty-one');

@@ -476,8 +476,10 @@ describe('releases', () => {
 
 test('an application that is forgotten leaves no file, and no process of its user', async () => {
   const { driver, path, hostDir, applicationId } = await setUp();
+  // The build ends when it has escaped, and not before.
   const escaping =
-    'mkdir -p a; echo x > a/b; (setsid sh -c "trap \'\' TERM; sleep 61; sleep 61" >/dev/null 2>&1 &); echo y > ../cache/z';
+    'mkdir -p a; echo x > a/b; (setsid sh -c "trap \'\' TERM; : > a/escaped; sleep 61; sleep 61" >/dev/null 2>&1 &); ' +
+    'while ! [ -e a/escaped ]; do sleep 0.02; done; echo y > ../cache/z';
   await (
     await build(driver, path, escaping)
   ).done;
