@@ -14,6 +14,7 @@ const order = [
   'proof/live',
   'proof/processes',
   'proof/tables',
+  'proof/previews',
   'proof/access',
   'drivers/ec2',
   'drivers/docker',

@@ -4,16 +4,16 @@ import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { listProcesses } from '#kernel/processes/children.ts';
-import { Previews } from '../../../src/domains/deployments/index.ts';
-import { DeploymentHost } from '../../../src/domains/deployments/service/host.ts';
-import { member, person, type Person } from '../../support/actors.ts';
-import { data } from '../../support/client.ts';
-import { asRoot, until } from '../../support/embedded.ts';
-import { git, startGitHttp, type GitHttp } from '../../support/git-http.ts';
-import { deliver, pullRequest, startGitHub, type GitHubEdge, type PullRequest } from '../../support/github.ts';
-import { mutate, type Outcome } from '../../support/mutate.ts';
-import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
-import { answering, asProcess, livenessMs, plain, raw, repository, team, type Repository, type Team } from '../deployments/harness.ts'; // prettier-ignore
+import { Previews } from '../../src/domains/deployments/index.ts';
+import { DeploymentHost } from '../../src/domains/deployments/service/host.ts';
+import { member, person, type Person } from '../support/actors.ts';
+import { data } from '../support/client.ts';
+import { asRoot, until } from '../support/embedded.ts';
+import { git, startGitHttp, type GitHttp } from '../support/git-http.ts';
+import { deliver, pullRequest, startGitHub, type GitHubEdge, type PullRequest } from '../support/github.ts';
+import { mutate, type Outcome } from '../support/mutate.ts';
+import { startTestServer, testFolder, type TestServer } from '../support/server.ts';
+import { answering, asProcess, livenessMs, plain, raw, repository, team, type Repository, type Team } from '../domains/deployments/harness.ts'; // prettier-ignore
 
 const token = 'ghp_ofTheShopAndOfNothingElse';
 /** GitHub's id of a fork. */
