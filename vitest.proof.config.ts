@@ -8,16 +8,16 @@ import { ofDocker, resolve } from './vitest.base.ts';
  */
 const order = [
   'proof/containers',
-  'proof/runs',
   'proof/documents',
+  'proof/runs',
   'proof/image',
   'proof/live',
+  'drivers/ec2',
   'proof/processes',
   'proof/tables',
+  'drivers/docker',
   'proof/previews',
   'proof/access',
-  'drivers/ec2',
-  'drivers/docker',
 ];
 
 class ByLength extends BaseSequencer {
@@ -30,7 +30,7 @@ class ByLength extends BaseSequencer {
   }
 }
 
-// Kill, load and corpus tests, and those of the Docker engine: real processes, fixed seeds and sizes. Three files at a time:
+// Kill, load and corpus tests, and those of the Docker engine: real processes, fixed seeds and sizes. Two files at a time:
 // much of their time is waiting, and what they bound is several times what is promised.
 export default defineConfig({
   resolve,
@@ -39,7 +39,7 @@ export default defineConfig({
     globalSetup: ['test/support/global-setup.ts'],
     reporters: ['default', './test/support/skip-reporter.ts'],
     sequence: { sequencer: ByLength },
-    maxWorkers: 3,
+    maxWorkers: 2,
     testTimeout: 600_000,
     hookTimeout: 120_000,
   },
