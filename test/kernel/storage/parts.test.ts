@@ -344,7 +344,7 @@ describe.each(Object.entries(stores))('an upload in parts, on %s', (name, startS
     await expect(removeOrphans(app(), signal, { ...now, suspicious: 5 })).rejects.toThrow(/5 of \d+ stored files/);
     expect(await removeOrphans(app(), signal, now)).toEqual({ blobs: 5, bytes: 50 });
     expect(await stored()).toEqual(before);
-    expect(jobTypes().get('kernel.orphanedBlobs')?.cron).toBeDefined();
+    expect(jobTypes().get('kernel.orphanedBlobs')?.cron).toBe('47 3 * * *');
     await abort(artifactId);
   });
 
