@@ -6,6 +6,7 @@ import type { DockerEngine } from '../support/docker-engine.ts';
 import { until } from '../support/embedded.ts';
 import { startTestServer, testFolder, type TestServer } from '../support/server.ts';
 import { nodeImage, present, testEngine } from '../support/test-engine.ts';
+import { dieInAll, dyingGround, measured, type DyingGround, type Place, type Runner } from './dying.ts';
 
 /** Multiplies the size of the load; the time that it may take grows with it. */
 const atOnce = 50 * Number(process.env['PROOF_SCALE'] ?? '1');
@@ -38,6 +39,43 @@ async function ground(context: TestContext): Promise<Ground> {
 
 describe('containers', () => {
   scenarios(ground);
+});
+
+test('workers that die in any step: another takes the run over, and no container, image or network is left over', async (context) => {
+  const { docker, address } = present(engine, context);
+  const list = async (...args: string[]) => (await docker(...args)).split('\n').filter((line) => line !== '');
+  const hostOf = async ({ sql }: Place) => (await sql.query<{ id: string }>('select id from host')).rows[0]?.id ?? '-';
+  const ofHost = async (place: Place) => `label=switchyard.host=${await hostOf(place)}`;
+  const runner: Runner = {
+    driver: 'DOCKER',
+    settings: { ...settings, SWITCHYARD_RUN_LEASE_S: '6', SWITCHYARD_APP_MEMORY_MB: '64' },
+    address: address ?? '',
+    instances: async (place) => list('ps', '--quiet', '--filter', await ofHost(place)),
+  };
+  // What builds leave has no label: containers of steps, and images that no name leads to.
+  const strays = async () => [
+    ...(await list('ps', '--all', '--format', '{{.ID}} {{.Label "switchyard.host"}}')).filter((line) => line.trim().split(' ').length === 1), // prettier-ignore
+    ...(await list('images', '--quiet', '--filter', 'dangling=true')),
+  ];
+  const before = await strays();
+  const grounds: DyingGround[] = [];
+  const takeOvers = await dieInAll(async (index) => {
+    const made = await dyingGround(context, index, runner);
+    grounds.push(made);
+    return made;
+  });
+  measured('take-over after SIGKILL, containers, lease of 6 s', takeOvers, 's');
+  expect(takeOvers.length).toBeGreaterThanOrEqual(6);
+  for (const { place } of grounds) {
+    const of = await ofHost(place);
+    const known = async (sql: string) => (await place.sql.query<{ id: string }>(sql)).rows.map(({ id }) => id).toSorted(); // prettier-ignore
+    const same = async (found: readonly string[], sql: string) => String(found.toSorted()) === String(await known(sql));
+    await until('only what serves is there', async () => same(await list('ps', '--all', '--quiet', '--no-trunc', '--filter', of), `select instance->>'container' id from release where status = 'ACTIVE'`), livenessMs); // prettier-ignore
+    await until('only images of releases are there', async () => same(await list('images', '--format', '{{.Repository}}:{{.Tag}}', '--filter', of), `select artifact->>'tag' id from release where pruned_at is null`), livenessMs); // prettier-ignore
+    const networks = await list('network', 'ls', '--quiet', '--filter', `name=switchyard-${await hostOf(place)}`);
+    expect(networks).toHaveLength(1);
+  }
+  expect((await strays()).filter((one) => !before.includes(one))).toEqual([]);
 });
 
 test('where an engine answers, it is the default, and the Dockerfile of a repository is what is built', async (context) => {

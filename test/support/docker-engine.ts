@@ -20,6 +20,8 @@ export interface DockerEngine {
   /** Makes a small image of Node, npm and a shell with the libraries that they need, of this machine's files. */
   makeNode(tag: string): Promise<void>;
   readonly socketPath: string;
+  /** Where its containers reach this machine; null: they have no network. */
+  readonly address: string | null;
   /** Stops the engine, as a restart of it does. */
   kill(): Promise<void>;
   again(): Promise<void>;
@@ -108,6 +110,7 @@ export async function startDockerEngine({ network = false }: EngineOptions = {})
   return {
     docker,
     socketPath: socket,
+    address: bridge ? bridgeAddress : null,
     makeBase: (tag) => makeBase(folder, docker, tag),
     makeNode: (tag) => makeNode(folder, docker, tag),
     async kill() {
@@ -166,6 +169,7 @@ async function killTree(pid: number): Promise<void> {
   }
 }
 
+const bridgeAddress = '172.31.250.1';
 const chains = ['DOCKER', 'DOCKER-ISOLATION-STAGE-1', 'DOCKER-ISOLATION-STAGE-2', 'DOCKER-USER'];
 
 /** A bridge for one engine at a time; why there is none: a text. */
@@ -210,7 +214,7 @@ async function makeBridge(): Promise<string | { readonly name: string; remove():
   if (rules.stdout.includes(name)) await clean(); // of a run that was killed
   await ip('link', 'delete', name).catch(() => undefined); // it has no rules, and may be left over
   await ip('link', 'add', name, 'type', 'bridge');
-  await ip('address', 'add', '172.31.250.1/24', 'dev', name);
+  await ip('address', 'add', `${bridgeAddress}/24`, 'dev', name);
   await ip('link', 'set', name, 'up');
   return {
     name,

@@ -4,13 +4,12 @@ import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { expect, test, type TestContext } from 'vitest';
-import { processesNaming, until } from '../../support/embedded.ts';
+import { until } from '../../support/embedded.ts';
 import { DeploymentHost } from '../../../src/domains/deployments/service/host.ts';
-import { testDatabase } from '../../support/database.ts';
 import { git, startGitHttp } from '../../support/git-http.ts';
 import { deliver, push, startGitHub } from '../../support/github.ts';
 import { mutate } from '../../support/mutate.ts';
-import { spawnServer, startTestServer, testFolder, type ServerProcess, type TestServer } from '../../support/server.ts';
+import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
 import { livenessMs, plain, raw, repository, serving, team, type Repository, type Team } from './harness.ts';
 
 /** What whole deployments are tried on. */
@@ -20,15 +19,6 @@ export interface Ground {
   readonly folder: string;
   /** Beside what every server of these tests is given. */
   readonly settings: Readonly<Record<string, string>>;
-}
-
-/** How many processes sleep for that long, in containers or not. */
-async function sleeping(nap: string): Promise<number> {
-  const names = await Promise.all(
-    // One that has ended meanwhile has no name.
-    (await processesNaming(nap)).map((pid) => readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')),
-  );
-  return names.filter((name) => name.trim() === 'sleep').length;
 }
 
 /** What the driver has of an application: artifacts and instances. */
@@ -162,61 +152,6 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>): vo
     await source.commit({ 'server.js': 'console.error("no database"); process.exit(3)' });
     expect(await on.deploy(id)).toMatchObject({ phase: 'ROLLED_BACK', healthEvidence: { lastLines: ['no database'] } });
     expect(await on.answer(id)).toBe('good');
-  });
-
-  test('workers that are killed while they build, and between start and health: another one takes over', async (context) => {
-    const place = await ground(context);
-    const database = await testDatabase();
-    const server = await startTestServer(
-      // Some ports below are such that fetch refuses them.
-      { ...place.settings, SWITCHYARD_ROLES: 'api', SWITCHYARD_ADDRESS_PORTS: '7300-7399' },
-      {},
-      database,
-    );
-    const env = { ...server.env, SWITCHYARD_ROLES: 'worker', SWITCHYARD_RUN_LEASE_S: '5' };
-    let worker: ServerProcess | null = await spawnServer(env);
-    try {
-      const on = await team(server.url);
-      // A duration that no other process of this machine sleeps for.
-      const nap = `5.${process.pid}${place.driver === 'DOCKER' ? 1 : 2}`;
-      const { id } = await fresh(on, place, 'taken-over', {
-        'package.json': JSON.stringify({ main: 'server.js', scripts: { build: `echo begun; sleep ${nap}; echo built` } }),
-        'server.js': serving('slow start', 9_000),
-      }, { healthTimeoutS: 60 }); // prettier-ignore
-      const { db } = server.running.app;
-      const asked = await on.createDeployment({ applicationId: id });
-      const run = asked.deployment?.id ?? '';
-      const begun = async () => (await on.deployment(run)).logs.nodes.filter(({ text }) => text === 'begun').length;
-      await until('it builds', async () => (await begun()) === 1, livenessMs);
-      await worker.kill('SIGKILL');
-      worker = await spawnServer(env);
-      await until('it builds again', async () => (await begun()) === 2, livenessMs);
-      // What was building when the first one died is ended.
-      await until('one build goes on', async () => (await sleeping(nap)) <= 1, livenessMs);
-      await until(
-        'its health is checked',
-        async () => (await on.deployment(run)).phase === 'HEALTH_CHECKING',
-        livenessMs,
-      );
-      const before = await db.release.findFirstOrThrow();
-      await worker.kill('SIGKILL');
-      worker = await spawnServer(env);
-      expect(await on.over(run)).toMatchObject({ phase: 'DEPLOYED', attempt: 3 });
-      expect(await on.answer(id)).toBe('slow start');
-      const after = await db.release.findFirstOrThrow();
-      // The step that started it was complete: it was adopted, not started again.
-      expect(after.instance).toEqual(before.instance);
-      await on.stopApplication(id);
-      await until(
-        'nothing of it runs',
-        async () => (await db.release.findFirstOrThrow()).instance === null,
-        livenessMs,
-      );
-    } finally {
-      await worker?.kill('SIGTERM');
-      await server.stop();
-      await database.drop();
-    }
   });
 
   test('a build that is canceled frees the queue: what waited for it begins', async (context) => {
