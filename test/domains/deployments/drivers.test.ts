@@ -8,7 +8,8 @@ import { start } from '../../../src/start.ts';
 import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
 import { startFakeSsm } from '../../support/ssm.ts';
 import { until } from '../../support/embedded.ts';
-import { asProcess, repository, serving, plain, team } from './harness.ts';
+import { retiredRelease, tenant } from '../../support/world.ts';
+import { asProcess, raw, repository, serving, plain, team } from './harness.ts';
 
 let server: TestServer;
 let folder: string;
@@ -81,7 +82,11 @@ test('an engine that takes requests and answers none holds up nothing of another
   });
   const socket = path.join(folder, 'engine');
   await new Promise<void>((resolve) => engine.listen(socket, resolve));
-  const beside = await startTestServer({ SWITCHYARD_DOCKER: 'on', DOCKER_HOST: `unix://${socket}` });
+  const beside = await startTestServer({
+    SWITCHYARD_DOCKER: 'on',
+    DOCKER_HOST: `unix://${socket}`,
+    SWITCHYARD_METRICS_INTERVAL_S: '1',
+  });
   try {
     const on = await team(beside.url);
     const source = await repository(folder, 'beside');
@@ -96,6 +101,27 @@ test('an engine that takes requests and answers none holds up nothing of another
     // The engine is given up after 20 s, which is not waited for.
     await until('it was started again', async () => ![0, before].includes(await pid()), 10_000);
     await until('it serves', async () => (await on.answer(id).catch(() => '')) === 'beside', 10_000);
+    // A container that serves, beside it: what is not known of it is told, and what is known of the other one as well.
+    const { app } = beside.running;
+    const { db } = app;
+    const { hostId } = await db.application.findFirstOrThrow({ where: { name: 'beside' } });
+    const retired = await retiredRelease(app, { ...(await tenant(app, 'container')), hostId: hostId ?? '' });
+    const container = retired.applicationId;
+    await db.release.update({
+      where: { id: retired.id },
+      data: { driver: 'DOCKER', status: 'ACTIVE', retiredAt: null, instance: { container: 'c' }, instancePort: 1 },
+    });
+    await db.application.update({ where: { id: container }, data: { driver: 'DOCKER', userSlot: 99, activeReleaseId: retired.id } }); // prettier-ignore
+    const pointsOf = (applicationId: string) =>
+      db.metricPoint.findMany({ where: { applicationId }, orderBy: { at: 'asc' } });
+    await until('it is told that nothing is known', async () => (await pointsOf(container)).length >= 2, 15_000);
+    const [unknown] = await pointsOf(container);
+    expect(unknown).toMatchObject({ milliCpus: null, memoryBytes: null, probes: 0, healthy: 0, latencyMs: null });
+    expect(unknown?.missing).toEqual(
+      ['CPU', 'MEMORY', 'MEMORY_LIMIT', 'DISK', 'NETWORK', 'HEALTH'].map((one) => `${one}:NO_ANSWER`),
+    );
+    const since = async () => (await pointsOf(raw('Application', id))).filter(({ at, memoryBytes }) => unknown && at > unknown.at && (memoryBytes ?? 0) > 0); // prettier-ignore
+    await until('the other one is looked at', async () => (await since()).length >= 2, 10_000);
   } finally {
     state.silent = false;
     engine.closeAllConnections();

@@ -23,10 +23,12 @@ const ResolutionEnum = builder.enumType('MetricResolution', {
 const MissingFigure = builder.objectRef<{ figure: string; reason: string }>('MissingFigure').implement({
   description: 'A figure that is not known, which is never told as 0.',
   fields: (t) => ({
-    figure: t.exposeString('figure', { description: 'CPU, MEMORY, MEMORY_LIMIT, DISK or NETWORK.' }),
+    figure: t.exposeString('figure', {
+      description: 'CPU, MEMORY, MEMORY_LIMIT, DISK, NETWORK, or HEALTH: no health check was made.',
+    }),
     reason: t.exposeString('reason', {
       description:
-        'SHARED_WITH_HOST: the driver cannot tell it from others’; NO_LIMIT: there is none; NOT_REPORTED: the system does not tell; NOT_RUNNING: the instance did not run; FIRST_LOOK: rates are known from the second look on; OTHER_SYSTEM: not on this operating system.',
+        'SHARED_WITH_HOST: the driver cannot tell it from others’; NO_LIMIT: there is none; NOT_REPORTED: the system does not tell; NOT_RUNNING: the instance did not run; NO_ANSWER: the driver did not answer in time; FIRST_LOOK: rates are known from the second look on; OTHER_SYSTEM: not on this operating system.',
     }),
   }),
 });

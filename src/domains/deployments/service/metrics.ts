@@ -24,7 +24,8 @@ export interface Sample {
   readonly diskWrittenBytes: number | null;
   readonly networkReceivedBytes: number | null;
   readonly networkSentBytes: number | null;
-  readonly healthy: boolean;
+  /** Null: it could not be asked. */
+  readonly healthy: boolean | null;
   readonly latencyMs: number | null;
   readonly missing: readonly string[];
 }
@@ -58,8 +59,8 @@ export const Metrics = service('metrics', (app) => {
         `insert into metric_point (application_id, span_s, at, samples, milli_cpus, milli_cpus_most, memory_bytes, memory_bytes_most,
          memory_limit_bytes, disk_read_bytes, disk_written_bytes, network_received_bytes, network_sent_bytes, probes, healthy,
          latency_ms, latency_ms_most, missing)
-       select s.id, 0, date_trunc('milliseconds', clock_timestamp()), 1, cpu, cpu, memory, memory, memory_limit, read, written, received, sent, 1,
-         healthy::int, latency, latency, string_to_array(missing, ',')
+       select s.id, 0, date_trunc('milliseconds', clock_timestamp()), 1, cpu, cpu, memory, memory, memory_limit, read, written, received, sent,
+         (healthy is not null)::int, coalesce(healthy, false)::int, latency, latency, string_to_array(missing, ',')
        from unnest($1::uuid[], $2::float8[], $3::float8[], $4::float8[], $5::float8[], $6::float8[], $7::float8[], $8::float8[],
          $9::bool[], $10::float8[], $11::text[]) s(id, cpu, memory, memory_limit, read, written, received, sent, healthy, latency, missing)
        join application a on a.id = s.id

@@ -1,8 +1,9 @@
+import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { App } from '#kernel/app.ts';
 import type { Application, Release } from '#prisma';
 import { userSlotOf } from './applications.ts';
-import type { Driver, Opaque, Usage } from './driver.ts';
+import type { Driver, DriverName, Opaque, Usage } from './driver.ts';
 import { isAway, type Drivers } from './drivers.ts';
 import { evaluateAlerts, Metrics, type Sample } from './metrics.ts';
 
@@ -12,15 +13,32 @@ const sideBySide = 16;
 
 type Serving = Pick<Application, 'id' | 'userSlot' | 'healthCheckPath'> & { readonly release: Release };
 
-/** Looks at every instance that serves on this host, again and again. Runs in the process that looks after the host. */
+/** Looks of one driver: who has told nothing for so many of them is taken for silent. */
+const silentAfter = 2;
+
+type Seen = ReadonlyMap<string, { readonly usage: Usage; readonly at: number }>;
+
+/** The looks at all instances of one driver, which go on side by side with those of the others. */
+interface Round {
+  readonly done: Promise<void>;
+  /** Looks that were due since it began. */
+  missed: number;
+}
+
+/**
+ * Looks at every instance that serves on this host, again and again. Runs in the process that looks after the host. Each
+ * driver has its own round: one that answers nothing costs only its own figures, which are told as not known.
+ */
 export class Monitor {
   readonly #app: App;
   readonly #drivers: Drivers;
   readonly #hostId: string;
   readonly #agentId: string;
   readonly #everyMs: number;
-  /** What each instance had used at the last look, by its own JSON: a new instance begins anew. */
-  #before = new Map<string, { readonly usage: Usage; readonly at: number }>();
+  readonly #rounds = new Map<DriverName, Round>();
+  /** By driver, what each instance had used at the last look, by its own JSON: a new instance begins anew. */
+  readonly #before = new Map<DriverName, Seen>();
+  #alerts: Promise<void> = Promise.resolve();
 
   constructor(app: App, drivers: Drivers, options: { hostId: string; agentId: string; everyMs: number }) {
     this.#app = app;
@@ -35,40 +53,84 @@ export class Monitor {
     while (!signal.aborted) {
       const begun = performance.now();
       try {
-        await this.round(signal);
+        await this.#begin(signal);
       } catch (error) {
         if (!signal.aborted) this.#app.log.warn({ err: error }, 'instances not looked at; trying again');
       }
       const leftMs = Math.max(this.#everyMs - (performance.now() - begun), 100);
       await delay(leftMs, undefined, { signal }).catch(() => undefined); // the loop sees the signal
     }
+    await Promise.all([...this.#rounds.values()].map(({ done }) => done));
+    await this.#alerts;
   }
 
-  async round(signal: AbortSignal): Promise<void> {
-    const applications = await this.#serving();
-    const samples: Sample[] = [];
-    const seen = new Map<string, { readonly usage: Usage; readonly at: number }>();
-    for (const [name, group] of Map.groupBy(applications, ({ release }) => release.driver)) {
-      try {
-        const driver = this.#drivers.get(name);
-        const usages = await driver.usage(group.map(({ release }) => release.instance as Opaque));
-        const at = performance.now();
-        const pending = group.map((application, index) => ({ application, usage: usages[index] ?? null }));
-        await inParts(pending, sideBySide, async ({ application, usage }) => {
-          const key = JSON.stringify([application.release.id, application.release.instance]);
-          if (usage) seen.set(key, { usage, at });
-          const sample = await this.#look(driver, application, usage, this.#before.get(key), at, signal);
-          samples.push(sample);
-        });
-      } catch (error) {
-        if (signal.aborted) throw error;
-        // What one driver cannot tell is not invented, and keeps no other from telling. Of one that is away the agent speaks.
-        if (!isAway(error)) this.#app.log.warn({ err: error, driver: name }, 'instances of a driver not looked at');
-      }
+  /** Begins a round of each driver that has none under way. */
+  async #begin(signal: AbortSignal): Promise<void> {
+    const groups = Map.groupBy(await this.#serving(), ({ release }) => release.driver);
+    for (const [name, group] of groups) {
+      const round = this.#rounds.get(name);
+      if (!round) {
+        const done = this.#round(name, group, signal).finally(() => this.#rounds.delete(name));
+        this.#rounds.set(name, { done, missed: 0 });
+      } else if ((round.missed += 1) >= silentAfter) await this.#keep(group.map(unknown), signal);
     }
-    this.#before = seen;
+    if (groups.size === 0) this.#evaluate(signal);
+  }
+
+  /** Never rejects. */
+  async #round(name: DriverName, group: readonly Serving[], signal: AbortSignal): Promise<void> {
+    try {
+      await this.#keep(await this.#samples(name, group, signal), signal);
+    } catch (error) {
+      if (!signal.aborted) this.#app.log.warn({ err: error, driver: name }, 'instances not looked at; trying again');
+    }
+  }
+
+  async #samples(name: DriverName, group: readonly Serving[], signal: AbortSignal): Promise<Sample[]> {
+    const before = this.#before.get(name);
+    const seen = new Map<string, { readonly usage: Usage; readonly at: number }>();
+    const samples: Sample[] = [];
+    const told = new AbortController();
+    try {
+      signal.throwIfAborted();
+      const driver = this.#drivers.get(name);
+      // What hangs has limits of its own; a server that stops does not wait for them.
+      const usages = await Promise.race([
+        driver.usage(group.map(({ release }) => release.instance as Opaque)),
+        once(signal, 'abort', { signal: told.signal }).then((): never => {
+          throw signal.reason;
+        }),
+      ]);
+      const at = performance.now();
+      const pending = group.map((application, index) => ({ application, usage: usages[index] ?? null }));
+      await inParts(pending, sideBySide, async ({ application, usage }) => {
+        const key = JSON.stringify([application.release.id, application.release.instance]);
+        if (usage) seen.set(key, { usage, at });
+        samples.push(await this.#look(driver, application, usage, before?.get(key), at, signal));
+      });
+      this.#before.set(name, seen);
+      return samples;
+    } catch (error) {
+      if (signal.aborted) throw error;
+      // Of one that is away the agent speaks.
+      if (!isAway(error)) this.#app.log.warn({ err: error, driver: name }, 'instances of a driver not looked at');
+      return group.map(unknown);
+    } finally {
+      told.abort();
+    }
+  }
+
+  async #keep(samples: readonly Sample[], signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return;
     await this.#app.use(Metrics).add(samples);
-    await evaluateAlerts(this.#app, this.#hostId);
+    this.#evaluate(signal);
+  }
+
+  /** One after the other: two would open the same item. */
+  #evaluate(signal: AbortSignal): void {
+    this.#alerts = this.#alerts
+      .then(async () => (signal.aborted ? undefined : evaluateAlerts(this.#app, this.#hostId)))
+      .catch((error: unknown) => this.#app.log.warn({ err: error }, 'alert rules not looked at; trying again'));
   }
 
   async #serving(): Promise<Serving[]> {
@@ -123,6 +185,23 @@ export class Monitor {
       missing: Object.entries(missing).map(([figure, why]) => `${figure}:${why}`),
     };
   }
+}
+
+/** Of an instance whose driver tells nothing. */
+function unknown({ id }: Serving): Sample {
+  return {
+    applicationId: id,
+    milliCpus: null,
+    memoryBytes: null,
+    memoryLimitBytes: null,
+    diskReadBytes: null,
+    diskWrittenBytes: null,
+    networkReceivedBytes: null,
+    networkSentBytes: null,
+    healthy: null,
+    latencyMs: null,
+    missing: ['CPU', 'MEMORY', 'MEMORY_LIMIT', 'DISK', 'NETWORK', 'HEALTH'].map((figure) => `${figure}:NO_ANSWER`),
+  };
 }
 
 /** Rates are known from the second look on. */
