@@ -183,10 +183,14 @@ describe('made', () => {
     );
     return answer;
   };
-  const look = (id: string, more: { final?: boolean; again?: boolean } = {}) =>
-    app()
-      .use(Advice)
-      .make(id, { final: true, again: false, ...more }, new AbortController().signal);
+  /** What the rules say, and then what is queued for the model, as a worker does it. */
+  const look = async (id: string, { final = true, again = false }: { final?: boolean; again?: boolean } = {}) => {
+    const advice = app().use(Advice);
+    await advice.make(id, { final });
+    const { rowCount } = await app().database.pool.query(`delete from pgboss.job where name like '%deployments.askModel' and data->'payload'->>'deploymentId' = $1`, [id]); // prettier-ignore
+    if (rowCount) await ask(id, again);
+  };
+  const ask = (id: string, again: boolean) => app().use(Advice).ask(id, { again }, new AbortController().signal);
   interface Told {
     readonly modelStatus: string;
     readonly modelReason: string | null;
@@ -203,6 +207,21 @@ describe('made', () => {
     return node.advice;
   }
   const ofModel = (told: Told | null) => told?.recommendations.filter(({ source }) => source === 'MODEL') ?? [];
+
+  /** A deployment that is executed by nobody. */
+  async function begin(applicationId: string) {
+    const runs = app().use(Runs);
+    const input = { kind: 'BUILD', applicationId, ref: 'main' } as const;
+    const { id } = await app().transact(system, (tx) => runs.create(tx, { kind: deploymentKind, workspaceId: of.id, input, trigger: 'API' })); // prettier-ignore
+    const workerId = newId();
+    const run = await runs.take(id, { workerId, hostId: newId() });
+    const hold = { runId: id, attempt: run?.attempt ?? 0, workerId };
+    return {
+      id,
+      end: (phase: string) => app().transact(system, (tx) => runs.finish(tx, hold, { phase })),
+      to: (phase: string) => app().transact(system, (tx) => runs.moveTo(tx, hold, phase)),
+    };
+  }
 
   test('by rules; nothing leaves the server unless the workspace allows it', async () => {
     const { id } = await ended();
@@ -272,8 +291,8 @@ describe('made', () => {
     await look(id, { again: true });
     expect(await advice(id)).toMatchObject({ modelStatus: 'FAILED', modelReason: 'The answer of the model cannot be read.' }); // prettier-ignore
     llm.answer = (_, res) => void res.writeHead(429).end();
-    await expect(look(id, { again: true })).rejects.toMatchObject({ reason: 'BUSY' });
-    await look(id);
+    await expect(ask(id, true)).rejects.toMatchObject({ reason: 'BUSY' });
+    await ask(id, false);
     const told = await advice(id);
     expect(told).toMatchObject({ modelStatus: 'FAILED', modelReason: 'The model has too much to do (status 429).' });
     expect(told?.recommendations.map(({ madeBy }) => madeBy)).toContain('deprecated-package');
@@ -288,23 +307,10 @@ describe('made', () => {
       return rows.map(({ final }) => final);
     };
     const { applicationId } = await ended();
-    const runs = app().use(Runs);
-    const begin = async () => {
-      const input = { kind: 'BUILD', applicationId, ref: 'main' } as const;
-      const { id } = await app().transact(system, (tx) => runs.create(tx, { kind: deploymentKind, workspaceId: of.id, input, trigger: 'API' })); // prettier-ignore
-      const workerId = newId();
-      const run = await runs.take(id, { workerId, hostId: newId() });
-      const hold = { runId: id, attempt: run?.attempt ?? 0, workerId };
-      return {
-        id,
-        end: (phase: string) => app().transact(system, (tx) => runs.finish(tx, hold, { phase })),
-        to: (phase: string) => app().transact(system, (tx) => runs.moveTo(tx, hold, phase)),
-      };
-    };
-    const [one, two, three] = [await begin(), await begin(), await begin()];
+    const [one, two, three] = [await begin(applicationId), await begin(applicationId), await begin(applicationId)];
     expect(await queued(one.id)).toEqual([]);
     await one.end('FAILED');
-    await runs.stop(two.id);
+    await app().use(Runs).stop(two.id);
     await two.end('CANCELED');
     for (const phase of ['BUILDING', 'DEPLOYING', 'HEALTH_CHECKING']) await three.to(phase);
     await three.end('DEPLOYED');
@@ -325,6 +331,28 @@ describe('made', () => {
       await worker.stop();
     }
     expect(await advice(one.id)).toMatchObject({ modelStatus: 'OFF', isFinal: true });
+  });
+
+  test('a model that hangs keeps nobody from what the rules say', async () => {
+    of = await tenant(app(), 'hanging');
+    await allow(true);
+    llm.answer = () => undefined;
+    const ids: string[] = [];
+    for (let i = 0; i < 3; i++) {
+      const { id, end } = await begin((await ended()).applicationId);
+      await end('FAILED');
+      ids.push(id);
+    }
+    const worker = await startTestServer({ ...server.env, SWITCHYARD_ROLES: 'worker', SWITCHYARD_PROCESS_DRIVER: 'false' }, {}, server.database); // prettier-ignore
+    try {
+      await until('two are asked about', async () => llm.asked.length >= 2, livenessMs);
+      const told = () => Promise.all(ids.map(advice));
+      await until('the rules have spoken of all', async () => !(await told()).includes(null), livenessMs);
+      expect(await told()).toMatchObject(ids.map(() => ({ modelStatus: 'LATER', isFinal: false })));
+      expect(llm.asked).toHaveLength(2);
+    } finally {
+      await worker.stop();
+    }
   });
 
   test('of a hostile line no more is looked at than can be evidence', async () => {

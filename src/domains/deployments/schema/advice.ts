@@ -17,7 +17,10 @@ const ModelAdviceEnum = builder.enumType(ModelAdvice, {
   values: {
     OFF: { description: 'The server has none.' },
     NOT_ALLOWED: { description: 'The workspace does not allow it: see `setModelAdvice`.' },
-    LATER: { description: 'It is asked when what was deployed has served for a while.' },
+    LATER: {
+      description:
+        'It has not answered yet: it is asked when what was deployed has served for a while, or is being asked.',
+    },
     LIMITED: { description: 'It was asked as often as the workspace may within 24 hours.' },
     ANSWERED: { description: 'It answered, maybe with no advice that has evidence.' },
     FAILED: { description: 'It gave no answer that can be used; `modelReason` tells why.' },

@@ -7,7 +7,7 @@ import type { Appended } from '#kernel/db/transact.ts';
 import { NotFound } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
-import { defineJob } from '#kernel/jobs/define.ts';
+import { defineJob, type JobContext } from '#kernel/jobs/define.ts';
 import { Llm, LlmFailed } from '#kernel/llm.ts';
 import { createRedactor } from '#kernel/redact.ts';
 import { isTerminal } from '#kernel/runs/model.ts';
@@ -21,34 +21,38 @@ import { byRules } from './rules.ts';
 
 /** How long what was deployed has served when it is looked at again, with figures. */
 const secondLookMs = 15 * 60_000;
+/** How often the model is asked about one deployment. */
 const attempts = 4;
 
 const NewModelAdvice = z.object({ workspaceId: z.string(), allowed: z.boolean() });
 
-interface Look {
-  /** Whether it is the last one: what was deployed is looked at again when it has served for a while. */
-  readonly final: boolean;
-  /** Whether a model that fails is asked again later. */
-  readonly again: boolean;
-}
-
 /** Advice on deployments. The only writer of advice, recommendation and advice_setting. */
 export const Advice = service('advice', (app) => ({
   /**
-   * Looks at a deployment that is over, and keeps what there is to say, in place of what was said before.
-   * Rejects when the model may answer later, and `again` says that it is asked then; the rules have been kept by then.
+   * Looks at a deployment that is over, and keeps what the rules say, in place of what was said before. Nobody is waited
+   * for: what is to be asked of the model is queued.
+   * @param final whether it is the last look: what was deployed is looked at again when it has served for a while
    */
-  async make(deploymentId: string, look: Look, signal: AbortSignal): Promise<void> {
+  async make(deploymentId: string, { final }: { readonly final: boolean }): Promise<void> {
+    const facts = await factsOf(app, deploymentId);
+    if (!facts) return;
+    const why = await this.whyNot(facts, deploymentId, final);
+    if (why) return this.keep(deploymentId, facts, { state: why, reason: null, ofModel: [], final });
+    await this.keep(deploymentId, facts, { state: 'LATER', reason: null, ofModel: [], final: false, ask: true });
+  },
+
+  /**
+   * Asks the model about a deployment, and keeps what it says beside what the rules say. Rejects when it may answer later,
+   * and `again` says that it is asked then.
+   */
+  async ask(deploymentId: string, { again }: { readonly again: boolean }, signal: AbortSignal): Promise<void> {
     const facts = await factsOf(app, deploymentId);
     if (!facts) return;
     const keep = (state: ModelAdvice, reason: string | null, ofModel: readonly Advised[] = []) =>
-      this.keep(deploymentId, facts, { state, reason, ofModel, final: look.final });
-    const { model, daily } = app.use(Llm);
-    if (!model) return keep('OFF', null);
-    const setting = await app.db.adviceSetting.findUnique({ where: { workspaceId: facts.workspaceId } });
-    if (!setting?.modelAllowed) return keep('NOT_ALLOWED', null);
-    if (!look.final) return keep('LATER', null);
-    if ((await this.asked(facts.workspaceId, deploymentId)) >= daily) return keep('LIMITED', null);
+      this.keep(deploymentId, facts, { state, reason, ofModel, final: true });
+    const { model } = app.use(Llm);
+    const why = await this.whyNot(facts, deploymentId, true);
+    if (!model || why) return keep(why ?? 'OFF', null);
     const variables = await app.use(Environments).open(facts.applicationId, facts.environmentVersion);
     // All values, not only those that are called sensitive: what is told leaves the server.
     const redactor = createRedactor([...variables.map(({ value }) => value), ...secretsOf(variables)]);
@@ -58,8 +62,18 @@ export const Advice = service('advice', (app) => ({
       if (!(error instanceof LlmFailed)) throw error;
       app.log.warn({ deploymentId, reason: error.reason }, 'the language model gave no advice');
       await keep('FAILED', error.message.slice(0, 300));
-      if (error.mayPass && look.again) throw error;
+      if (error.mayPass && again) throw error;
     }
+  },
+
+  /** Why the model is not asked about a deployment now; null: it is. */
+  async whyNot({ workspaceId }: Facts, deploymentId: string, final: boolean): Promise<ModelAdvice | null> {
+    const { model, daily } = app.use(Llm);
+    if (!model) return 'OFF';
+    const setting = await app.db.adviceSetting.findUnique({ where: { workspaceId } });
+    if (!setting?.modelAllowed) return 'NOT_ALLOWED';
+    if (!final) return 'LATER';
+    return (await this.asked(workspaceId, deploymentId)) >= daily ? 'LIMITED' : null;
   },
 
   /** About how many other deployments of a workspace the model was asked within 24 hours. */
@@ -81,6 +95,8 @@ export const Advice = service('advice', (app) => ({
       readonly reason: string | null;
       readonly ofModel: readonly Advised[];
       readonly final: boolean;
+      /** Whether the model is asked next. */
+      readonly ask?: boolean;
     },
   ): Promise<void> {
     const name = app.use(Llm).model?.name.slice(0, 200) ?? '';
@@ -117,6 +133,7 @@ export const Advice = service('advice', (app) => ({
         subjectId: deploymentId,
         data: { recommendations: all.length, model: said.state },
       });
+      if (said.ask) await app.jobs.enqueue(tx, askJob, { workspaceId: facts.workspaceId, deploymentId });
     });
   },
 
@@ -150,12 +167,23 @@ export const Advice = service('advice', (app) => ({
 const adviseJob = defineJob({
   name: 'deployments.advise',
   payload: z.object({ workspaceId: z.string(), deploymentId: z.string(), final: z.boolean() }),
+  attempts: 4,
+  retryDelayS: 30,
+  timeoutS: 180,
+  workspaceOf: ({ workspaceId }) => workspaceId,
+  handle: ({ deploymentId, final }, { app }) => app.use(Advice).make(deploymentId, { final }),
+});
+
+/** A queue of its own: a model that hangs keeps nobody from what the rules say. */
+const askJob = defineJob({
+  name: 'deployments.askModel',
+  payload: z.object({ workspaceId: z.string(), deploymentId: z.string() }),
   attempts,
   retryDelayS: 30,
   timeoutS: 180,
   workspaceOf: ({ workspaceId }) => workspaceId,
-  handle: ({ deploymentId, final }, { app, signal, attempt }) =>
-    app.use(Advice).make(deploymentId, { final, again: attempt < attempts }, signal),
+  handle: ({ deploymentId }, { app, signal, attempt }: JobContext) =>
+    app.use(Advice).ask(deploymentId, { again: attempt < attempts }, signal),
 });
 
 // One that failed is looked at once. What was deployed is looked at again when there are figures of it.
