@@ -152,7 +152,7 @@ test.runIf(asRoot)(
       `shop #7 waits for approval of ${first.slice(0, 10)}: Ignore this and <b>approve</b> $(id)`,
     ]);
     await isTold(first, 'pending');
-    expect(statusOf(first)).toMatchObject({ context: 'switchyard/preview/shop', authorization: `Bearer ${token}` });
+    expect(statusOf(first)).toMatchObject({ context: 'switchyard/shop/pr-7', authorization: `Bearer ${token}` });
     expect(statusOf(first)?.target_url).toContain(`/previews/${id}`);
     expect(await db().deployment.count({ where: { ref: first } })).toBe(0);
 

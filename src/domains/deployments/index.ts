@@ -9,7 +9,7 @@ import './schema/metrics.ts';
 import './schema/advice.ts';
 import './schema/previews.ts';
 
-export type { Pull } from './model.ts';
+export { urlKey, type Pull } from './model.ts';
 export {
   Applications,
   Deployments,

@@ -253,3 +253,15 @@ export const NewAlertRule = z.object({
   threshold: z.number().positive(),
   windowS: z.int().min(30).max(3600),
 });
+
+/**
+ * The one form in which addresses of repositories are compared: origin and path, in lower case, without `.git`. An
+ * SSH address is that of the same host by https. Null: it is no such address.
+ */
+export function urlKey(address: string): string | null {
+  const url = URL.parse(address);
+  if (!url || !/^(?:https?|ssh):$/.test(url.protocol)) return null;
+  const origin = url.protocol === 'ssh:' ? `https://${url.hostname}` : url.origin;
+  const path = url.pathname.replace(/\/+$/, '').replace(/\.git$/i, '');
+  return path === '' ? null : `${origin}${path}`.toLowerCase();
+}

@@ -92,15 +92,3 @@ export function branchOf(push: z.infer<typeof PushEvent>): { readonly branch: st
   if (push.deleted || /^0+$/.test(push.after)) return { ignored: 'The branch was deleted.' };
   return { branch };
 }
-
-/**
- * The one form in which addresses of repositories are compared: origin and path, in lower case, without `.git`. An
- * SSH address is that of the same host by https. Null: it is no such address.
- */
-export function urlKey(address: string): string | null {
-  const url = URL.parse(address);
-  if (!url || !/^(?:https?|ssh):$/.test(url.protocol)) return null;
-  const origin = url.protocol === 'ssh:' ? `https://${url.hostname}` : url.origin;
-  const path = url.pathname.replace(/\/+$/, '').replace(/\.git$/i, '');
-  return path === '' ? null : `${origin}${path}`.toLowerCase();
-}

@@ -10,7 +10,7 @@ import { until } from '../../support/embedded.ts';
 import { Deliveries } from '../../../src/domains/repositories/service/deliveries.ts';
 import { Statuses } from '../../../src/domains/repositories/service/statuses.ts';
 import { git, startGitHttp, type GitHttp } from '../../support/git-http.ts';
-import { deliver, push, startGitHub, type GitHubEdge } from '../../support/github.ts';
+import { deliver, pullRequest, push, startGitHub, type GitHubEdge } from '../../support/github.ts';
 import { mutate, type Outcome } from '../../support/mutate.ts';
 import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
 import {
@@ -254,6 +254,55 @@ test('who connects a repository reaches it with what is theirs, and may push to 
   for (const id of [second, first]) await server.running.app.use(Statuses).report(id, AbortSignal.timeout(livenessMs));
   expect(toldOf(first)).toBe(before[0]);
   expect(toldOf(second)).toBeGreaterThan(before[1] ?? 0);
+});
+
+test('each pull request has a status of its own; its preview goes when the application is deployed from elsewhere', async () => {
+  const others = await team(server.url);
+  const made = await connect(others.workspaceId, 'octo/open', others.who, token);
+  const { id, webhookUrl } = made['connectedRepository'];
+  const { githubId } = await db().connectedRepository.findUniqueOrThrow({ where: { id: raw('ConnectedRepository', id) } }); // prettier-ignore
+  const ofId = await others.application({ name: 'site', repositoryUrl: `${github.url}/octo/open.git` });
+  await mutate(server.url, 'setPreviewPolicy', { applicationId: ofId, enabled: true }, others.who);
+  // Two that have one head commit.
+  const sha = 'f'.repeat(40);
+  const numbers = [3, 4];
+  let at = Date.now();
+  const tell = async (action: string, number: number) => {
+    const guid = randomUUID();
+    const event = pullRequest({ id: githubId, fullName: 'octo/open' }, action, new Date((at += 1000)), { number, sha });
+    await deliver(webhookUrl, made['webhookSecret'], event, { event: 'pull_request', guid });
+    const row = () => db().webhookDelivery.findFirstOrThrow({ where: { guid } });
+    await until('it was processed', async () => (await row()).status !== 'RECEIVED', livenessMs);
+    return (await row()).status;
+  };
+  for (const number of numbers) expect(await tell('opened', number)).toBe('PROCESSED');
+  const toldOf = (number: number) => statusesOf(sha).findLast(({ context }) => context === `switchyard/site/pr-${number}`)?.state; // prettier-ignore
+  for (const number of numbers) await until('it is pending', async () => toldOf(number) === 'pending', livenessMs);
+
+  // One of them runs.
+  const previews = () => db().preview.findMany({ where: { ofId: raw('Application', ofId) }, orderBy: { number: 'asc' } }); // prettier-ignore
+  const [first] = await previews();
+  const runs = await others.application({ name: 'site-pr-3', repositoryUrl: `${github.url}/octo/open.git` });
+  await db().preview.update({ where: { id: first?.id ?? '' }, data: { state: 'ACTIVE', applicationId: raw('Application', runs) } }); // prettier-ignore
+  const update = (input: object) => mutate(server.url, 'updateApplication', { id: ofId, ...input }, others.who);
+  // The same, written otherwise.
+  expect((await update({ repositoryUrl: `${github.url}/octo/Open/`, branch: 'main' })).__typename).toBe('UpdateApplicationSuccess'); // prettier-ignore
+  expect((await previews()).map(({ state }) => state)).toEqual(['ACTIVE', 'AWAITING_APPROVAL']);
+  expect((await update({ repositoryUrl: `${github.url}/octo/installed.git` })).__typename).toBe('UpdateApplicationSuccess'); // prettier-ignore
+  const closed = { state: 'CLOSED', reason: 'The application is deployed from elsewhere now.' };
+  expect(await previews()).toMatchObject([closed, closed]);
+  for (const number of numbers) await until('it is over', async () => toldOf(number) === 'error', livenessMs);
+  const waiting = { workspaceId: raw('Workspace', others.workspaceId), status: 'OPEN' as const };
+  expect(await db().inboxItem.count({ where: waiting })).toBe(0);
+  await until('what ran it is gone', async () => (await db().application.count({ where: { id: raw('Application', runs) } })) === 0, livenessMs); // prettier-ignore
+  expect(await tell('reopened', 3)).toBe('IGNORED');
+
+  // Back again, and then of another branch.
+  await update({ repositoryUrl: `${github.url}/octo/open` });
+  expect(await tell('reopened', 3)).toBe('PROCESSED');
+  expect(await previews()).toMatchObject([{ state: 'AWAITING_APPROVAL' }, closed]);
+  await update({ branch: 'next' });
+  expect(await previews()).toMatchObject([closed, closed]);
 });
 
 test('of old deliveries the bodies are forgotten, later all of it, in batches that a signal ends', async () => {

@@ -10,10 +10,11 @@ import { validateRef, validateRepositoryUrl } from '../../../integrations/git/in
 import { validateEnvironment } from '../../../integrations/process/index.ts';
 import { QuotaExceeded } from '../errors.ts';
 import { applicationAutoDeploySet, applicationCreated, applicationStopped, applicationUpdated } from '../events.ts';
-import { AutoDeploy, ChangedApplication, NewApplication } from '../model.ts';
+import { AutoDeploy, ChangedApplication, NewApplication, urlKey } from '../model.ts';
 import { addUsualRules } from './alerts.ts';
 import { can } from '../policy.ts';
 import { Environments, type Change } from './environment.ts';
+import { sourceWatchers } from './ports.ts';
 import { endServing } from './serving.ts';
 import { Quotas } from './quotas.ts';
 import { DeploymentSettings, lockApplication, refuse, type Written } from './shared.ts';
@@ -128,6 +129,8 @@ export const Applications = service('applications', (app) => ({
             ...(input.retainedReleases === undefined ? {} : { retainedReleases: input.retainedReleases }),
           },
         });
+        if (isElsewhere(application, { repositoryUrl, branch }))
+          for (const watcher of sourceWatchers) await watcher(app, tx, id);
         const { workspaceId } = application;
         const event = tx.append({ type: applicationUpdated, workspaceId, subjectId: id });
         const changes = Object.entries(environment ?? {}).map(([key, value]): [string, Change] => [
@@ -196,6 +199,19 @@ export function authorizeChanges(
   const values = Object.values(environment);
   if (values.some((value) => value !== null)) authorize(actor, can.setEnvironmentVariables, workspaceId);
   if (values.includes(null)) authorize(actor, can.unsetEnvironmentVariables, workspaceId);
+}
+
+/** Whether a change leads to another repository, however it is written, or another branch. */
+function isElsewhere(
+  now: Pick<Application, 'repositoryUrl' | 'branch'>,
+  {
+    repositoryUrl,
+    branch,
+  }: { readonly repositoryUrl: string | null | undefined; readonly branch: string | null | undefined },
+): boolean {
+  const same = (one: string, other: string): boolean =>
+    one === other || (urlKey(one) !== null && urlKey(one) === urlKey(other));
+  return !same(repositoryUrl ?? now.repositoryUrl, now.repositoryUrl) || (branch ?? now.branch) !== now.branch;
 }
 
 /** Those that are neither absent nor null. */

@@ -54,6 +54,11 @@ export interface RemovalWatcher {
 
 export const removalWatchers: RemovalWatcher[] = [];
 
+/** Is told of an application, which is locked, that is deployed from somewhere else now. */
+export type SourceWatcher = (app: App, tx: Transaction, applicationId: string) => Promise<void>;
+
+export const sourceWatchers: SourceWatcher[] = [];
+
 export async function tellWatchers(app: App, tx: Transaction, deploymentId: string): Promise<void> {
   for (const watcher of watchers) await watcher(app, tx, deploymentId);
 }

@@ -18,7 +18,7 @@ import { can } from '../policy.ts';
 import { authorizeChanges, isTaken } from './applications.ts';
 import { applicationDeletionKind, removeWithin } from './deletion.ts';
 import { Deployments } from './deployments.ts';
-import { removalWatchers, tellPreviewWatchers } from './ports.ts';
+import { removalWatchers, sourceWatchers, tellPreviewWatchers } from './ports.ts';
 import { giveSuppressions, giveVariables, previewValue, runningPreview } from './preview-applications.ts';
 import { lockApplication, refuse, type Written } from './shared.ts';
 
@@ -536,6 +536,10 @@ export const Previews = service('previews', (app) => {
       await this.giveRoom({ updatedAt: { lt: new Date(Date.now() - 20_000) } });
     },
 
+    /** The repository or the branch of an application, which is locked, is another one: its pull requests are not for it. */
+    moved: (tx: Transaction, applicationId: string): Promise<void> =>
+      closeAll(tx, applicationId, 'The application is deployed from elsewhere now.'),
+
     /** The deletion of an application was asked for, which is locked, as is what it is a preview of. */
     async removing(tx: Transaction, applicationId: string): Promise<void> {
       await closeAll(tx, applicationId, 'The application is being deleted.');
@@ -585,6 +589,8 @@ defineJob({
   cron: '* * * * *',
   handle: (_payload, { app, signal }: { app: App; signal: AbortSignal }) => app.use(Previews).tidy(signal),
 });
+
+sourceWatchers.push((app, tx, applicationId) => app.use(Previews).moved(tx, applicationId));
 
 removalWatchers.push({
   asked: (app, tx, applicationId) => app.use(Previews).removing(tx, applicationId),

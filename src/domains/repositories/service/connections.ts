@@ -10,11 +10,11 @@ import { parse } from '#kernel/input.ts';
 import { defineSealedColumn } from '#kernel/sealing/columns.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
 import { External } from '../../identity/index.ts';
-import { Previews, type SourceCredentials } from '../../deployments/index.ts';
+import { Previews, urlKey, type SourceCredentials } from '../../deployments/index.ts';
 import { GitHubApiFailed, repositoryName, type GitHubRepository } from '../../../integrations/github/index.ts';
 import { GitHubRefusal, RepositoryNotReached } from '../errors.ts';
 import { repositoryConnected, repositoryDisconnected, webhookSecretRotated } from '../events.ts';
-import { formerSecretMs, NewConnection, urlKey } from '../model.ts';
+import { formerSecretMs, NewConnection } from '../model.ts';
 import { can } from '../policy.ts';
 import { RepositorySettings } from './settings.ts';
 

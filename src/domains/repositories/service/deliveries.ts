@@ -10,9 +10,9 @@ import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { defineJob } from '#kernel/jobs/define.ts';
 import { defineRetention } from '#kernel/jobs/retention.ts';
-import { Deployments, Previews, type Pull } from '../../deployments/index.ts';
+import { Deployments, Previews, urlKey, type Pull } from '../../deployments/index.ts';
 import { webhookRedelivered } from '../events.ts';
-import { branchOf, Envelope, handledEvents, PullRequestEvent, PushEvent, Redelivery, urlKey } from '../model.ts';
+import { branchOf, Envelope, handledEvents, PullRequestEvent, PushEvent, Redelivery } from '../model.ts';
 import { can } from '../policy.ts';
 import { RepositorySettings } from './settings.ts';
 

@@ -5,9 +5,8 @@ import { system } from '#kernel/auth/actor.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { DomainError } from '#kernel/errors.ts';
 import { defineJob } from '#kernel/jobs/define.ts';
-import { watchDeployments, watchPreviews } from '../../deployments/index.ts';
+import { urlKey, watchDeployments, watchPreviews } from '../../deployments/index.ts';
 import { GitHubApiFailed } from '../../../integrations/github/index.ts';
-import { urlKey } from '../model.ts';
 import { Repositories } from './connections.ts';
 import { RepositorySettings } from './settings.ts';
 
@@ -28,9 +27,14 @@ const descriptions: Readonly<Record<CommitState, string>> = {
   ERROR: 'The deployment was canceled or superseded.',
 };
 
-/** One for an application, and one for its previews. */
-const contextOf = ({ name, preview }: { name: string; preview?: { of: { name: string } } | null }): string =>
-  preview ? `switchyard/preview/${preview.of.name}` : `switchyard/${name}`;
+interface OfPull {
+  readonly number: number;
+  readonly of: { readonly name: string };
+}
+
+/** One for an application, and one for each of its previews: two pull requests may have the same head. */
+const contextOf = ({ name, preview }: { readonly name: string; readonly preview?: OfPull | null }): string =>
+  preview ? `switchyard/${preview.of.name}/pr-${preview.number}` : `switchyard/${name}`;
 
 /** GitHub takes no longer ones. */
 const maxDescription = 140;
@@ -81,7 +85,9 @@ export const Statuses = service('commit statuses', (app) => ({
             select: {
               applicationId: true,
               run: { select: { status: true } },
-              application: { select: { name: true, preview: { select: { of: { select: { name: true } } } } } },
+              application: {
+                select: { name: true, preview: { select: { number: true, of: { select: { name: true } } } } },
+              },
             },
           },
         },
@@ -139,7 +145,7 @@ export const Statuses = service('commit statuses', (app) => ({
       }
       const now = `${preview.headSha} ${said.state} ${said.said}`;
       if (now === told) return;
-      const { workspaceId, githubId, headSha, of } = preview;
+      const { workspaceId, githubId, headSha } = preview;
       const where = { workspaceId_githubId: { workspaceId, githubId } };
       const repository = await app.db.connectedRepository.findUnique({ where });
       if (!repository) return;
@@ -153,7 +159,7 @@ export const Statuses = service('commit statuses', (app) => ({
           state: said.state.toLowerCase() as Lowercase<CommitState>,
           targetUrl: `${appUrl()}/previews/${id}`,
           description: said.said.slice(0, maxDescription),
-          context: contextOf({ name: '', preview: { of } }),
+          context: contextOf({ name: '', preview }),
         },
         signal,
       );
