@@ -24,7 +24,7 @@ export interface FakeSsm {
   readonly history: readonly Invocation[];
   readonly asked: readonly { readonly operation: string; readonly input: Record<string, unknown> }[];
   /** What becomes of the next calls of an operation: an error's name, once each; `hang`: the command does not begin. */
-  readonly faults: { operation: string; error: string }[];
+  readonly faults: { operation: string; error: string; message?: string }[];
   /** What DescribeInstanceInformation tells beside the id; null: it is not known. */
   instance: Record<string, unknown> | null;
   /** In place of what a script writes, from the next command on. */
@@ -118,13 +118,14 @@ export async function startFakeSsm(instanceId = 'i-0123456789abcdef0'): Promise<
       const fault = faults.findIndex((one) => one.operation === operation);
       try {
         const [failing] = fault < 0 ? [] : faults.splice(fault, 1);
-        if (failing) throw new Error(failing.error);
+        if (failing) throw new Error(failing.error, { cause: failing.message });
         const made = operations[operation];
         if (!made) throw new Error('UnknownOperationException');
         answer(200, made(input));
       } catch (error) {
-        const name = (error as Error).message;
-        answer(400, { __type: `com.amazonaws.ssm#${name}`, message: `${name} of the stand-in` });
+        const { message: name, cause } = error as Error;
+        const message = typeof cause === 'string' ? cause : `${name} of the stand-in`;
+        answer(400, { __type: `com.amazonaws.ssm#${name}`, message });
       }
     });
   });

@@ -1,7 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3';
-import { InstanceUnavailable, saidBy } from './errors.ts';
+import { InstanceUnavailable, kindOf, saidBy } from './errors.ts';
 
 export interface BucketOptions {
   readonly bucket: string;
@@ -45,7 +45,7 @@ export async function openBucket({ bucket, region, endpoint, credentials }: Buck
       return await work();
     } catch (error) {
       signal?.throwIfAborted();
-      throw new InstanceUnavailable(`the bucket ${bucket} did not ${what}: ${saidBy(error)}`, { cause: error });
+      throw new InstanceUnavailable(`the bucket did not ${what}${kindOf(error)}`, `${bucket}: ${saidBy(error)}`, { cause: error }); // prettier-ignore
     }
   };
   return {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { SSMClient, SSMClientConfig } from '@aws-sdk/client-ssm';
-import { InstanceUnavailable, saidBy } from './errors.ts';
+import { InstanceUnavailable, kindOf, saidBy } from './errors.ts';
 
 export interface CommandsOptions {
   readonly instanceId: string;
@@ -103,7 +103,7 @@ export async function createCommands(options: CommandsOptions): Promise<Commands
       id = sent.Command?.CommandId ?? '';
       if (id === '') throw new Error('SSM gave the command no id');
     } catch (error) {
-      throw new InstanceUnavailable(`SSM did not take a command for ${instanceId}: ${saidBy(error)}`, { cause: error });
+      throw new InstanceUnavailable(`SSM did not take a command${kindOf(error)}`, `${instanceId}: ${saidBy(error)}`, { cause: error }); // prettier-ignore
     }
     try {
       return await outcomeOf(id, until, signal);
@@ -126,7 +126,8 @@ export async function createCommands(options: CommandsOptions): Promise<Commands
         if (!pending.has(status)) {
           const said = (found.StandardErrorContent ?? '').trim().slice(0, 300);
           throw new InstanceUnavailable(
-            `a command on ${instanceId} ended with ${found.StatusDetails ?? status}${said ? `: ${said}` : ''}`,
+            'a command on the instance failed',
+            `${found.StatusDetails ?? status}: ${said}`,
           );
         }
       } catch (error) {
@@ -134,13 +135,11 @@ export async function createCommands(options: CommandsOptions): Promise<Commands
         // It is known everywhere a moment after it was sent; and one that is throttled is asked for again.
         if (!mayPass(error)) {
           if (error instanceof InstanceUnavailable) throw error;
-          throw new InstanceUnavailable(`SSM does not tell of a command on ${instanceId}: ${saidBy(error)}`, {
-            cause: error,
-          });
+          throw new InstanceUnavailable(`SSM does not tell of a command${kindOf(error)}`, `${instanceId}: ${saidBy(error)}`, { cause: error }); // prettier-ignore
         }
       }
       if (performance.now() > until)
-        throw new InstanceUnavailable(`a command on ${instanceId} took longer than ${Math.round(withinMs / 1000)} s`);
+        throw new InstanceUnavailable(`a command on the instance took longer than ${Math.round(withinMs / 1000)} s`);
     }
   }
 

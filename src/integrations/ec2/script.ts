@@ -1,3 +1,5 @@
+import { InstanceUnavailable } from './errors.ts';
+
 /**
  * A text as one word of a POSIX shell, whatever it holds.
  * @throws TypeError for NUL, which no word can hold
@@ -177,12 +179,12 @@ export interface Told {
   readonly why: string;
 }
 
-/** @throws Error when it is not what these scripts write: something else was executed, or it was cut */
+/** @throws {InstanceUnavailable} when it is not what these scripts write: something else was executed, or it was cut */
 export function toldBy(output: string): Told | null {
   const line = output.split('\n').findLast((one) => one.startsWith('switchyard '));
   if (line === 'switchyard gone') return null;
   const fields = /^switchyard (-|put|\d{1,3}) (-|\d{3}) (\d{1,15}) (\d{1,15}) ([A-Za-z0-9+/=]*)$/.exec(line ?? '');
-  if (!fields) throw new Error('the instance answered something else than it was asked for');
+  if (!fields) throw new InstanceUnavailable('the instance answered something else than it was asked for');
   const [, over = '', status = '', bytes, size, why = ''] = fields;
   return {
     over: /^\d/.test(over) ? Number(over) : null,

@@ -36,6 +36,8 @@ export interface Tunnel {
 
 /** How often in a row a part of an answer may not come before the request fails. */
 const patience = 3;
+/** How often the same failure is logged, milliseconds. */
+const tellAgainMs = 60_000;
 /** A request that was answered may arrive a second time within this time: its folder stays so long, milliseconds. */
 const repeatedMs = 60_000;
 /** A server that died asks for nothing any more. */
@@ -56,6 +58,7 @@ export async function openTunnel(options: TunnelOptions): Promise<Tunnel> {
   const ended: { readonly id: string; readonly at: number }[] = [];
   const running = new Set<Promise<void>>();
   const closing = new AbortController();
+  let logged = { reason: '', at: -Infinity };
 
   const server = createServer(limits, (request, response) => {
     const done: Promise<void> = forward(request, response).finally(() => running.delete(done));
@@ -70,6 +73,17 @@ export async function openTunnel(options: TunnelOptions): Promise<Tunnel> {
     },
   };
 
+  /** What everybody is told of a failure; operators find all of it in the log, the same one once in a while. */
+  function toldOfFailure(error: unknown): string {
+    const reason = saidBy(error);
+    const now = performance.now();
+    if (logged.reason !== reason || now - logged.at > tellAgainMs) {
+      logged = { reason, at: now };
+      log.error({ reason }, 'the Docker engine of the instance cannot be asked');
+    }
+    return error instanceof InstanceUnavailable ? error.told : 'the request could not be made';
+  }
+
   /** Never rejects. */
   async function forward(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const id = randomUUID();
@@ -82,9 +96,10 @@ export async function openTunnel(options: TunnelOptions): Promise<Tunnel> {
       await converse(id, request, response, signal, objects, state);
     } catch (error) {
       if (!gone.signal.aborted) {
+        const message = toldOfFailure(error);
         if (!response.headersSent) {
           response.writeHead(503, { 'content-type': 'application/json', connection: 'close' });
-          response.end(JSON.stringify({ message: saidBy(error).replace(/^InstanceUnavailable: /, '') }));
+          response.end(JSON.stringify({ message }));
         } else response.destroy();
       }
     }
@@ -145,7 +160,7 @@ export async function openTunnel(options: TunnelOptions): Promise<Tunnel> {
         continue;
       }
       misses = 0;
-      if (told.over !== null && told.over !== 0 && told.status === null) throw new InstanceUnavailable(failureOf(told));
+      if (told.over !== null && told.over !== 0 && told.status === null) throw failureOf(told);
       if (told.status !== null && !response.headersSent) {
         response.writeHead(told.status, { 'content-type': 'application/json' });
         response.flushHeaders();
@@ -171,7 +186,7 @@ export async function openTunnel(options: TunnelOptions): Promise<Tunnel> {
   async function toldOf(script: string, signal: AbortSignal): Promise<Told> {
     const told = toldBy(await commands.run(script, signal));
     if (told === null) throw new InstanceUnavailable('the request is not there any more');
-    if (told.notPut) throw new InstanceUnavailable(`the instance cannot write to the bucket: ${told.why}`);
+    if (told.notPut) throw new InstanceUnavailable('the instance cannot write to the bucket', told.why);
     return told;
   }
 
@@ -244,12 +259,12 @@ async function drained(to: ServerResponse, signal: AbortSignal): Promise<void> {
 /** Of curl. */
 const noConnection = 7;
 
-function failureOf({ over, why }: Told): string {
-  const said = why ? `: ${why.replaceAll(/\s+/g, ' ')}` : '';
-  if (over === exits.fetch) return `the instance cannot fetch from the bucket${said}`;
-  if (over === exits.digest) return 'what the instance fetched from the bucket is not what was sent';
-  if (over === noConnection) return `no Docker engine listens on the instance${said}`;
-  return `the request to the engine of the instance failed (curl ${over})${said}`;
+function failureOf({ over, why }: Told): InstanceUnavailable {
+  const failed = (told: string) => new InstanceUnavailable(told, why.replaceAll(/\s+/g, ' '));
+  if (over === exits.fetch) return failed('the instance cannot fetch from the bucket');
+  if (over === exits.digest) return failed('what the instance fetched from the bucket is not what was sent');
+  if (over === noConnection) return failed('no Docker engine listens on the instance');
+  return failed(`the request to the engine of the instance failed (curl ${over})`);
 }
 
 /** Connections that lead to a server of this process, and through no socket that anybody could find. */

@@ -9,6 +9,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createLogger } from '#kernel/log.ts';
 import { loadConfig } from '../../../src/config.ts';
+import { createEngine, DriverUnavailable } from '../../../src/integrations/docker/engine.ts';
 import { openBucket, type Bucket } from '../../../src/integrations/ec2/bucket.ts';
 import { createCommands } from '../../../src/integrations/ec2/commands.ts';
 import { connectEc2, type Ec2 } from '../../../src/integrations/ec2/index.ts';
@@ -180,6 +181,39 @@ test('calls that are throttled, or come too early, are made again; those that ar
   ssm.replace = null;
   expect(cut).toMatchObject({ status: 503 });
   expect(cut.body.toString()).toContain('something else');
+});
+
+test('what AWS says of accounts, roles and buckets is for the operators: everybody else is told what failed', async () => {
+  const logged: string[] = [];
+  const silent = createLogger('silent');
+  const log = Object.assign(Object.create(silent) as typeof silent, {
+    error: (said: unknown) => void logged.push(JSON.stringify(said)),
+  });
+  const message = 'User: arn:aws:sts::123456789012:assumed-role/deployer is not authorized to perform: ssm:SendCommand';
+  const bucketName = 'nothing-of-123456789012';
+  const there = await connect({ log, bucket: bucketName });
+  const engineOf = await createEngine({ agent: there.agent });
+  const failure = async (work: Parameters<typeof engineOf.ask>[0]): Promise<string> => {
+    const failed: unknown = await engineOf.ask(work).catch((error: unknown) => error);
+    expect(failed).toBeInstanceOf(DriverUnavailable);
+    return (failed as Error).message;
+  };
+  const asking = () => failure((docker) => docker.ping());
+  try {
+    ssm.faults.push({ operation: 'SendCommand', error: 'AccessDeniedException', message });
+    expect(await asking()).toContain('SSM did not take a command (AccessDeniedException)');
+    expect(logged.join()).toContain(message);
+    // There is no such bucket: neither what is put there arrives, nor what the instance is to put there.
+    const told = [await failure((docker) => docker.createContainer({ Image: 'i' })), await asking()];
+    expect(told).toEqual([
+      expect.stringContaining('the bucket did not take a request (NoSuchBucket)'),
+      expect.stringContaining('the instance cannot write to the bucket'),
+    ]);
+    expect(told.join()).not.toMatch(/arn:|123456789012|i-0123/);
+    expect(logged.join()).toContain(bucketName);
+  } finally {
+    await there.close();
+  }
 });
 
 test('a command that is given up, or takes too long, is canceled; one that fails says why', async () => {
