@@ -146,25 +146,12 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
     healthCheckEndpoint: '/health/yoga-unused',
     logging: false,
     batching: { limit: options.limits.batch },
+    // The server bounds bodies before.
+    maxRequestBodySize: false,
     cors: (request) => {
       const origin = request.headers.get('origin');
       // For others nothing at all: Yoga itself would answer `null`, which is the origin of every sandboxed frame.
-      if (origin === null || !options.corsOrigins.includes(origin)) return false;
-      return {
-        origin: [origin],
-        credentials: true,
-        methods: ['GET', 'POST', 'OPTIONS'],
-        allowedHeaders: [
-          'Authorization',
-          'Content-Type',
-          'X-API-Key',
-          'X-Request-Id',
-          'GraphQL-Require-Preflight',
-          'traceparent',
-        ],
-        exposedHeaders: ['X-Request-Id', 'RateLimit', 'RateLimit-Policy', 'Retry-After'],
-        maxAge: 600,
-      };
+      return origin !== null && options.corsOrigins.includes(origin) ? corsOf(origin) : false;
     },
     graphiql: options.graphiql
       ? () => ({ ...options.graphiql, title: 'Switchyard', subscriptionsProtocol: 'WS' })
@@ -198,6 +185,23 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
   });
   return { yoga, admitDocument: admitted.document };
 }
+
+/** What a page of an allowed origin may do here. */
+export const corsOf = (origin: string) => ({
+  origin: [origin],
+  credentials: true,
+  methods: ['GET', 'POST', 'OPTIONS'],
+  allowedHeaders: [
+    'Authorization',
+    'Content-Type',
+    'X-API-Key',
+    'X-Request-Id',
+    'GraphQL-Require-Preflight',
+    'traceparent',
+  ],
+  exposedHeaders: ['X-Request-Id', 'RateLimit', 'RateLimit-Policy', 'Retry-After'],
+  maxAge: 600,
+});
 
 const keeping = (documents: Documents): Plugin<Context> => ({
   onValidate({ params }) {
