@@ -33,7 +33,7 @@ export interface HttpOptions {
   /** How long a WebSocket may take to say who it is; default 5 s. */
   readonly initTimeoutMs?: number;
   readonly secureCookies: boolean;
-  readonly graphql: Pick<GraphQLOptions, 'introspection' | 'graphiql' | 'persisted'>;
+  readonly graphql: Pick<GraphQLOptions, 'introspection' | 'compile' | 'graphiql' | 'persisted'>;
   readonly limits: GraphQLOptions['limits'] & {
     readonly socketsPerActor: number;
     readonly subscriptionsPerSocket: number;
