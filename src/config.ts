@@ -975,6 +975,13 @@ export const settings = {
     example: 'true',
     schema: flag,
   }),
+  SWITCHYARD_COMPILE: setting({
+    group: 'GraphQL',
+    description: 'Execute queries that allow it as one SQL statement. They answer the same without, only slower.',
+    default: 'true',
+    example: 'false',
+    schema: flag,
+  }),
   SWITCHYARD_PERSISTED_ONLY: setting({
     group: 'GraphQL',
     description: 'Execute only the documents of SWITCHYARD_PERSISTED_FILE.',
@@ -1389,6 +1396,7 @@ export interface Config {
   readonly graphql: {
     readonly graphiql: boolean;
     readonly introspection: boolean;
+    readonly compile: boolean;
     readonly persistedOnly: boolean;
     /** Set when `persistedOnly` is true. */
     readonly persistedFile: string | undefined;
@@ -1708,6 +1716,7 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
     graphql: {
       graphiql: v.SWITCHYARD_GRAPHIQL,
       introspection: v.SWITCHYARD_INTROSPECTION,
+      compile: v.SWITCHYARD_COMPILE,
       persistedOnly: v.SWITCHYARD_PERSISTED_ONLY,
       persistedFile: v.SWITCHYARD_PERSISTED_FILE,
     },

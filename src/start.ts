@@ -328,6 +328,7 @@ async function begin(
       secureCookies,
       graphql: {
         introspection: config.graphql.introspection,
+        compile: config.graphql.compile,
         graphiql: config.graphql.graphiql ? (options.graphiql ?? {}) : null,
         persisted: config.graphql.persistedFile
           ? { documents: await readDocuments(config.graphql.persistedFile), only: config.graphql.persistedOnly }

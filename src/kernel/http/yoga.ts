@@ -12,6 +12,7 @@ import {
 import { createYoga, isAsyncIterable, type Plugin, type YogaServerInstance } from 'graphql-yoga';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
+import { compiled } from '../compiler/plugin.ts';
 import type { Context } from '../graphql/context.ts';
 import { subscribeFresh } from '../live/subscribe.ts';
 import type { Rate } from '../rates/budgets.ts';
@@ -29,6 +30,8 @@ export interface GraphQLOptions {
   readonly schema: GraphQLSchema;
   readonly limits: OperationLimits & { readonly batch: number };
   readonly introspection: boolean;
+  /** Whether queries that can be are executed as one statement; default: they are. */
+  readonly compile?: boolean;
   /** Shown to people who open the endpoint in a browser; null: not served. */
   readonly graphiql: { readonly defaultQuery?: string; readonly headers?: string } | null;
   readonly persisted: Persisted | null;
@@ -166,6 +169,8 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
       observed(app),
       documentLimits(options.limits),
       keeping(documents),
+      // Before admission: what that lets through runs in its lanes, compiled or not.
+      ...((options.compile ?? true) ? [compiled({ app, schema: options.schema })] : []),
       admitted.plugin,
       freshContexts,
       ...(options.introspection ? [] : [withoutIntrospection]),

@@ -18,6 +18,7 @@ const ActivationRef = builder.prismaObject('Activation', {
       type: DeploymentRef,
       nullable: true,
       description: 'The deployment that switched the address to it; null: it is not kept any more.',
+      compiled: 'selected',
       select: (_args, _context, nested) => ({ deployment: { select: { run: nested() } } }),
       resolve: (row) => (row as unknown as { deployment: { run: never } | null }).deployment?.run ?? null,
     }),
@@ -37,6 +38,7 @@ builder.prismaObjectFields(ReleaseRef, (t) => ({
   deployment: t.field({
     type: DeploymentRef,
     description: 'The deployment that made it.',
+    compiled: 'selected',
     select: (_args, _context, nested) => ({ deployment: { select: { run: nested() } } }),
     resolve: (row) => (row as unknown as { deployment: { run: never } }).deployment.run,
   }),

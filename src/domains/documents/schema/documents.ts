@@ -166,6 +166,7 @@ export const DocumentRef = builder.prismaNode('Document', {
       type: UserRef,
       nullable: true,
       description: 'Who uploaded it; null: the server, or somebody you share no workspace with any more.',
+      compiled: { one: 'User', id: 'createdById' },
       resolve: ({ createdById }, _, context) => loadUser(context, createdById),
     }),
     download: t.field({
