@@ -32,6 +32,8 @@ export interface HttpOptions {
   readonly bodyTimeoutMs?: number;
   /** How long a WebSocket may take to say who it is; default 5 s. */
   readonly initTimeoutMs?: number;
+  /** Whether subscribers who may see the same share executions; default yes. */
+  readonly sharedExecution?: boolean;
   readonly secureCookies: boolean;
   readonly graphql: Pick<GraphQLOptions, 'introspection' | 'graphiql' | 'persisted'>;
   readonly limits: GraphQLOptions['limits'] & {
@@ -146,6 +148,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     door,
     connections,
     initTimeoutMs: options.initTimeoutMs,
+    sharedExecution: options.sharedExecution ?? true,
   });
   let stopping = false;
   const room = new Room();

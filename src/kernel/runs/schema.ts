@@ -15,6 +15,7 @@ import {
   idempotencyKey,
   newestFirst,
   visible,
+  ofCredential,
 } from '../graphql/kit.ts';
 import { mayRead } from '../graphql/guard.ts';
 import { IdempotencyConflict, IllegalTransition, ValidationError, Conflict } from '../errors.ts';
@@ -307,6 +308,7 @@ export const RunRef = builder.prismaInterface('Run', {
       },
     }),
     viewerCanCancel: t.boolean({
+      ...ofCredential,
       description: 'Whether you may cancel it now.',
       resolve: (run, _, context) =>
         !isTerminal(run.status) &&
@@ -314,6 +316,7 @@ export const RunRef = builder.prismaInterface('Run', {
         may(context.actor, runPolicy.verbs.cancelRun, run.workspaceId),
     }),
     viewerCanRetry: t.boolean({
+      ...ofCredential,
       description: 'Whether you may retry it now.',
       resolve: (run, _, context) =>
         isTerminal(run.status) &&
