@@ -931,6 +931,14 @@ export const settings = {
     example: '20',
     schema: whole(1, 100_000),
   }),
+  SWITCHYARD_SHARED_EXECUTION: setting({
+    group: 'GraphQL',
+    description:
+      'Execute an event once for all WebSocket subscribers with the same document, variables and rights, and not for each.',
+    default: 'true',
+    example: 'false',
+    schema: flag,
+  }),
   SWITCHYARD_RATES: setting({
     group: 'GraphQL',
     description:
@@ -1398,6 +1406,8 @@ export interface Config {
     readonly introspection: boolean;
     readonly compile: boolean;
     readonly persistedOnly: boolean;
+    /** Whether WebSocket subscribers who may see the same share executions. */
+    readonly sharedExecution: boolean;
     /** Set when `persistedOnly` is true. */
     readonly persistedFile: string | undefined;
   };
@@ -1718,6 +1728,7 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       introspection: v.SWITCHYARD_INTROSPECTION,
       compile: v.SWITCHYARD_COMPILE,
       persistedOnly: v.SWITCHYARD_PERSISTED_ONLY,
+      sharedExecution: v.SWITCHYARD_SHARED_EXECUTION,
       persistedFile: v.SWITCHYARD_PERSISTED_FILE,
     },
     limits: {

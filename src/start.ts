@@ -326,6 +326,7 @@ async function begin(
       trustProxy: config.http.trustProxy,
       maxBodyBytes: config.http.maxBodyBytes,
       secureCookies,
+      sharedExecution: config.graphql.sharedExecution,
       graphql: {
         introspection: config.graphql.introspection,
         compile: config.graphql.compile,

@@ -138,5 +138,8 @@ export const idempotencyKey = {
     'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
 } as const;
 
+/** Options of a field whose answer depends on the credential that asks, beyond what row rules say: no two share it. */
+export const ofCredential = { extensions: { ofCredential: true } } as const;
+
 /** Newest first; the id makes it total. */
 export const newestFirst = [{ createdAt: 'desc' as const }, { id: 'desc' as const }];

@@ -14,6 +14,7 @@ import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { compiled } from '../compiler/plugin.ts';
 import type { Context } from '../graphql/context.ts';
+import type { Outlet } from '../live/audiences.ts';
 import { subscribeFresh } from '../live/subscribe.ts';
 import type { Rate } from '../rates/budgets.ts';
 import { currentTraceparent } from '../telemetry/trace.ts';
@@ -55,6 +56,8 @@ export interface ServerContext {
     readonly actor: () => Promise<Actor>;
     readonly clientAddress: string;
     readonly endStreams: (reason: string) => void;
+    /** The way of a stream to its subscriber, where executions are shared. */
+    readonly outlet?: Outlet | null;
   };
   /** What reading the document took from the budget already; absent for one that was known. */
   reading?: Rate;

@@ -16,6 +16,7 @@ import {
   idempotencyKey,
   newestFirst,
   visible,
+  ofCredential,
 } from '../graphql/kit.ts';
 import { mayRead } from '../graphql/guard.ts';
 import { IdempotencyConflict, IllegalTransition, ValidationError, Conflict } from '../errors.ts';
@@ -310,6 +311,7 @@ export const RunRef = builder.prismaInterface('Run', {
       },
     }),
     viewerCanCancel: t.boolean({
+      ...ofCredential,
       description: 'Whether you may cancel it now.',
       resolve: (run, _, context) =>
         !isTerminal(run.status) &&
@@ -317,6 +319,7 @@ export const RunRef = builder.prismaInterface('Run', {
         may(context.actor, runPolicy.verbs.cancelRun, run.workspaceId),
     }),
     viewerCanRetry: t.boolean({
+      ...ofCredential,
       description: 'Whether you may retry it now.',
       resolve: (run, _, context) =>
         isTerminal(run.status) &&

@@ -6,7 +6,15 @@ import type { Appended } from '#kernel/db/transact.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, ErrorInterface, errorType, failing, guardedPart } from '#kernel/graphql/kit.ts';
+import {
+  cursorOf,
+  descriptionOfCursor,
+  ErrorInterface,
+  errorType,
+  failing,
+  guardedPart,
+  ofCredential,
+} from '#kernel/graphql/kit.ts';
 import { SecretScalar } from '#kernel/graphql/secret.ts';
 import { EnvironmentConflict } from '../errors.ts';
 import { can } from '../policy.ts';
@@ -139,6 +147,7 @@ const EnvironmentRef = builder.objectRef<EnvironmentOf>('Environment').implement
 
 builder.prismaObjectField(ApplicationRef, 'environment', (t) =>
   t.field({
+    ...ofCredential,
     type: EnvironmentRef,
     nullable: true,
     description: 'Its environment variables. Null for viewers: they are for those who may set them.',

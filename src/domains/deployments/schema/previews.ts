@@ -12,6 +12,7 @@ import {
   guardedPart,
   newestFirst,
   visible,
+  ofCredential,
 } from '#kernel/graphql/kit.ts';
 import { can } from '../policy.ts';
 import { ApplicationRef, applicationSuccess } from '../schema.ts';
@@ -52,6 +53,7 @@ const PolicyRef = builder.prismaObject('PreviewPolicy', {
       description: 'Whether previews of forks get the variables of previews, too.',
     }),
     variables: t.stringList({
+      ...ofCredential,
       nullable: true,
       description:
         'Names of the environment variables of previews, which have no others. Null for viewers: they are for those who may set variables.',
@@ -106,6 +108,7 @@ const PreviewRef = builder.prismaNode('Preview', {
       description: 'What runs it, with address, deployments, releases and logs; null: nothing does.',
     }),
     viewerCanApprove: t.boolean({
+      ...ofCredential,
       description: 'Whether you may approve its newest commit now.',
       resolve: ({ state, workspaceId }, _, { actor }) =>
         approvable.includes(state) && may(actor, can.approvePreview, workspaceId),

@@ -1,6 +1,6 @@
 import { may } from '#kernel/auth/policy.ts';
 import { builder } from '#kernel/graphql/builder.ts';
-import { guardedPart } from '#kernel/graphql/kit.ts';
+import { guardedPart, ofCredential } from '#kernel/graphql/kit.ts';
 import { can } from '../policy.ts';
 import { ApplicationRef, DeploymentRef, ReleaseRef } from '../schema.ts';
 import { refusalOfRestore } from '../service/index.ts';
@@ -69,6 +69,7 @@ builder.prismaObjectFields(ReleaseRef, (t) => ({
     resolve: (release) => refusalOfRestore(release.application, release),
   }),
   viewerCanRollback: t.boolean({
+    ...ofCredential,
     description: 'Whether you may bring it back now.',
     select: { application: { select: { activeReleaseId: true, removalAskedAt: true, workspaceId: true } } },
     resolve: (release, _, { actor }) =>
