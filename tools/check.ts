@@ -125,7 +125,7 @@ async function links(): Promise<Outcome> {
   return all(problems);
 }
 
-/** Every promise of docs/security.md has tests, and they are there. */
+/** Every promise of docs/security.md, and every fault of docs/deployments-before.md, has tests, and they are there. */
 async function proofs(): Promise<Outcome> {
   const text = await readFile(path.join(root, 'docs/security.md'), 'utf8');
   const part = (title: string): string => new RegExp(`^## ${title}$([\\s\\S]*?)^## `, 'm').exec(text)?.[1] ?? '';
@@ -134,20 +134,30 @@ async function proofs(): Promise<Outcome> {
   const problems = promises.filter((name) => !rows.has(name)).map((name) => `docs/security.md: ${name} has no proof`);
   for (const [name, cell] of rows) {
     if (!promises.includes(name)) problems.push(`docs/security.md: ${name} is no promise`);
-    for (const tests of cell.split('<br>')) {
-      const file = /\]\(\.\.\/(test\/[^)]+)\)/.exec(tests)?.[1] ?? '';
-      const names = [...tests.matchAll(/`([^`]+)`/g)].map(([, one = '']) => one);
-      const source = await readFile(path.join(root, file), 'utf8').catch(() => '');
-      if (names.length === 0) problems.push(`docs/security.md: ${name}: which tests of ${file}?`);
-      for (const one of names) {
-        const isThere = [`'${one}'`, `"${one}"`, `'${one.replaceAll("'", "\\'")}'`].some((quoted) =>
-          source.includes(quoted),
-        );
-        if (!isThere) problems.push(`docs/security.md: ${file} has no test \`${one}\``);
-      }
+    problems.push(...(await missingTests(cell)).map((problem) => `docs/security.md: ${name}: ${problem}`));
+  }
+  const faults = await readFile(path.join(root, 'docs/deployments-before.md'), 'utf8');
+  for (const [, name = '', cell = ''] of faults.matchAll(/^\| (\d+) +\|.*\| ([^|]*) +\|$/gm))
+    problems.push(...(await missingTests(cell)).map((problem) => `docs/deployments-before.md: ${name}: ${problem}`));
+  return all(problems);
+}
+
+/** What is wrong in a cell that names tests: `[file](../test/…): ` and their titles, the files apart by `<br>`. */
+async function missingTests(cell: string): Promise<string[]> {
+  const problems: string[] = [];
+  for (const tests of cell.split('<br>')) {
+    const file = /\]\(\.\.\/(test\/[^)]+)\)/.exec(tests)?.[1] ?? '';
+    const names = [...tests.matchAll(/`([^`]+)`/g)].map(([, one = '']) => one);
+    const source = await readFile(path.join(root, file), 'utf8').catch(() => '');
+    if (names.length === 0) problems.push(`which tests of ${file}?`);
+    for (const one of names) {
+      const isThere = [`'${one}'`, `"${one}"`, `'${one.replaceAll("'", "\\'")}'`].some((quoted) =>
+        source.includes(quoted),
+      );
+      if (!isThere) problems.push(`${file} has no test \`${one}\``);
     }
   }
-  return all(problems);
+  return problems;
 }
 
 const isFolder = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === 'EISDIR';

@@ -24,7 +24,7 @@ beforeAll(async () => {
     DOCKER_HOST: `unix://${engine.socketPath}`,
     SWITCHYARD_DOCKER_NODE_IMAGE: nodeImage,
   };
-  server = await startTestServer(settings);
+  server = await startTestServer({ ...settings, SWITCHYARD_METRICS_INTERVAL_S: '5' });
 });
 afterAll(async () => {
   await server?.stop();

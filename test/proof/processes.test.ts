@@ -17,7 +17,7 @@ let server: TestServer;
 let folder: string;
 beforeAll(async () => {
   folder = await testFolder();
-  server = await startTestServer();
+  server = await startTestServer({ SWITCHYARD_METRICS_INTERVAL_S: '5' });
 });
 afterAll(async () => {
   await server.stop();

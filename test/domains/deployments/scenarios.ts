@@ -6,6 +6,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { expect, test, type TestContext } from 'vitest';
 import { until } from '../../support/embedded.ts';
 import { DeploymentHost } from '../../../src/domains/deployments/service/host.ts';
+import { data, socket } from '../../support/client.ts';
 import { git, startGitHttp } from '../../support/git-http.ts';
 import { deliver, push, startGitHub } from '../../support/github.ts';
 import { mutate } from '../../support/mutate.ts';
@@ -152,6 +153,74 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>): vo
     await source.commit({ 'server.js': 'console.error("no database"); process.exit(3)' });
     expect(await on.deploy(id)).toMatchObject({ phase: 'ROLLED_BACK', healthEvidence: { lastLines: ['no database'] } });
     expect(await on.answer(id)).toBe('good');
+  });
+
+  test('a dashboard follows and asks for nothing twice: state, steps, output, address, figures and alerts come by themselves', async (context) => {
+    const place = await ground(context);
+    const on = await team(place.server.url);
+    const mortal = serving('watched').replace('response.end(', `request.url === '/exit' ? process.exit(1) : response.end(`); // prettier-ignore
+    const { id } = await fresh(on, place, 'watched', { 'server.js': mortal });
+    const rule = { applicationId: id, condition: 'RESTARTS', threshold: 1, windowS: 300 };
+    await mutate(place.server.url, 'setAlertRule', rule, on.who);
+    const client = socket(on.url, on.who);
+    context.onTestFinished(() => void client.dispose());
+    const problems: unknown[] = [];
+    const follow = <T>(variables: { readonly id: string }, field: string, heard: (item: T) => void): void =>
+      void client.subscribe<{ item: T }>(
+        { query: `subscription ($id: ID!) { item: ${field} }`, variables },
+        {
+          next: ({ data: given, errors }) => (given ? heard(given.item) : problems.push(errors)),
+          error: (error) => void problems.push(error),
+          complete: () => undefined,
+        },
+      );
+    interface Card {
+      readonly id: string;
+      readonly phase: string;
+    }
+    const card = `id status statusReason phase queuePosition progress commitSha commitSubject startedAt completedAt
+      steps { name status attempt startedAt completedAt error } release { id status } application { name address }`;
+    const cards: Card[] = [];
+    const latencies: number[] = [];
+    const lines: string[] = [];
+    const points: unknown[] = [];
+    const alerts: string[] = [];
+    let begun = 0;
+    type Item = { readonly __typename: string };
+    follow<Item & { readonly event: { readonly at: string }; readonly deployment: Card | null }>({ id }, `deploymentUpdated(of: $id) { __typename ... on DeploymentUpdate { event { at } deployment { ${card} } } }`, ({ __typename, event, deployment }) => {
+      if (__typename !== 'DeploymentUpdate') return void (begun += 1);
+      latencies.push(Date.now() - Date.parse(event.at));
+      if (!deployment) return;
+      if (cards.length === 0) follow<Item & { readonly text?: string }>({ id: deployment.id }, 'runLogs(id: $id) { __typename ... on LogLine { text } }', ({ text }) => text !== undefined && lines.push(text));
+      cards.push(deployment);
+    }); // prettier-ignore
+    follow<object>({ id }, 'metricsUpdated(applicationId: $id) { at cpus memoryBytes probes healthy latencyMs }', (point) => points.push(point)); // prettier-ignore
+    follow<Item & { readonly data?: { readonly kind: string } }>({ id: on.workspaceId }, 'inboxUpdated(workspaceId: $id) { __typename ... on Event { data } }', ({ data: told }) => (told ? alerts.push(told.kind) : (begun += 1))); // prettier-ignore
+    await until('the streams have begun', async () => begun >= 2, livenessMs);
+    expect((await on.createDeployment({ applicationId: id })).__typename).toBe('CreateDeploymentSuccess');
+    await until('it is deployed', async () => cards.at(-1)?.phase === 'DEPLOYED', livenessMs);
+    await until('it was looked at', async () => points.length > 0, livenessMs);
+
+    // What came is all that there is.
+    const last = cards.at(-1);
+    const asked = await data<{ node: Card & { logs: { nodes: { text: string }[] } }; application: { metrics: { points: unknown[] } } }>(on.url, `query ($id: ID!, $applicationId: ID!) {
+      node(id: $id) { ... on Deployment { ${card} logs(first: 100) { nodes { text } } } }
+      application: node(id: $applicationId) { ... on Application { metrics { points { at cpus memoryBytes probes healthy latencyMs } } } } }`, { id: last?.id, applicationId: id }, on.who); // prettier-ignore
+    const { logs, ...now } = asked.node;
+    expect(last).toEqual(now);
+    expect(last).toMatchObject({ status: 'SUCCEEDED', application: { address: await on.address(id) } });
+    await until('all of the output has come', async () => lines.length >= logs.nodes.length, livenessMs);
+    expect(lines).toEqual(logs.nodes.map(({ text }) => text));
+    expect(asked.application.metrics.points).toEqual(expect.arrayContaining(points.slice(0, 1)));
+    const seen = cards.map(({ phase }) => phase).filter((phase, index, all) => phase !== all[index - 1]);
+    // A phase that had passed when it was told of is not shown for it: what comes is never older than its event.
+    const order = ['PENDING', 'SECURITY_SCANNING', 'BUILDING', 'DEPLOYING', 'HEALTH_CHECKING', 'DEPLOYED'];
+    expect(order.filter((phase) => seen.includes(phase))).toEqual(seen);
+    await on.answer(id, '/exit').catch(() => undefined);
+    await until('an alert is told', async () => alerts.includes('deployments.alert'), livenessMs);
+    expect(problems).toEqual([]);
+    const sorted = latencies.toSorted((a, b) => a - b);
+    console.log(`MEASURED ${place.driver}: from the commit to the client, ${sorted.length} events of a deployment: median ${sorted[Math.floor(sorted.length / 2)]} ms, worst ${sorted.at(-1)} ms`); // prettier-ignore
   });
 
   test('a build that is canceled frees the queue: what waited for it begins', async (context) => {
