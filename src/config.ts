@@ -827,6 +827,15 @@ export const settings = {
     example: '1073741824',
     schema: whole(0),
   }),
+  SWITCHYARD_MAX_STORED_CELLS: setting({
+    group: 'Documents',
+    description:
+      'Most cells of the extracted tables of a workspace, together. A cell takes about 200 bytes of the database.',
+    unit: 'cells',
+    default: '50000000',
+    example: '5000000',
+    schema: whole(0),
+  }),
   SWITCHYARD_MAX_CONCURRENT_EXTRACTIONS: setting({
     group: 'Documents',
     description: 'Most extractions of a workspace that are executed at once; more wait.',
@@ -1479,6 +1488,7 @@ export interface Config {
     readonly maxBytes: number;
     readonly maxDocuments: number;
     readonly maxStoredBytes: number;
+    readonly maxStoredCells: number;
     readonly maxConcurrentExtractions: number;
     readonly memoryMb: number;
     readonly timeoutS: number;
@@ -1801,6 +1811,7 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       maxBytes: v.SWITCHYARD_MAX_DOCUMENT_BYTES,
       maxDocuments: v.SWITCHYARD_MAX_DOCUMENTS,
       maxStoredBytes: v.SWITCHYARD_MAX_DOCUMENTS_BYTES,
+      maxStoredCells: v.SWITCHYARD_MAX_STORED_CELLS,
       maxConcurrentExtractions: v.SWITCHYARD_MAX_CONCURRENT_EXTRACTIONS,
       memoryMb: v.SWITCHYARD_EXTRACTION_MEMORY_MB,
       timeoutS: v.SWITCHYARD_EXTRACTION_TIMEOUT_S,

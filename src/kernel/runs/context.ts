@@ -4,7 +4,7 @@ import { system } from '../auth/actor.ts';
 import type { Transaction } from '../db/transact.ts';
 import { endProcess, type ProcessIdentity } from '../processes/children.ts';
 import { createRedactor, type Redactor } from '../redact.ts';
-import { codeOf, DiskFull } from '../system-error.ts';
+import { DiskFull, isDiskFull } from '../system-error.ts';
 import { currentTraceparent, withTrace } from '../telemetry/trace.ts';
 import { Fenced, RunCanceled, StepTimedOut } from './errors.ts';
 import { runKind } from './kinds.ts';
@@ -191,7 +191,7 @@ export class RunContext<I = unknown> {
     } catch (thrown) {
       // An abort surfaces in many forms: its reason is what happened.
       const happened: unknown = signal.aborted ? signal.reason : thrown;
-      const error = codeOf(happened) === 'ENOSPC' ? new DiskFull() : happened;
+      const error = isDiskFull(happened) ? new DiskFull() : happened;
       observe('failed');
       if (!(error instanceof Fenced) && !this.hardSignal.aborted) {
         for (const child of children) await endProcess(child, { graceMs: 0 });

@@ -8,7 +8,7 @@ import { cursorOf, descriptionOfCursor, failing, guarded, idempotencyKey, visibl
 import { asked } from '#kernel/graphql/selections.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { runUpdates } from '#kernel/runs/updates.ts';
-import { DocumentQuarantined } from '../errors.ts';
+import { DocumentQuarantined, DocumentQuotaExceeded } from '../errors.ts';
 import { extractionPhases, type ExtractionPhase } from '../model.ts';
 import { can } from '../policy.ts';
 import {
@@ -248,7 +248,14 @@ builder.mutationField('submitExtractionJob', (t) =>
   t.fieldWithInput({
     access: can.submitExtractionJob,
     type: JobSuccess,
-    errors: failing(Conflict, IdempotencyConflict, DocumentQuarantined, DocumentUnsupported, ExtractorUnavailable),
+    errors: failing(
+      Conflict,
+      IdempotencyConflict,
+      DocumentQuarantined,
+      DocumentQuotaExceeded,
+      DocumentUnsupported,
+      ExtractorUnavailable,
+    ),
     description:
       'Extracts the tables of a document. While a job of the same document with the same version of the same configuration is open, that one is answered.',
     input: {
