@@ -372,10 +372,11 @@ const deploymentSuccess = (name: string, description: string) =>
   builder.objectRef<Requested>(name).implement({
     description,
     fields: (t) => ({
-      deployment: t.prismaField({
+      // As it was written: what hangs on it is read when it is asked for.
+      deployment: t.field({
         type: DeploymentRef,
         description: 'The deployment.',
-        resolve: (query, { id }, _, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
+        resolve: ({ id, run }, _, { app }) => run ?? app.db.run.findUniqueOrThrow({ where: { id } }),
       }),
       eventCursor: t.string({
         nullable: true,
