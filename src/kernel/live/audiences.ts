@@ -248,7 +248,7 @@ class Audience {
     const { schema, document, operationName, variableValues } = first.args;
     // Nothing of the member that happens to be the first.
     this.#args = { schema, document, operationName: operationName ?? null, variableValues: variableValues ?? null };
-    this.#compiled = compile(this.#args);
+    this.#compiled = compiledFor(operation, this.#args);
     feed.add(this);
   }
 
@@ -345,7 +345,7 @@ class Audience {
     const { app } = this.#feed;
     const contextValue = new SharedContext(app, this.#actor);
     const text = this.#compiled?.(item, contextValue);
-    if (text) return Buffer.from(text);
+    if (text) return Buffer.from(`${text}}`);
     const result = execute({ ...this.#args, rootValue: item, contextValue });
     // An id for the execution: all members are told the same, and the log has it once.
     const payload = (one: ExecutionResult): Buffer => payloadOf(app, one, randomUUID);
@@ -367,6 +367,12 @@ class Audience {
   }
 }
 
+function compiledFor(operation: Operation, args: ExecutionArgs): Compiled | null {
+  if (!operation.fixed) return compile(args);
+  operation.compiled ??= compile(args);
+  return operation.compiled;
+}
+
 /** A payload as it is sent. @param requestId of what is masked */
 function payloadOf(app: App, { errors, ...rest }: ExecutionResult, requestId: () => string): Buffer {
   if (!errors) return Buffer.from(`${JSON.stringify(rest)}}`);
@@ -384,6 +390,7 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
   readonly #audiences: AudiencesOf;
   readonly #stream: EventStream;
   readonly #ended = Promise.withResolvers<IteratorResult<never, undefined>>();
+  #compiled: Compiled | null = null;
   #feed: Feed | null = null;
   #audience: Audience | null = null;
   /** Ends what it does alone. */
@@ -514,6 +521,9 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
 
   async #execute(item: Item): Promise<Buffer> {
     const { context } = this.#stream;
+    this.#compiled ??= compiledFor(this.#audiences.operation(this.args), this.args);
+    const text = this.#compiled?.(item, { ...context });
+    if (text) return Buffer.from(`${text}}`);
     // A context of its own for each event: what loaders and guards remember must not outlive it.
     const result = await execute({
       ...this.args,

@@ -20,6 +20,7 @@ import {
 } from 'graphql';
 import { rowRule, type RowRule } from '../auth/policy.ts';
 import { isConnection } from '../graphql/builder.ts';
+import type { Compiled } from './compiled.ts';
 
 /**
  * What of an actor the answers to a document depend on. ROLE: on the role in the workspace that is followed, and nothing
@@ -35,6 +36,8 @@ export interface Operation {
   readonly places: ReadonlySet<string>;
   /** True when no variable is used below the root field. */
   readonly fixed: boolean;
+  /** The same for all who follow with it, where it is `fixed`. */
+  compiled?: Compiled | null;
 }
 
 let operations = 0;
