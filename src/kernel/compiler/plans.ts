@@ -1,14 +1,16 @@
 import {
+  getArgumentValues,
   getNamedType,
   getOperationAST,
-  isCompositeType,
   Kind,
   OperationTypeNode,
   TypeInfo,
   visit,
   visitWithTypeInfo,
   type DocumentNode,
+  type FieldNode,
   type FragmentDefinitionNode,
+  type GraphQLField,
   type GraphQLSchema,
   type OperationDefinitionNode,
 } from 'graphql';
@@ -34,6 +36,8 @@ interface Operation {
   readonly node: OperationDefinitionNode;
   readonly fragments: ReadonlyMap<string, FragmentDefinitionNode>;
   readonly parts: ReadonlyMap<string, Part>;
+  /** Every page that is asked for anywhere. */
+  readonly pages: readonly { readonly field: GraphQLField<unknown, unknown>; readonly node: FieldNode }[];
   /** By key; null: it does not compile. */
   readonly plans: Map<string, Plan | null>;
 }
@@ -86,8 +90,24 @@ export class Plans {
       node,
       fragments: new Map(fragments.map((one) => [one.name.value, one])),
       parts: this.#parts(document),
+      pages: this.#pages(document),
       plans: new Map(),
     };
+  }
+
+  #pages(document: DocumentNode): Operation['pages'] {
+    const pages: { field: GraphQLField<unknown, unknown>; node: FieldNode }[] = [];
+    const info = new TypeInfo(this.#schema);
+    visit(
+      document,
+      visitWithTypeInfo(info, {
+        Field(node) {
+          const field = info.getFieldDef();
+          if (field && isConnection(getNamedType(field.type))) pages.push({ field, node });
+        },
+      }),
+    );
+    return pages;
   }
 
   #parts(document: DocumentNode): Map<string, Part> {
@@ -111,6 +131,8 @@ export class Plans {
 
   #compile(operation: Operation, variables: Readonly<Record<string, unknown>>): Plan | null {
     try {
+      // The ordinary way refuses these also in a fragment that applies to no row.
+      if (operation.pages.some(({ field, node }) => isNoPage(getArgumentValues(field, node, variables)))) return null;
       const { text, parameters } = compile({
         schema: this.#schema,
         models: this.#models,
@@ -139,12 +161,14 @@ function partOf(info: TypeInfo): Part {
   const argument = info.getArgument();
   if (!field || !argument || info.getDirective()) return 'value';
   const type = getNamedType(field.type);
-  if (isCompositeType(type) && isConnection(type) && (argument.name === 'after' || argument.name === 'before'))
-    return 'presence';
+  if (isConnection(type) && (argument.name === 'after' || argument.name === 'before')) return 'presence';
   const compiled = (field.extensions['pothosOptions'] as { compiled?: unknown } | undefined)?.compiled;
   if (compiled === 'node' || compiled === 'nodes') return 'types';
   return typeof compiled === 'object' && compiled !== null && 'by' in compiled ? 'presence' : 'value';
 }
+
+const isNoPage = ({ first, last, after, before }: Readonly<Record<string, unknown>>): boolean =>
+  (before != null && (after != null || first != null)) || (after != null && last != null);
 
 function keyOf(parts: ReadonlyMap<string, Part>, variables: Readonly<Record<string, unknown>>): string {
   let key = '';

@@ -1,5 +1,6 @@
 import { getVariableValues, type ExecutionArgs, type ExecutionResult, type GraphQLSchema } from 'graphql';
 import type { Plugin } from 'graphql-yoga';
+import { DatabaseError } from 'pg';
 import type { App } from '../app.ts';
 import { accessOf, admit, rootFieldsOf } from '../graphql/access.ts';
 import type { Context } from '../graphql/context.ts';
@@ -28,25 +29,23 @@ export function compiled({ app, schema }: { readonly app: App; readonly schema: 
       const operation = plans.operation(args.document, args.operationName);
       if (!operation) return;
       setExecuteFn(async (given: ExecutionArgs) => {
-        const context: Context = given.contextValue;
+        const { actor } = given.contextValue as Context;
         const { coerced: variables } = getVariableValues(
           schema,
           operation.node.variableDefinitions ?? [],
           given.variableValues ?? {},
         );
-        const plan = variables && isAdmitted(given, context) ? plans.plan(operation, variables) : null;
-        const data = plan && variables ? await run(app, plan, { actor: context.actor, variables }) : null;
-        app.metrics.graphqlCompiled.inc({
-          outcome: plan === null ? 'ordinary' : data === null ? 'refused' : 'compiled',
-        });
-        return data === null ? (executeFn(given) as unknown) : answer(data);
+        const plan = variables && isAdmitted(given, actor) ? plans.plan(operation, variables) : null;
+        const told: Told = plan && variables ? await run(app, plan, { actor, variables }) : { outcome: 'ordinary' };
+        app.metrics.graphqlCompiled.inc({ outcome: told.outcome });
+        return told.outcome === 'compiled' ? answer(told.data) : (executeFn(given) as unknown);
       });
     },
   };
 }
 
 /** Whether the actor may ask for what stands at the root; who may not is told so in the ordinary way. */
-function isAdmitted({ schema, document, operationName }: ExecutionArgs, { actor }: Context): boolean {
+function isAdmitted({ schema, document, operationName }: ExecutionArgs, actor: Asked['actor']): boolean {
   try {
     for (const field of rootFieldsOf(schema, document, operationName))
       admit(actor, accessOf(field), { kind: 'Query', name: field.name });
@@ -56,15 +55,24 @@ function isAdmitted({ schema, document, operationName }: ExecutionArgs, { actor 
   }
 }
 
-/** The text of `data`; null where the ordinary way has to tell it. */
-async function run(app: App, { name, text, parameters }: Plan, asked: Asked): Promise<string | null> {
-  const values = parameters.map((one) => one(asked));
-  const { rows } = await app.database.pool.query<[string | null]>({
-    ...(name === undefined ? {} : { name }),
-    text,
-    values,
-    rowMode: 'array',
-  });
-  const data = rows[0]?.[0] ?? null;
-  return data === null ? null : finished(data);
+/** `refused`: there is an error to be told; `failed`: the statement itself is wrong. */
+type Told =
+  { readonly outcome: 'compiled'; readonly data: string } | { readonly outcome: 'ordinary' | 'refused' | 'failed' };
+
+/** The text of `data`, or why the ordinary way has to tell it. */
+async function run(app: App, { name, text, parameters }: Plan, asked: Asked): Promise<Told> {
+  const statement = { ...(name === undefined ? {} : { name }), text, values: parameters.map((one) => one(asked)) };
+  try {
+    const { rows } = await app.database.pool.query<[string | null]>({ ...statement, rowMode: 'array' });
+    const data = rows[0]?.[0] == null ? null : finished(rows[0][0]);
+    return data === null ? { outcome: 'refused' } : { outcome: 'compiled', data };
+  } catch (error) {
+    // A fault of the compiler, which nobody has to suffer from. Whatever else went wrong would do so again.
+    if (!(error instanceof DatabaseError && ofStatement.test(error.code ?? ''))) throw error;
+    app.log.error({ err: error, statement: text }, 'a compiled statement failed');
+    return { outcome: 'failed' };
+  }
 }
+
+/** Errors of a statement, and not of the connection or the server. @see https://www.postgresql.org/docs/current/errcodes-appendix.html */
+const ofStatement = /^(?:0A|21|22|42|54)/;

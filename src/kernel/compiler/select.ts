@@ -87,8 +87,7 @@ export interface Source {
 /** An operation as one statement that answers one text. @throws {NotCompiled} */
 export function compile(source: Source): { readonly text: string; readonly parameters: readonly Parameter[] } {
   const compiler = new Compiler(source);
-  const text = `select ${compiler.root()}`;
-  return { text, parameters: compiler.statement.parameters };
+  return compiler.statement.finished(`select ${compiler.root()}`);
 }
 
 class Compiler {
@@ -416,7 +415,8 @@ class Compiler {
     });
     const text = objectSql(parts);
     return names.some((name) => name === 'edges' || name === 'nodes' || name === 'pageInfo')
-      ? `(select ${text} from ${[page, ...of.joins].join(' ')})`
+      ? // One row, also where nothing in it is made of all rows.
+        `(select ${text} from ${[page, ...of.joins].join(' ')} having true)`
       : text;
   }
 

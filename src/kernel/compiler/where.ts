@@ -34,6 +34,15 @@ export class Statement {
     return made;
   }
 
+  /** A text with those of the parameters that it has: some parts were made and not needed. */
+  finished(text: string): { readonly text: string; readonly parameters: readonly Parameter[] } {
+    const used = [...new Set(text.match(/\$\d+/g))];
+    return {
+      text: text.replaceAll(/\$\d+/g, (one) => `$${used.indexOf(one) + 1}`),
+      parameters: used.flatMap((one) => this.parameters[Number(one.slice(1)) - 1] ?? []),
+    };
+  }
+
   value(value: unknown): string {
     // A point in time is that of the first who asked, not of who asks now.
     if (value instanceof Date) refuse('a date');
