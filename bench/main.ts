@@ -11,11 +11,14 @@ import { help, optionsOf, type Options } from './options.ts';
 import type { Sample } from './report/results.ts';
 import { writeReport } from './report/write.ts';
 import type { Bench } from './workloads/bench.ts';
-import { isRequestWorkload, measureRequests } from './workloads/http.ts';
-import { requestWorkloads } from './workloads/requests.ts';
+import { measureRequests } from './workloads/http.ts';
+import { isLiveWorkload, liveWorkloads, measureLive } from './workloads/live.ts';
+import { profile } from './workloads/profile.ts';
+import { isRequestWorkload, requestWorkloads } from './workloads/requests.ts';
 
 // Measures the server against others: npm --prefix bench start -- --help
 
+const allWorkloads = { ...requestWorkloads, ...liveWorkloads };
 const root = path.resolve(import.meta.dirname, '..');
 const git = (...args: string[]): string => execFileSync('git', ['-C', root, ...args], { encoding: 'utf8' }).trim();
 const begun = performance.now();
@@ -56,11 +59,18 @@ async function measure(options: Options): Promise<void> {
         databaseUrl: await workingCopy(server.url, data),
         databasePid: server.pid,
         tell,
-        start: (contender, nodeArgs) => start(contender, databaseUrl(server.url, 'bench_work'), nodeArgs),
+        start: (contender) => start(contender, databaseUrl(server.url, 'bench_work')),
       };
+      if (options.profile !== null) {
+        await profile(bench, options.profile, options.workloads);
+        continue;
+      }
       const requests = options.workloads.filter(isRequestWorkload);
       if (requests.length > 0) samples.push(...(await measureRequests(bench, requests)));
+      const live = options.workloads.filter(isLiveWorkload);
+      if (live.length > 0) samples.push(...(await measureLive(bench, live)));
     }
+    if (options.profile !== null) return;
     const [version] = await admin(server.url, 'show server_version');
     const about = {
       when: new Date().toISOString(),
@@ -69,7 +79,7 @@ async function measure(options: Options): Promise<void> {
       processor: `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}`,
       commit: git('describe', '--always', '--dirty'),
       load: hasWrk ? 'wrk' : 'autocannon',
-      workloads: requestWorkloads,
+      workloads: allWorkloads,
       contenders: Object.fromEntries(chosen.map(({ name, label }) => [name, label])),
       options,
     };
@@ -81,7 +91,7 @@ async function measure(options: Options): Promise<void> {
 }
 
 const known = {
-  workloads: Object.keys(requestWorkloads),
+  workloads: Object.keys(allWorkloads),
   contenders: contenders('', '').map(({ name }) => name),
 };
 const options = optionsOf(process.argv.slice(2), known);

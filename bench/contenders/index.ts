@@ -6,6 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { apiKey, rowId } from '../data/shape.ts';
 import { cores, cpu, pss, tree } from '../measure.ts';
 import type { Dialect } from '../workloads/documents.ts';
+import type { LiveWorkload } from '../workloads/live.ts';
 
 export interface Contender {
   readonly name: string;
@@ -15,14 +16,19 @@ export interface Contender {
   /** The program, and where its checkout is. */
   readonly program: string;
   readonly env: Readonly<Record<string, string>>;
-  /** Value of the header of somebody of a workspace; null: everybody is let in. */
-  authorization(workspace: number): string | null;
+  /** Whether it answers requests. */
+  readonly http: boolean;
+  /** Which workloads of subscriptions it can do. */
+  readonly live: readonly LiveWorkload[];
+  /** Value of the header of a user (the first ones own the workspaces of the same numbers); null: all are let in. */
+  authorization(user: number): string | null;
 }
 
 const here = import.meta.dirname;
 const root = path.resolve(here, '../..');
 const byKey = (workspace: number): string => `Bearer ${apiKey(workspace)}`;
 const nobody = (): null => null;
+const everyStream: readonly LiveWorkload[] = ['S1', 'L1', 'S2', 'S3', 'R1', 'K1'];
 const claimsSecret = 'a secret of the bench that signs claims';
 
 /** Claims that name somebody of the workspace, signed. */
@@ -34,7 +40,11 @@ function byClaims(workspace: number): string {
 }
 
 /** Its public settings: as in production, the role api alone; what one client may do is set high. */
-const ofServer = (checkout: string, state: string): Pick<Contender, 'program' | 'env'> => ({
+const ofServer = (checkout: string, state: string) => ({
+  dialect: 'relay' as const,
+  http: true,
+  live: everyStream,
+  authorization: byKey,
   program: path.join(checkout, 'src/main.ts'),
   env: {
     SWITCHYARD_ROLES: 'api',
@@ -53,29 +63,35 @@ const ofServer = (checkout: string, state: string): Pick<Contender, 'program' | 
 
 /** @param against a checkout of another version of the server */
 export function contenders(state: string, against: string | null): readonly Contender[] {
-  const before: Contender[] = against
-    ? [{ name: 'switchyard-before', label: 'Switchyard, before', dialect: 'relay', ...ofServer(against, `${state}-before`), authorization: byKey }] // prettier-ignore
-    : [];
-  const other = (name: string, label: string, file: string, dialect: Dialect = 'relay'): Contender => ({
+  const other = (name: string, label: string, file: string, more: Partial<Contender> = {}): Contender => ({
     name,
     label,
-    dialect,
+    dialect: 'relay',
     program: path.join(here, file),
     env: {},
+    http: true,
+    live: [],
     authorization: byKey,
+    ...more,
   });
+  const postgraphile = { dialect: 'postgraphile', authorization: nobody } as const;
+  const claims = { ...postgraphile, env: { CLAIMS_SECRET: claimsSecret }, authorization: byClaims };
   return [
-    { name: 'switchyard', label: 'Switchyard', dialect: 'relay', ...ofServer(root, state), authorization: byKey },
-    ...before,
-    { ...other('postgraphile', 'PostGraphile, no rights', 'postgraphile.ts', 'postgraphile'), authorization: nobody },
-    {
-      ...other('postgraphile-rls', 'PostGraphile, row level security', 'postgraphile.ts', 'postgraphile'),
-      env: { CLAIMS_SECRET: claimsSecret },
-      authorization: byClaims,
-    },
-    other('mercurius', 'Mercurius + jit + DataLoader + pg', 'mercurius.ts'),
+    { name: 'switchyard', label: 'Switchyard', ...ofServer(root, state) },
+    ...(against
+      ? [{ name: 'switchyard-before', label: 'Switchyard, before', ...ofServer(against, `${state}-before`) }]
+      : []),
+    other('postgraphile', 'PostGraphile, no rights', 'postgraphile.ts', postgraphile),
+    other('postgraphile-rls', 'PostGraphile, row level security', 'postgraphile.ts', claims),
+    other('mercurius', 'Mercurius + jit + DataLoader + pg', 'mercurius.ts', { live: everyStream }),
     other('apollo', 'Apollo Server + DataLoader + pg', 'apollo.ts'),
-    { ...other('limit', 'node:http + one statement, no rights', 'limit.ts', 'limit'), authorization: nobody },
+    other('yoga-stock', 'Yoga + graphql-ws + DataLoader + pg', 'yoga-stock.ts', { live: everyStream }),
+    other('limit', 'node:http + one statement, no rights', 'limit.ts', { dialect: 'limit', authorization: nobody }),
+    other('raw-ws', 'raw ws, no rights', 'raw-ws.ts', {
+      http: false,
+      live: ['S1', 'L1', 'S2', 'K1'],
+      authorization: nobody,
+    }),
   ];
 }
 
@@ -94,13 +110,9 @@ const firstPort = 4700;
 let ports = 0;
 
 /** Starts a contender on a core of its own. @throws with its last words when it ends before it answers */
-export async function start(
-  contender: Contender,
-  databaseUrl: string,
-  nodeArgs: readonly string[] = [],
-): Promise<Running> {
+export async function start(contender: Contender, databaseUrl: string): Promise<Running> {
   const port = firstPort + (ports++ % 200);
-  const node = [...nodeArgs, contender.program];
+  const node = ['--expose-gc', '--import', path.join(here, 'shared/probe.mjs'), contender.program];
   const [command, args] = cores.server === null ? [process.execPath, node] : ['taskset', ['-c', String(cores.server), process.execPath, ...node]]; // prettier-ignore
   const child = spawn(command, args, {
     stdio: ['ignore', 'pipe', 'pipe'],

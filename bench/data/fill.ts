@@ -113,10 +113,10 @@ export async function fill(client: pg.Client, shape: Shape, tell: (what: string)
     const seconds = (performance.now() - begun) / 1000;
     if (seconds > 2) tell(`${what}: ${seconds.toFixed(0)} s`);
   }
-  const numbers = Array.from({ length: shape.workspaces }, (_, index) => index + 1);
+  const numbers = Array.from({ length: shape.users }, (_, index) => index + 1);
   await client.query(
     `insert into api_key (id, workspace_id, created_by_id, name, prefix, key_hash, role, created_at, updated_at, last_seen_at)
-     select ${rowIdSql('key', 'i')}, ${rowIdSql('workspace', 'i')}, ${rowIdSql('user', 'i')}, 'bench', prefix, hash, 'MEMBER', now(), now(), now()
+     select ${rowIdSql('key', 'i')}, ${rowIdSql('workspace', `((i - 1) % ${shape.workspaces} + 1)`)}, ${rowIdSql('user', 'i')}, 'bench', prefix, hash, 'MEMBER', now(), now(), now()
      from unnest($1::int[], $2::text[], $3::text[]) k(i, prefix, hash)`,
     [numbers, numbers.map((i) => apiKey(i).slice(0, 11)), numbers.map(apiKeyHash)],
   );

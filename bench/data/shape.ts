@@ -56,10 +56,10 @@ export const hostId = '019b7600-0000-7009-8000-000000000001';
 /** A client's id, as the server makes them. @see https://relay.dev/graphql/objectidentification.htm */
 export const globalId = (type: string, id: string): string => Buffer.from(`${type}:${id}`).toString('base64');
 
-/** The API key of a workspace: of its owner, with the role MEMBER. */
-export const apiKey = (workspace: number): string =>
-  `sy_${createHash('sha256').update(`bench key ${workspace}`).digest('base64url')}`;
-export const apiKeyHash = (workspace: number): string => createHash('sha256').update(apiKey(workspace)).digest('hex');
+/** The API key of a user, with the role MEMBER. The first users own the workspaces of the same numbers. */
+export const apiKey = (user: number): string =>
+  `sy_${createHash('sha256').update(`bench key ${user}`).digest('base64url')}`;
+export const apiKeyHash = (user: number): string => createHash('sha256').update(apiKey(user)).digest('hex');
 
 export const slug = (workspace: number): string => `workspace-${workspace}`;
 /** Which workspace the i-th application, or user, belongs to. */

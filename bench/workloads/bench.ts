@@ -11,5 +11,5 @@ export interface Bench {
   /** Of the database's first process; null: it is somewhere else. */
   readonly databasePid: number | null;
   readonly tell: (what: string) => void;
-  start(contender: Contender, nodeArgs?: readonly string[]): Promise<Running>;
+  start(contender: Contender): Promise<Running>;
 }

@@ -1,5 +1,5 @@
 import { comparable, type Operation } from './documents.ts';
-import { cursorsOf, operations, requestOf, requestWorkloads, type Request, type RequestWorkload } from './requests.ts';
+import { cursorsOf, operations, requestOf, type Request, type RequestWorkload } from './requests.ts';
 import type { Contender, Running } from '../contenders/index.ts';
 import { load } from '../load/http.ts';
 import { post } from '../load/post.ts';
@@ -11,8 +11,6 @@ import type { Bench } from './bench.ts';
 const many = 400;
 /** Operations whose answers are compared. */
 const compared = 25;
-
-export const isRequestWorkload = (name: string): name is RequestWorkload => name in requestWorkloads;
 
 /** Answers differ. */
 export class AnswersDiffer extends Error {}
@@ -50,12 +48,26 @@ async function checkAnswers(bench: Bench, entries: readonly Entry[], workload: R
   }
 }
 
+/** A load for a profile. */
+export async function loadOf(bench: Bench, contender: Contender, running: Running, workload: RequestWorkload) {
+  const { shape, options } = bench;
+  const cursors = await cursorsOf(contender, running, shape);
+  const requests = operations(workload, shape, workload === 'M1' ? shape.applications : many).map((one) =>
+    requestOf(contender, one, cursors),
+  );
+  const { seconds, connections } = options;
+  return {
+    run: () => load(running.url, requests, { seconds, connections, core: cores.others, seed: 1 }),
+    end: async () => undefined,
+  };
+}
+
 /** Loads each contender in turn, round by round. */
 export async function measureRequests(bench: Bench, workloads: readonly RequestWorkload[]): Promise<Sample[]> {
   const { options, shape, tell } = bench;
   const entries: Entry[] = [];
   try {
-    for (const contender of bench.contenders) {
+    for (const contender of bench.contenders.filter(({ http }) => http)) {
       tell(`starting ${contender.name}`);
       const running = await bench.start(contender);
       entries.push({ contender, running, cursors: await cursorsOf(contender, running, shape) });

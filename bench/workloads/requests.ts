@@ -1,8 +1,7 @@
-import { applicationOf, rowId, seeded, slug, workspaceOf, type Shape } from '../data/shape.ts';
+import { applicationOf, globalId, rowId, seeded, slug, workspaceOf, type Shape } from '../data/shape.ts';
 import type { Contender, Running } from '../contenders/index.ts';
 import { post } from '../load/post.ts';
 import { bodyOf, cursorDocuments, type Operation } from './documents.ts';
-import { globalId } from '../data/shape.ts';
 
 export type RequestWorkload = Operation['name'];
 
@@ -12,6 +11,8 @@ export const requestWorkloads: Readonly<Record<RequestWorkload, string>> = {
   Q3: 'a page of 50 deployments of a busy application, with the count of all',
   M1: 'a mutation: run, deployment, 7 steps, event and job in one transaction',
 };
+
+export const isRequestWorkload = (name: string): name is RequestWorkload => name in requestWorkloads;
 
 /** Pages that are asked for, of each busy application. */
 const pages = 10;

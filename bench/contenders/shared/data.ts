@@ -55,18 +55,23 @@ export interface DeploymentRow extends Row {
   readonly actorId: string | null;
 }
 
-/** Look-ups of one request. */
-export class Data {
-  readonly #actor: Actor;
-  constructor(actor: Actor) {
-    this.#actor = actor;
+/** Who looks, and whether it is remembered what was found. */
+class Scope {
+  protected readonly actor: Actor;
+  protected readonly options: { readonly cache: boolean };
+  constructor(actor: Actor, options: { readonly cache: boolean }) {
+    this.actor = actor;
+    this.options = options;
   }
+}
 
+/** Look-ups of one request, or of one stream. */
+export class Data extends Scope {
   readonly #byId = <R extends Row>(name: string, sql: string) =>
     new DataLoader<string, R | null>(async (ids) => {
-      const found = new Map((await rows<R>(name, sql, [ids, this.#actor.workspaceId])).map((row) => [row['id'], row]));
+      const found = new Map((await rows<R>(name, sql, [ids, this.actor.workspaceId])).map((row) => [row['id'], row]));
       return ids.map((id) => found.get(id) ?? null);
-    });
+    }, this.options);
 
   readonly workspace = this.#byId<WorkspaceRow>(
     'workspace',
@@ -85,17 +90,18 @@ export class Data {
     `select id, name from app_user u where id = any($1::uuid[])
        and exists (select 1 from membership m where m.user_id = u.id and m.workspace_id = $2)`,
   );
-  readonly steps = new DataLoader<string, Row[]>(async (ids) => {
+  readonly steps = new DataLoader<string, Row[]>(async (all) => {
+    const ids = [...new Set(all)];
     const found = await rows('steps', 'select run_id, name, status from run_step where run_id = any($1::uuid[]) order by position', [ids]); // prettier-ignore
     const byRun = Map.groupBy(found, (row) => row['run_id']);
-    return ids.map((id) => byRun.get(id) ?? []);
-  });
+    return all.map((id) => byRun.get(id) ?? []);
+  }, this.options);
   readonly totals = new DataLoader<string, number>(async (ids) => {
     const found = await rows<Row & { id: string; n: string }>(
       'totals',
       `select d.application_id id, count(*) n from deployment d join run r on r.id = d.id
        where d.application_id = any($1::uuid[]) and r.workspace_id = $2 group by 1`,
-      [ids, this.#actor.workspaceId],
+      [ids, this.actor.workspaceId],
     );
     const byId = new Map(found.map(({ id, n }) => [id, Number(n)]));
     return ids.map((id) => byId.get(id) ?? 0);
@@ -104,7 +110,7 @@ export class Data {
   async workspaceBySlug(slug: string): Promise<Row | null> {
     const found = await rows('slug', `select ${workspaceColumns} from workspace where slug = $1 and id = $2`, [
       slug,
-      this.#actor.workspaceId,
+      this.actor.workspaceId,
     ]);
     return found[0] ?? null;
   }
@@ -115,7 +121,7 @@ export class Data {
       `select ${applicationColumns} from application a where workspace_id = $1 and workspace_id = $3
          and not exists (select 1 from preview p where p.application_id = a.id)
        order by created_at desc, id desc limit $2`,
-      [workspaceId, first, this.#actor.workspaceId],
+      [workspaceId, first, this.actor.workspaceId],
     );
   }
 
@@ -131,7 +137,7 @@ export class Data {
           `select p.* from unnest($1::uuid[]) a(id) cross join lateral (
              select ${deploymentColumns} from deployment d join run r on r.id = d.id
              where d.application_id = a.id and r.workspace_id = $4 and d.id < $3::uuid order by d.id desc limit $2) p`,
-          [ids, first + 1, after ?? 'ffffffff-ffff-ffff-ffff-ffffffffffff', this.#actor.workspaceId],
+          [ids, first + 1, after ?? 'ffffffff-ffff-ffff-ffff-ffffffffffff', this.actor.workspaceId],
         );
         const byApplication = Map.groupBy(found, (row) => row.applicationId);
         return ids.map((id) => byApplication.get(id) ?? []);
@@ -143,7 +149,7 @@ export class Data {
 
   /** In one transaction: look, refuse, write. */
   async deploy(applicationId: string, ref: string | null): Promise<DeploymentRow | 'NotFound' | 'Forbidden'> {
-    const { userId, workspaceId, role } = this.#actor;
+    const { userId, workspaceId, role } = this.actor;
     const client = await pool.connect();
     const query = async <R extends Row>(name: string, text: string, values: readonly unknown[]) =>
       (await client.query<R>({ name, text, values: [...values] })).rows;

@@ -1,6 +1,7 @@
 import { makeExecutableSchema } from '@graphql-tools/schema';
 import { GraphQLScalarType } from 'graphql';
 import { globalId } from '../../data/shape.ts';
+import { events, type EventRow, workspaceOfRun } from './feed.ts';
 import { type ApplicationRow, Data, type DeploymentRow, actorOf } from './data.ts';
 
 /** The part of the server's schema that the workloads ask for. */
@@ -40,7 +41,7 @@ const typeDefs = /* GraphQL */ `
     name: String!
     status: String!
   }
-  type Deployment implements Node {
+  type Deployment implements Node & Run {
     id: ID!
     status: String!
     ref: String!
@@ -63,6 +64,42 @@ const typeDefs = /* GraphQL */ `
     applicationId: ID!
     ref: String
   }
+  interface Run {
+    id: ID!
+    status: String!
+    createdAt: DateTime!
+    actor: User
+  }
+  scalar JSON
+  scalar BigInt
+  type Event {
+    seq: BigInt!
+    type: String!
+    from: String
+    to: String
+    subjectId: ID!
+    runId: ID
+    at: DateTime!
+    data: JSON!
+    run: Run
+  }
+  type StreamCheckpoint {
+    cursor: String!
+  }
+  union EventStreamItem = Event | StreamCheckpoint
+  type DeploymentUpdate {
+    event: Event!
+    deployment: Deployment
+  }
+  union DeploymentStreamItem = DeploymentUpdate | StreamCheckpoint
+  input EventFilter {
+    types: [String!]
+  }
+  type Subscription {
+    workspaceEvents(workspaceId: ID!, after: String, filter: EventFilter): EventStreamItem!
+    runEvents(id: ID!, after: String): EventStreamItem!
+    deploymentUpdated(of: ID!): DeploymentStreamItem!
+  }
   type Query {
     node(id: ID!): Node
     workspace(slug: String!): Workspace
@@ -76,9 +113,12 @@ export interface Context {
   readonly data: Data;
 }
 
-/** The context of a request: who asks, and their look-ups. */
-export const contextOf = async (authorization: string | undefined): Promise<Context> => ({
-  data: new Data(await actorOf(authorization)),
+/**
+ * The context of a request: who asks, and their look-ups.
+ * @param live it lasts for many events: nothing is remembered from one to the next
+ */
+export const contextOf = async (authorization: string | undefined, live = false): Promise<Context> => ({
+  data: new Data(await actorOf(authorization), { cache: !live }),
 });
 
 const decode = (id: string): [type: string, id: string] => {
@@ -95,6 +135,31 @@ interface Page {
   readonly hasNextPage: boolean;
 }
 
+/** An event, and the row that it is told with. */
+type Told = EventRow & { readonly __typename: 'Event' };
+
+/** Events of a workspace that the actor may see. */
+async function* eventsFor(
+  data: Data,
+  workspaceId: string,
+  after: string | null = null,
+  filter: ((event: EventRow) => boolean) | null = null,
+) {
+  if (!(await data.workspace.load(workspaceId))) throw new Error('There is no such workspace');
+  for await (const event of events(workspaceId, after))
+    if (filter?.(event) ?? true) yield { ...event, __typename: 'Event' };
+}
+
+async function* mapped<T, R>(all: AsyncIterable<T>, to: (one: T) => R): AsyncGenerator<R> {
+  for await (const one of all) yield to(one);
+}
+
+/** The seq of a cursor, as the server makes them. */
+const seqOf = (cursor: string): string =>
+  (JSON.parse(Buffer.from(cursor, 'base64url').toString()) as [string, number, string])[2];
+
+const same = (value: unknown): unknown => value;
+
 const idOf = (type: string) => ({ id: (row: Row) => globalId(type, row.id) });
 const tagged = <R extends object>(type: string, row: R | null) => row && { ...row, __typename: type };
 const resolveType = ({ __typename }: { __typename: string }): string => __typename;
@@ -103,7 +168,50 @@ export const schema = makeExecutableSchema<Context>({
   typeDefs,
   resolvers: {
     DateTime: new GraphQLScalarType({ name: 'DateTime', serialize: (value) => (value as Date).toISOString() }),
+    JSON: new GraphQLScalarType({ name: 'JSON' }),
+    BigInt: new GraphQLScalarType({ name: 'BigInt', serialize: Number }),
     Node: { __resolveType: resolveType },
+    Run: { __resolveType: () => 'Deployment' },
+    EventStreamItem: { __resolveType: resolveType },
+    DeploymentStreamItem: { __resolveType: resolveType },
+    Subscription: {
+      workspaceEvents: {
+        resolve: same,
+        subscribe: (
+          _: unknown,
+          args: { workspaceId: string; after?: string; filter?: { types?: string[] } },
+          { data },
+        ) =>
+          eventsFor(
+            data,
+            decode(args.workspaceId)[1],
+            args.after ? seqOf(args.after) : null,
+            ({ type }) => args.filter?.types?.includes(type) ?? true,
+          ),
+      },
+      runEvents: {
+        resolve: same,
+        subscribe: async (_: unknown, args: { id: string }, { data }) => {
+          const run = decode(args.id)[1];
+          return eventsFor(data, await workspaceOfRun(run), null, ({ run_id }) => run_id === run);
+        },
+      },
+      deploymentUpdated: {
+        resolve: same,
+        subscribe: (_: unknown, args: { of: string }, { data }) =>
+          mapped(eventsFor(data, decode(args.of)[1]), (event) => ({ __typename: 'DeploymentUpdate', event })),
+      },
+    },
+    Event: {
+      from: (event: Told) => event.from_state,
+      to: (event: Told) => event.to_state,
+      subjectId: (event: Told) => globalId(event.subject_type, event.subject_id),
+      runId: (event: Told) => event.run_id && globalId('Deployment', event.run_id),
+      run: (event: Told, _, { data }) => (event.run_id ? data.deployment.load(event.run_id) : null),
+    },
+    DeploymentUpdate: {
+      deployment: ({ event }: { event: Told }, _, { data }) => data.deployment.load(event.subject_id),
+    },
     CreateDeploymentResult: { __resolveType: resolveType },
     Query: {
       node: async (_, { id }: { id: string }, { data }) => {
