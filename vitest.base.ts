@@ -8,23 +8,27 @@ export const resolve = {
 };
 
 /**
- * Files that declare what would be in the way of others (kinds of runs, throttles, fields of the schema), that mock
- * modules, or that read what all of a process has declared: each has a process to itself. The others share theirs, so
- * that the server's modules are loaded once and not seventy times.
+ * Files that mock modules, build a schema of their own, or read what all of a process has declared: each has a process to
+ * itself. The others share theirs, so that the server's modules are loaded once and not seventy times.
  */
 export const alone = [
   'test/domains/identity/accounts.test.ts',
-  'test/domains/identity/external.test.ts',
-  'test/domains/identity/github.test.ts',
-  'test/domains/identity/sso.test.ts',
   'test/integrations/redis/rates.test.ts',
   'test/kernel/auth/tenancy.test.ts',
   'test/kernel/crypto.test.ts',
   'test/kernel/graphql/{access,schema}.test.ts',
-  'test/kernel/jobs/jobs.test.ts',
-  'test/kernel/live/{rights,streams}.test.ts',
   'test/kernel/rates/throttles.test.ts',
-  'test/kernel/runs/*.test.ts',
   'test/kernel/sealing/sealing.test.ts',
   'test/kernel/telemetry/trace.test.ts',
+];
+
+/**
+ * Files that declare kinds of runs, jobs and fields of the schema, which would be in the way of the rest: they share
+ * processes among themselves. Each imports test/support/probe.ts first, since the schema is built once.
+ */
+export const declaring = [
+  'test/domains/identity/{external,github,sso}.test.ts',
+  'test/kernel/jobs/jobs.test.ts',
+  'test/kernel/live/{rights,streams}.test.ts',
+  'test/kernel/runs/*.test.ts',
 ];

@@ -1,5 +1,5 @@
 import { defineConfig } from 'vitest/config';
-import { alone, ofDocker, resolve } from './vitest.base.ts';
+import { alone, declaring, ofDocker, resolve } from './vitest.base.ts';
 
 const others = ['test/proof/**', ...ofDocker];
 const timeouts = { testTimeout: 60_000, hookTimeout: 60_000 };
@@ -14,12 +14,13 @@ export default defineConfig({
     coverage: { provider: 'v8', include: ['src/**'], exclude: ['src/generated/**'] },
     projects: [
       { resolve, test: { name: 'alone', include: alone, exclude: others, ...timeouts } },
+      { resolve, test: { name: 'declaring', include: declaring, isolate: false, ...timeouts } },
       {
         resolve,
         test: {
           name: 'shared',
           include: ['test/**/*.test.ts'],
-          exclude: [...alone, ...others],
+          exclude: [...alone, ...declaring, ...others],
           isolate: false,
           ...timeouts,
         },

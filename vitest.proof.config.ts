@@ -41,6 +41,7 @@ export default defineConfig({
     reporters: ['default', './test/support/skip-reporter.ts'],
     sequence: { sequencer: ByLength },
     maxWorkers: 2,
+    maxConcurrency: 3,
     testTimeout: 600_000,
     hookTimeout: 120_000,
   },

@@ -37,7 +37,8 @@ async function ground(context: TestContext): Promise<Ground> {
   return { driver: 'DOCKER', server: server as TestServer, folder, settings };
 }
 
-describe('containers', () => {
+// Each has applications of its own, and much of it is waiting.
+describe('containers', { concurrent: true }, () => {
   scenarios(ground);
 });
 

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, rm, statfs } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { plain, serving, team } from '../domains/deployments/harness.ts';
 import { fresh, scenarios, switches, type Ground } from '../domains/deployments/scenarios.ts';
 import { asRoot } from '../support/embedded.ts';
@@ -26,7 +26,9 @@ afterAll(async () => {
 
 const ground = (): Ground => ({ driver: 'PROCESS', server, folder, settings: {} });
 
-scenarios(() => Promise.resolve(ground()));
+describe('processes', { concurrent: true }, () => {
+  scenarios(() => Promise.resolve(ground()));
+});
 
 test('twenty releases: no request fails', async () => {
   const { failures } = await switches(ground(), await team(server.url), 'twenty', 20);

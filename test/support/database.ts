@@ -23,7 +23,8 @@ export async function testDatabase(): Promise<TestDatabase> {
       await client.end();
     }
   };
-  await admin(`create database ${name} template ${template}`);
+  // Files are copied, and not every page of them by way of the log: it takes a third of the time.
+  await admin(`create database ${name} template ${template} strategy file_copy`);
   const url = new URL(base);
   url.pathname = `/${name}`;
   return { url: url.href, drop: () => admin(`drop database if exists ${name} with (force)`) };

@@ -247,7 +247,8 @@ async function makeImage(folder: string, docker: Docker, tag: string, contents: 
     await mkdir(path.dirname(path.join(root, to)), { recursive: true });
     await cp(from, path.join(root, to), { recursive: true, verbatimSymlinks: true });
   };
-  const found = async (name: string) => (await run('sh', ['-c', `readlink -f "$(command -v ${name})"`])).stdout.trim();
+  // What is built into a shell is a program as well.
+  const found = async (name: string) => (await run('sh', ['-c', `readlink -f "$(which ${name})"`])).stdout.trim();
   const libraries = new Set<string>();
   const addProgram = async (from: string, to: string) => {
     await add(from, to);

@@ -63,8 +63,8 @@ export async function loop(
       while (!told.signal.aborted) {
         await once();
         count += 1;
-        // Two hundred times a second each, and not as often as the processors can: something is deployed beside it.
-        await pause(5);
+        // Seventy times a second each, and not as often as the processors can: something is deployed beside it.
+        await pause(15);
       }
     }),
   );
@@ -141,12 +141,12 @@ export function scenarios(ground: (context: TestContext) => Promise<Ground>): vo
   test('one that does not become healthy is rolled back, and what served serves on', async (context) => {
     const place = await ground(context);
     const on = await team(place.server.url);
-    const { id, source } = await fresh(on, place, 'unhealthy', { 'server.js': serving('good') }, { healthTimeoutS: 4 });
+    const { id, source } = await fresh(on, place, 'unhealthy', { 'server.js': serving('good') }, { healthTimeoutS: 8 });
     expect((await on.deploy(id)).phase).toBe('DEPLOYED');
     const good = await serves(place, id);
     await source.commit({ 'server.js': serving('bad').replace('response.end(', 'response.writeHead(503).end(') });
     const bad = await on.deploy(id);
-    expect(bad).toMatchObject({ phase: 'ROLLED_BACK', statusReason: '/ was not healthy within 4 s: it answered 503' });
+    expect(bad).toMatchObject({ phase: 'ROLLED_BACK', statusReason: '/ was not healthy within 8 s: it answered 503' });
     expect(bad.healthEvidence).toMatchObject({ lastResponse: { status: 503, bodyStart: 'bad' }, lastLines: ['listening for bad'] }); // prettier-ignore
     expect(await on.answer(id)).toBe('good');
     expect(await serves(place, id)).toMatchObject({ id: good.id, instance: good.instance });

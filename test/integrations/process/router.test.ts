@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { Agent, createServer, request, type IncomingHttpHeaders, type RequestListener, type Server } from 'node:http';
 import { connect, createServer as createNetServer, type AddressInfo } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { WebSocket, WebSocketServer } from 'ws';
 import { createLogger } from '#kernel/log.ts';
@@ -116,6 +117,7 @@ test('a client sees no failed request while instances are exchanged under it', a
         failures.push(error);
       }
       requests += 1;
+      await delay(1); // the instances need the processor, too
     }
     agent.destroy();
   };

@@ -1,3 +1,4 @@
+import '../../support/probe.ts';
 import { randomUUID } from 'node:crypto';
 import type { Run } from '#prisma';
 import type { Actor } from '../../../src/kernel/auth/actor.ts';
