@@ -20,6 +20,8 @@ export interface DockerEngine {
   /** Makes a small image of Node, npm and a shell with the libraries that they need, of this machine's files. */
   makeNode(tag: string): Promise<void>;
   readonly socketPath: string;
+  /** Where images and containers are. */
+  readonly dataDir: string;
   /** Where its containers reach this machine; null: they have no network. */
   readonly address: string | null;
   /** Stops the engine, as a restart of it does. */
@@ -34,6 +36,8 @@ export interface EngineOptions {
    * and takes its rules away again when it stops.
    */
   readonly network?: boolean;
+  /** In memory, as a file system of its own, so that a test can make it small: `dataDir`. */
+  readonly inMemory?: boolean;
 }
 
 async function whatIsMissing(programs: readonly string[]): Promise<string | null> {
@@ -50,7 +54,7 @@ async function whatIsMissing(programs: readonly string[]): Promise<string | null
 }
 
 /** Starts an engine, or says why it cannot. */
-export async function startDockerEngine({ network = false }: EngineOptions = {}): Promise<
+export async function startDockerEngine({ network = false, inMemory = false }: EngineOptions = {}): Promise<
   DockerEngine | { readonly missing: string }
 > {
   const missing = await whatIsMissing(['docker', 'dockerd', network ? 'iptables' : 'debootstrap']);
@@ -61,9 +65,14 @@ export async function startDockerEngine({ network = false }: EngineOptions = {})
   const socket = path.join(folder, 's');
   const logFile = path.join(folder, 'log');
   const log = await open(logFile, 'w');
+  const dataDir = path.join(folder, 'data');
+  if (inMemory) {
+    await mkdir(dataDir);
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=8g,mode=711', 'tmpfs', dataDir]);
+  }
   // Without a bridge it changes nothing of the machine's network: containers use the host's.
   const options = {
-    'data-root': path.join(folder, 'data'),
+    'data-root': dataDir,
     'exec-root': path.join(folder, 'exec'),
     pidfile: path.join(folder, 'pid'),
     host: `unix://${socket}`,
@@ -110,6 +119,7 @@ export async function startDockerEngine({ network = false }: EngineOptions = {})
   return {
     docker,
     socketPath: socket,
+    dataDir,
     address: bridge ? bridgeAddress : null,
     makeBase: (tag) => makeBase(folder, docker, tag),
     makeNode: (tag) => makeNode(folder, docker, tag),
