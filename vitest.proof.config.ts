@@ -17,6 +17,7 @@ const order = [
   'proof/tables',
   'drivers/docker',
   'proof/previews',
+  'proof/outages',
   'proof/access',
 ];
 

@@ -11,12 +11,14 @@ import { getDocument, VerbosityLevel } from 'unpdf/pdfjs';
 import { createExtractors, definitionSchema, type Format } from '../src/integrations/extractors/index.ts';
 import { pdfPages } from '../test/support/documents.ts';
 
-// Rows per second and peak memory of an extraction, against the bare library doing the same parse, each in a process of its
-// own, in turns (Linux).
+// Rows per second, processor time and peak memory of an extraction, against the bare library doing the same parse, each in
+// a process of its own, in turns (Linux). Processor time is of all processes together, their start among it: it is what
+// can be compared on a machine that has other work.
 //   node bench/extract.ts [rounds]
 
 interface Sample {
   readonly rowsPerS: number;
+  readonly cpuS: number;
   readonly peakMb: number;
 }
 
@@ -77,9 +79,10 @@ function fileOf(format: Measured): Buffer {
 }
 
 async function ours(format: Measured, file: string): Promise<Sample> {
-  let peakBytes = 0;
-  const extractors = createExtractors({ measured: (bytes) => (peakBytes = bytes) });
+  let child = { peakBytes: 0, cpuMs: 0 };
+  const extractors = createExtractors({ measured: (spent) => (child = spent) });
   const began = performance.now();
+  const before = process.cpuUsage();
   let rows = 0;
   const definition = definitionSchema.parse({ headerRows: 0 });
   const signal = AbortSignal.timeout(600_000);
@@ -87,18 +90,23 @@ async function ours(format: Measured, file: string): Promise<Sample> {
     if ('type' in item && item.type === 'rows') rows += item.rows.length;
   await extractors.close();
   if (rows !== sizes[format]) throw new Error(`${format}: ${rows} rows came out.`);
-  return { rowsPerS: rows / ((performance.now() - began) / 1000), peakMb: peakBytes / 1e6 };
+  const own = process.cpuUsage(before);
+  return {
+    rowsPerS: rows / ((performance.now() - began) / 1000),
+    cpuS: (own.user + own.system) / 1e6 + child.cpuMs / 1e3,
+    peakMb: child.peakBytes / 1e6,
+  };
 }
 
 /** The bare library in a process that is started for it, as ours is. */
 async function theirs(format: Measured, file: string): Promise<Sample> {
   const began = performance.now();
   const child = fork(fileURLToPath(import.meta.url), ['bare', format, file]);
-  const [told] = (await once(child, 'message')) as [{ rows: number; peakMb: number }];
+  const [told] = (await once(child, 'message')) as [{ rows: number; cpuS: number; peakMb: number }];
   const seconds = (performance.now() - began) / 1000;
   await once(child, 'exit');
   if (told.rows !== sizes[format]) throw new Error(`${format}: the bare library has ${told.rows} rows.`);
-  return { rowsPerS: told.rows / seconds, peakMb: told.peakMb };
+  return { rowsPerS: told.rows / seconds, cpuS: told.cpuS, peakMb: told.peakMb };
 }
 
 const median = (values: readonly number[]): number =>
@@ -115,13 +123,14 @@ async function main(rounds: number): Promise<void> {
         samples.push({ ours: await ours(format, file), theirs: await theirs(format, file) });
       const [own, other] = (['ours', 'theirs'] as const).map((who) => ({
         rowsPerS: median(samples.map((sample) => sample[who].rowsPerS)),
+        cpuS: median(samples.map((sample) => sample[who].cpuS)),
         peakMb: median(samples.map((sample) => sample[who].peakMb)),
       })) as [Sample, Sample];
       console.log(
         `${format}: ${sizes[format]} rows, ${((await stat(file)).size / 1e6).toFixed(1)} MB; ` +
-          `${own.rowsPerS.toFixed(0)} rows/s and ${own.peakMb.toFixed(0)} MB, ` +
-          `bare library ${other.rowsPerS.toFixed(0)} rows/s and ${other.peakMb.toFixed(0)} MB: ` +
-          `${(other.rowsPerS / own.rowsPerS).toFixed(2)} times the time, ${(own.peakMb / other.peakMb).toFixed(2)} times the memory`,
+          `${own.rowsPerS.toFixed(0)} rows/s, ${own.cpuS.toFixed(2)} s of processor time and ${own.peakMb.toFixed(0)} MB, ` +
+          `bare library ${other.rowsPerS.toFixed(0)} rows/s, ${other.cpuS.toFixed(2)} s and ${other.peakMb.toFixed(0)} MB: ` +
+          `${(own.cpuS / other.cpuS).toFixed(2)} times the processor time, ${(other.rowsPerS / own.rowsPerS).toFixed(2)} times the time, ${(own.peakMb / other.peakMb).toFixed(2)} times the memory`,
       );
     }
   } finally {
@@ -132,5 +141,7 @@ async function main(rounds: number): Promise<void> {
 const [first, format, file] = process.argv.slice(2);
 if (first === 'bare' && format !== undefined && file !== undefined) {
   const rows = await bare[format as Measured](file);
-  process.send?.({ rows, peakMb: (process.resourceUsage().maxRSS * 1024) / 1e6 }, () => process.disconnect());
+  const { maxRSS, userCPUTime, systemCPUTime } = process.resourceUsage();
+  const told = { rows, cpuS: (userCPUTime + systemCPUTime) / 1e6, peakMb: (maxRSS * 1024) / 1e6 };
+  process.send?.(told, () => process.disconnect());
 } else await main(Number(first ?? '3'));

@@ -827,6 +827,15 @@ export const settings = {
     example: '1073741824',
     schema: whole(0),
   }),
+  SWITCHYARD_MAX_STORED_CELLS: setting({
+    group: 'Documents',
+    description:
+      'Most cells of the extracted tables of a workspace, together. A cell takes about 200 bytes of the database.',
+    unit: 'cells',
+    default: '50000000',
+    example: '5000000',
+    schema: whole(0),
+  }),
   SWITCHYARD_MAX_CONCURRENT_EXTRACTIONS: setting({
     group: 'Documents',
     description: 'Most extractions of a workspace that are executed at once; more wait.',
@@ -931,6 +940,14 @@ export const settings = {
     example: '20',
     schema: whole(1, 100_000),
   }),
+  SWITCHYARD_SHARED_EXECUTION: setting({
+    group: 'GraphQL',
+    description:
+      'Execute an event once for all WebSocket subscribers with the same document, variables and rights, and not for each.',
+    default: 'true',
+    example: 'false',
+    schema: flag,
+  }),
   SWITCHYARD_RATES: setting({
     group: 'GraphQL',
     description:
@@ -973,6 +990,13 @@ export const settings = {
     description: 'Answer introspection queries.',
     default: outsideProduction,
     example: 'true',
+    schema: flag,
+  }),
+  SWITCHYARD_COMPILE: setting({
+    group: 'GraphQL',
+    description: 'Execute queries that allow it as one SQL statement. They answer the same without, only slower.',
+    default: 'true',
+    example: 'false',
     schema: flag,
   }),
   SWITCHYARD_PERSISTED_ONLY: setting({
@@ -1389,7 +1413,10 @@ export interface Config {
   readonly graphql: {
     readonly graphiql: boolean;
     readonly introspection: boolean;
+    readonly compile: boolean;
     readonly persistedOnly: boolean;
+    /** Whether WebSocket subscribers who may see the same share executions. */
+    readonly sharedExecution: boolean;
     /** Set when `persistedOnly` is true. */
     readonly persistedFile: string | undefined;
   };
@@ -1461,6 +1488,7 @@ export interface Config {
     readonly maxBytes: number;
     readonly maxDocuments: number;
     readonly maxStoredBytes: number;
+    readonly maxStoredCells: number;
     readonly maxConcurrentExtractions: number;
     readonly memoryMb: number;
     readonly timeoutS: number;
@@ -1708,7 +1736,9 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
     graphql: {
       graphiql: v.SWITCHYARD_GRAPHIQL,
       introspection: v.SWITCHYARD_INTROSPECTION,
+      compile: v.SWITCHYARD_COMPILE,
       persistedOnly: v.SWITCHYARD_PERSISTED_ONLY,
+      sharedExecution: v.SWITCHYARD_SHARED_EXECUTION,
       persistedFile: v.SWITCHYARD_PERSISTED_FILE,
     },
     limits: {
@@ -1781,6 +1811,7 @@ function assemble(v: Values, given: ReadonlyMap<string, string>): Config {
       maxBytes: v.SWITCHYARD_MAX_DOCUMENT_BYTES,
       maxDocuments: v.SWITCHYARD_MAX_DOCUMENTS,
       maxStoredBytes: v.SWITCHYARD_MAX_DOCUMENTS_BYTES,
+      maxStoredCells: v.SWITCHYARD_MAX_STORED_CELLS,
       maxConcurrentExtractions: v.SWITCHYARD_MAX_CONCURRENT_EXTRACTIONS,
       memoryMb: v.SWITCHYARD_EXTRACTION_MEMORY_MB,
       timeoutS: v.SWITCHYARD_EXTRACTION_TIMEOUT_S,

@@ -326,8 +326,10 @@ async function begin(
       trustProxy: config.http.trustProxy,
       maxBodyBytes: config.http.maxBodyBytes,
       secureCookies,
+      sharedExecution: config.graphql.sharedExecution,
       graphql: {
         introspection: config.graphql.introspection,
+        compile: config.graphql.compile,
         graphiql: config.graphql.graphiql ? (options.graphiql ?? {}) : null,
         persisted: config.graphql.persistedFile
           ? { documents: await readDocuments(config.graphql.persistedFile), only: config.graphql.persistedOnly }

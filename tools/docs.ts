@@ -109,6 +109,8 @@ const noErrors = new Set([
   'CORS_ORIGINS',
   'EPOCH_CHANGED',
   'ERR_STREAM_PREMATURE_CLOSE',
+  'NOT_SENT',
+  'NOT_USED',
   'OPEN_UPLOADS',
   'PENDING_BYTES',
 ]);

@@ -48,6 +48,7 @@ export const cleanUp = defineRetention({
     });
     const uploadsBefore = new Date(Date.now() - uploadLifeMs);
     const artifacts = await app.use(Artifacts).expire(uploadsBefore, signal);
+    const unusedUploads = await app.use(Artifacts).expireUnclaimed(uploadsBefore, signal);
     const brokenUploads = await app.blobs.sweep(uploadsBefore);
     // Kept for a while, for people who look where they were signed in.
     const { count: sessions } = await app.db.session.deleteMany({
@@ -58,6 +59,6 @@ export const cleanUp = defineRetention({
     const runs = await app.use(Runs).prune({ workspaceId: instanceWorkspaceId, before, signal });
     const { count: deadLetters } = await app.db.deadLetter.deleteMany({ where: { createdAt: { lt: before } } });
     const throttles = await pruneThrottles(app.database.pool);
-    return { events, keys, sessions, origins, runs, deadLetters, throttles, artifacts, brokenUploads };
+    return { events, keys, sessions, origins, runs, deadLetters, throttles, artifacts, unusedUploads, brokenUploads };
   },
 });

@@ -12,3 +12,7 @@ export class DiskFull extends DomainError {
     super(`There is no room left on the disk of ${whose}.`);
   }
 }
+
+/** Whether an error says so, or was caused by one that does. */
+export const isDiskFull = (error: unknown): boolean =>
+  codeOf(error) === 'ENOSPC' || (error instanceof Error && error.cause !== undefined && isDiskFull(error.cause));

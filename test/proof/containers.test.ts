@@ -23,7 +23,7 @@ let folder: string;
 let settings: Readonly<Record<string, string>>;
 beforeAll(async () => {
   folder = await testFolder();
-  engine = await testEngine({ inMemory: true });
+  engine = await testEngine();
   if ('missing' in engine) return;
   settings = {
     SWITCHYARD_DOCKER: 'on',
@@ -155,7 +155,7 @@ test('a full disk of the engine: the deployment fails and says so, what serves s
   const { blocks, bfree, bsize } = await statfs(dataDir);
   const room = 24 * 2 ** 20;
   const resize = (bytes: number) => run('mount', ['-o', `remount,size=${bytes}`, dataDir]);
-  context.onTestFinished(async () => void (await resize(2 ** 33)));
+  context.onTestFinished(async () => void (await resize(2 ** 32)));
   await resize((blocks - bfree) * bsize + room);
   // More than there is room for: as a commit, and as what a build writes.
   const noise = createHash('shake256', { outputLength: room }).update('1').digest('hex');

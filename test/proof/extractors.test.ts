@@ -24,7 +24,7 @@ const mostMb = 224;
 
 let folder: string;
 const peaks: number[] = [];
-const extractors = createExtractors({ measured: (bytes) => void peaks.push(bytes) });
+const extractors = createExtractors({ measured: ({ peakBytes }) => void peaks.push(peakBytes) });
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'switchyard-extract-'));
 });

@@ -1,6 +1,6 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, cp, copyFile, mkdir, mkdtemp, open, readFile, rm, symlink } from 'node:fs/promises';
+import { chmod, cp, mkdir, mkdtemp, open, readFile, realpath, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -15,12 +15,12 @@ const maxBuffer = 64 * 1024 * 1024;
 export interface DockerEngine {
   /** The command line against this engine; gives its output. @throws with all that it said */
   docker(...args: string[]): Promise<string>;
-  /** Makes an image of Debian, Node 24, npm and git, since no image registry can be relied on. */
+  /** Makes a base for this repository's Dockerfile, of this machine's files: no image registry can be relied on. */
   makeBase(tag: string): Promise<void>;
-  /** Makes a small image of Node, npm and a shell with the libraries that they need, of this machine's files. */
+  /** Makes a small image of Node, npm and a shell in the same way. */
   makeNode(tag: string): Promise<void>;
   readonly socketPath: string;
-  /** Where images and containers are. */
+  /** Where images and containers are; with a network a file system of its own, which a test can make small. */
   readonly dataDir: string;
   /** Where its containers reach this machine; null: they have no network. */
   readonly address: string | null;
@@ -36,8 +36,6 @@ export interface EngineOptions {
    * and takes its rules away again when it stops.
    */
   readonly network?: boolean;
-  /** In memory, as a file system of its own, so that a test can make it small: `dataDir`. */
-  readonly inMemory?: boolean;
 }
 
 async function whatIsMissing(programs: readonly string[]): Promise<string | null> {
@@ -54,10 +52,10 @@ async function whatIsMissing(programs: readonly string[]): Promise<string | null
 }
 
 /** Starts an engine, or says why it cannot. */
-export async function startDockerEngine({ network = false, inMemory = false }: EngineOptions = {}): Promise<
+export async function startDockerEngine({ network = false }: EngineOptions = {}): Promise<
   DockerEngine | { readonly missing: string }
 > {
-  const missing = await whatIsMissing(['docker', 'dockerd', network ? 'iptables' : 'debootstrap']);
+  const missing = await whatIsMissing(['docker', 'dockerd', network ? 'iptables' : 'tini']);
   if (missing) return { missing };
   const bridge = network ? await makeBridge() : null;
   if (typeof bridge === 'string') return { missing: bridge };
@@ -66,10 +64,9 @@ export async function startDockerEngine({ network = false, inMemory = false }: E
   const logFile = path.join(folder, 'log');
   const log = await open(logFile, 'w');
   const dataDir = path.join(folder, 'data');
-  if (inMemory) {
-    await mkdir(dataDir);
-    await run('mount', ['-t', 'tmpfs', '-o', 'size=8g,mode=711', 'tmpfs', dataDir]);
-  }
+  await mkdir(dataDir);
+  // Small images, of which each step waits for the disk several times: in memory they are there at once.
+  if (network) await run('mount', ['-t', 'tmpfs', '-o', 'size=4g,mode=711', 'switchyard-test', dataDir]);
   // Without a bridge it changes nothing of the machine's network: containers use the host's.
   const options = {
     'data-root': dataDir,
@@ -235,65 +232,84 @@ async function makeBridge(): Promise<string | { readonly name: string; remove():
   };
 }
 
-/** Node, npm, the shell and some tools, with the libraries that the loader names for them. */
-async function makeNode(folder: string, docker: Docker, tag: string): Promise<void> {
-  const root = path.join(folder, 'node');
+/** What is in an image beside Node, npm and the libraries. */
+interface Contents {
+  /** Names of programs of this machine, by the folder where the image has them. */
+  readonly programs: Readonly<Record<string, readonly string[]>>;
+  /** More of this machine's: from where, to where. */
+  readonly files?: readonly (readonly [from: string, to: string])[];
+  readonly texts?: Readonly<Record<string, string>>;
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+/** An image of this machine's files, with the libraries that the loader names for its programs. */
+async function makeImage(folder: string, docker: Docker, tag: string, contents: Contents): Promise<void> {
+  const { programs, files = [], texts = {}, env = {} } = contents;
+  const root = path.join(folder, 'image');
   const add = async (from: string, to: string) => {
     await mkdir(path.dirname(path.join(root, to)), { recursive: true });
-    await copyFile(from, path.join(root, to));
+    await cp(from, path.join(root, to), { recursive: true, verbatimSymlinks: true });
   };
-  const tools = ['sh', 'cat', 'ls', 'sleep', 'echo', 'head', 'id', 'mkdir', 'touch', 'env', 'yes'];
-  const programs = [
-    [process.execPath, 'usr/local/bin/node'],
-    ...tools.map((name) => [`/usr/bin/${name}`, `bin/${name}`]),
-  ] as [string, string][];
+  const found = async (name: string) => (await run('sh', ['-c', `readlink -f "$(command -v ${name})"`])).stdout.trim();
   const libraries = new Set<string>();
-  for (const [from, to] of programs) {
+  const addProgram = async (from: string, to: string) => {
     await add(from, to);
-    const { stdout } = await run('ldd', [from]);
+    // A script has none.
+    const { stdout } = await run('ldd', [from]).catch(() => ({ stdout: '' }));
     for (const [, file = ''] of stdout.matchAll(/(\/\S+) \(0x/g)) libraries.add(file);
+  };
+  await addProgram(process.execPath, 'usr/local/bin/node');
+  for (const [to, names] of Object.entries(programs))
+    for (const name of names) await addProgram(await found(name), `${to}/${name}`);
+  for (const [from, to] of files) await add(from, to);
+  for (const file of libraries) await add(await realpath(file), file);
+  for (const [to, text] of Object.entries(texts)) {
+    await mkdir(path.dirname(path.join(root, to)), { recursive: true });
+    await writeFile(path.join(root, to), text);
   }
-  for (const file of libraries) await add(file, file);
-  const npm = (await run('sh', ['-c', 'readlink -f "$(command -v npm)"'])).stdout.trim();
-  const modules = path.join(root, 'usr/local/lib/node_modules');
-  await cp(path.resolve(npm, '../..'), path.join(modules, 'npm'), { recursive: true });
+  await add(path.resolve(await found('npm'), '../..'), 'usr/local/lib/node_modules/npm');
   await symlink('../lib/node_modules/npm/bin/npm-cli.js', path.join(root, 'usr/local/bin/npm'));
   await mkdir(path.join(root, 'usr/bin'), { recursive: true });
   await symlink('/bin/env', path.join(root, 'usr/bin/env'));
   await mkdir(path.join(root, 'tmp'));
   await chmod(path.join(root, 'tmp'), 0o1777);
-  const archive = path.join(folder, 'node.tar');
+  const archive = path.join(folder, 'image.tar');
   await run('tar', ['--create', '--file', archive, '--owner=0', '--group=0', '--directory', root, '.'], { maxBuffer });
-  await docker('import', '--change=ENV PATH=/usr/local/bin:/usr/bin:/bin', archive, tag);
+  const variables = { PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin', ...env };
+  const changes = Object.entries(variables).map(([name, value]) => `--change=ENV ${name}=${value}`);
+  await docker('import', ...changes, archive, tag);
   await rm(root, { recursive: true, force: true });
   await rm(archive);
 }
 
-/** From Debian's packages, this repository's Node, and the npm and certificates of this machine. */
-async function makeBase(folder: string, docker: Docker, tag: string): Promise<void> {
-  const root = path.join(folder, 'base');
-  await run('debootstrap', ['--variant=minbase', '--include=ca-certificates,git,tini', 'bookworm', root], {
-    maxBuffer,
+/** Node, npm, the shell and some tools. */
+const makeNode = (folder: string, docker: Docker, tag: string): Promise<void> =>
+  makeImage(folder, docker, tag, {
+    programs: { bin: ['sh', 'cat', 'ls', 'sleep', 'echo', 'head', 'id', 'mkdir', 'touch', 'env', 'yes'] },
   });
-  for (const needless of ['var/cache/apt/archives', 'var/lib/apt/lists', 'usr/share/doc', 'usr/share/locale']) {
-    await rm(path.join(root, needless), { recursive: true, force: true });
-    await mkdir(path.join(root, needless), { recursive: true });
-  }
-  const local = path.join(root, 'usr/local');
-  await copyFile(process.execPath, path.join(local, 'bin/node'));
-  const npm = (await run('sh', ['-c', 'readlink -f "$(command -v npm)"'])).stdout.trim();
-  await mkdir(path.join(local, 'lib/node_modules'), { recursive: true });
-  await cp(path.resolve(npm, '../..'), path.join(local, 'lib/node_modules/npm'), { recursive: true });
-  await symlink('../lib/node_modules/npm/bin/npm-cli.js', path.join(local, 'bin/npm'));
+
+/** What the Dockerfile of this repository expects of a Debian with Node: its tools for files and users, git and tini. */
+async function makeBase(folder: string, docker: Docker, tag: string): Promise<void> {
   const certificates = 'etc/ssl/certs/ca-certificates.crt';
-  await copyFile(path.join('/', certificates), path.join(root, certificates));
-  const archive = path.join(folder, 'base.tar');
-  await run('tar', ['--create', '--file', archive, '--directory', root, '.'], { maxBuffer });
-  const changes = [
-    'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
-    `ENV NODE_EXTRA_CA_CERTS=/${certificates}`,
-  ];
-  await docker('import', ...changes.map((change) => `--change=${change}`), archive, tag);
-  await rm(root, { recursive: true, force: true });
-  await rm(archive);
+  const gitFolder = (await run('git', ['--exec-path'])).stdout.trim();
+  await makeImage(folder, docker, tag, {
+    programs: {
+      bin: ['sh', 'cat', 'ls', 'rm', 'cp', 'mv', 'mkdir', 'chmod', 'chown', 'env', 'id', 'sed', 'grep', 'uname'],
+      'usr/bin': ['find', 'install', 'git', 'tini'], // which Debian's docker.io brings
+      'usr/sbin': ['groupadd', 'useradd', 'nologin'],
+    },
+    files: [
+      [path.join('/', certificates), certificates],
+      [gitFolder, 'usr/lib/git-core'],
+      ['/etc/login.defs', 'etc/login.defs'],
+      ['/etc/nsswitch.conf', 'etc/nsswitch.conf'],
+    ],
+    texts: {
+      'etc/passwd': 'root:x:0:0:root:/root:/bin/sh\n',
+      'etc/group': 'root:x:0:\n',
+      'etc/shadow': 'root:*:19000:0:99999:7:::\n',
+      'etc/gshadow': 'root:*::\n',
+    },
+    env: { NODE_EXTRA_CA_CERTS: `/${certificates}` },
+  });
 }

@@ -36,12 +36,16 @@ export async function temporaryStateDirs(): Promise<{ stateDir: string; sharedDi
   return resolveStateDirs({ stateDir: path.join(await temporaryFolder(), 'state') });
 }
 
-/** Looks every 10 ms until `condition` holds; fails after `limitMs`. */
+/**
+ * Looks until `condition` holds, every 10 ms at first and later every 100: a look may be a request, and what is waited
+ * for needs the processor. Fails after `limitMs`.
+ */
 export async function until(what: string, condition: () => Promise<boolean>, limitMs = 15_000): Promise<void> {
-  const deadline = Date.now() + limitMs;
+  const begun = Date.now();
   while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`waited ${limitMs} ms in vain until ${what}`);
-    await delay(10);
+    const waited = Date.now() - begun;
+    if (waited > limitMs) throw new Error(`waited ${limitMs} ms in vain until ${what}`);
+    await delay(Math.min(100, 10 + waited / 10));
   }
 }
 

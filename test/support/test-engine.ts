@@ -1,15 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import type { TestContext } from 'vitest';
-import { startDockerEngine, type DockerEngine, type EngineOptions } from './docker-engine.ts';
+import { startDockerEngine, type DockerEngine } from './docker-engine.ts';
 
 /** The image that test engines have for Node projects: the name of the default, made of this machine's files. */
 export const nodeImage = 'node:24-slim';
 
 /** An engine for the tests of one file, with an image for Node. */
-export async function testEngine(
-  options: Pick<EngineOptions, 'inMemory'> = {},
-): Promise<DockerEngine | { readonly missing: string }> {
-  const engine = await startDockerEngine({ ...options, network: true });
+export async function testEngine(): Promise<DockerEngine | { readonly missing: string }> {
+  const engine = await startDockerEngine({ network: true });
   if ('missing' in engine) return engine;
   try {
     await engine.makeNode(nodeImage);

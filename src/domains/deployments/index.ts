@@ -21,4 +21,5 @@ export {
   type DeploymentsHost,
   type Push,
   type SourceCredentials,
+  type WatchedDeployment,
 } from './service/index.ts';

@@ -109,7 +109,7 @@ export const ReleaseRef = builder.prismaObject('Release', {
   description: 'An immutable artifact of an application on its host, made by one deployment.',
   authScopes: guardedPart('Release').authScopes,
   fields: (t) => ({
-    id: t.id({ description: 'Id for `rollbackDeployment`.', resolve: ({ id }) => id }),
+    id: t.id({ description: 'Id for `rollbackDeployment`.', compiled: { column: 'id' }, resolve: ({ id }) => id }),
     status: t.expose('status', { type: ReleaseStatusEnum, description: 'Whether it serves.' }),
     commitSha: t.exposeString('commitSha', { description: 'The commit that it was built of.' }),
     driver: t.expose('driver', { type: DriverEnum, description: 'What built it and runs it.' }),
@@ -219,33 +219,39 @@ export const DeploymentRef = builder.prismaNode('Run', {
     phase: t.field({
       type: DeploymentPhaseEnum,
       description: 'Where it stands, finer than `status`.',
+      compiled: { column: 'phase' },
       resolve: ({ phase }) => phase as DeploymentPhase,
     }),
     application: t.field({
       type: ApplicationRef,
       description: 'What is deployed.',
+      compiled: 'selected',
       select: (_args, _context, nested) => ({ deployment: { select: { application: nested() } } }),
       resolve: (run) => (run as unknown as { deployment: { application: never } }).deployment.application,
     }),
     ref: t.string({
       description: 'What was asked for: a branch or a commit.',
+      compiled: 'selected',
       select: { deployment: { select: { ref: true } } },
       resolve: ({ deployment }) => deployment?.ref ?? '',
     }),
     commitSha: t.string({
       nullable: true,
       description: 'The commit; null until it is fetched.',
+      compiled: 'selected',
       select: { deployment: { select: { commitSha: true } } },
       resolve: ({ deployment }) => deployment?.commitSha ?? null,
     }),
     commitSubject: t.string({
       nullable: true,
       description: "First line of the commit's message; null until it is fetched, and for a rollback.",
+      compiled: 'selected',
       select: { deployment: { select: { commitSubject: true } } },
       resolve: ({ deployment }) => deployment?.commitSubject ?? null,
     }),
     environmentVersion: t.int({
       description: 'Version of the environment variables that it builds and runs with; 0: there were none.',
+      compiled: 'selected',
       select: { deployment: { select: { environmentVersion: true } } },
       resolve: ({ deployment }) => deployment?.environmentVersion ?? 0,
     }),
@@ -253,6 +259,7 @@ export const DeploymentRef = builder.prismaNode('Run', {
       type: 'JSON',
       nullable: true,
       description: 'What the failed health check saw: `lastResponse` and `lastLines`. Null when none failed.',
+      compiled: 'selected',
       select: { deployment: { select: { healthEvidence: true } } },
       resolve: ({ deployment }) => deployment?.healthEvidence ?? null,
     }),
@@ -260,6 +267,7 @@ export const DeploymentRef = builder.prismaNode('Run', {
       type: ReleaseRef,
       nullable: true,
       description: 'The release that it made; null for a rollback and before there is one.',
+      compiled: 'selected',
       select: (_args, _context, nested) => ({ deployment: { select: { release: nested() } } }),
       resolve: (run) => (run as unknown as { deployment: { release: never } | null }).deployment?.release ?? null,
     }),
@@ -267,6 +275,7 @@ export const DeploymentRef = builder.prismaNode('Run', {
       type: ReleaseRef,
       nullable: true,
       description: 'The release that it brings back; null for an ordinary deployment.',
+      compiled: 'selected',
       select: (_args, _context, nested) => ({ deployment: { select: { restores: nested() } } }),
       resolve: (run) => (run as unknown as { deployment: { restores: never } | null }).deployment?.restores ?? null,
     }),
@@ -320,6 +329,7 @@ builder.prismaObjectField(ApplicationRef, 'deployments', (t) =>
     {
       type: DeploymentRef,
       description: 'Its deployments, newest first.',
+      compiled: 'selected',
       select: (args, context, nested) => ({
         // What is asked of a run stands below `edges` or `nodes`.
         deployments: deploymentPages.getQuery(args, context, (selection, path) =>
@@ -362,10 +372,11 @@ const deploymentSuccess = (name: string, description: string) =>
   builder.objectRef<Requested>(name).implement({
     description,
     fields: (t) => ({
-      deployment: t.prismaField({
+      // As it was written: what hangs on it is read when it is asked for.
+      deployment: t.field({
         type: DeploymentRef,
         description: 'The deployment.',
-        resolve: (query, { id }, _, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
+        resolve: ({ id, run }, _, { app }) => run ?? app.db.run.findUniqueOrThrow({ where: { id } }),
       }),
       eventCursor: t.string({
         nullable: true,

@@ -1,6 +1,6 @@
-import { DomainError } from '#kernel/errors.ts';
+import { DomainError, IllegalTransition } from '#kernel/errors.ts';
 
-export type DocumentQuota = 'DOCUMENTS' | 'DOCUMENT_BYTES' | 'CONFIGURATIONS';
+export type DocumentQuota = 'DOCUMENTS' | 'DOCUMENT_BYTES' | 'CONFIGURATIONS' | 'CELLS';
 
 /** The workspace may not have more. */
 export class DocumentQuotaExceeded extends DomainError {
@@ -10,7 +10,12 @@ export class DocumentQuotaExceeded extends DomainError {
   /** What there would be. */
   readonly actual: bigint;
   constructor(quota: DocumentQuota, limit: number | bigint, actual: number | bigint) {
-    const what = { DOCUMENTS: 'documents', DOCUMENT_BYTES: 'bytes of documents', CONFIGURATIONS: 'configurations' };
+    const what = {
+      DOCUMENTS: 'documents',
+      DOCUMENT_BYTES: 'bytes of documents',
+      CONFIGURATIONS: 'configurations',
+      CELLS: 'cells of extracted tables',
+    };
     super(`The workspace may have ${limit} ${what[quota]}.`);
     this.quota = quota;
     this.limit = BigInt(limit);
@@ -42,8 +47,9 @@ export class DocumentQuarantined extends DomainError {
   readonly code = 'DOCUMENT_QUARANTINED';
   /** Why, a code. */
   readonly problem: string;
-  constructor(problem: string) {
-    super(`The document is in quarantine (${problem}): it can only be deleted.`);
+  /** @param sentence the same for a person */
+  constructor(problem: string, sentence: string) {
+    super(`The document is in quarantine (${problem}): it can only be deleted. ${sentence}`);
     this.problem = problem;
   }
 }
@@ -55,6 +61,15 @@ export class ConfigurationConflict extends DomainError {
   constructor(currentVersion: number) {
     super(`The configuration was changed: its version is ${currentVersion} now.`);
     this.currentVersion = currentVersion;
+  }
+}
+
+/** The job does not wait for a review: none was needed, it was completed, or there is none yet. */
+export class NotInReview extends IllegalTransition {
+  constructor(phase: string) {
+    super(phase, 'SUCCEEDED', []);
+    const over = phase === 'SUCCEEDED' || phase === 'FAILED' || phase === 'CANCELED';
+    this.message = `The job does not wait for a review: it ${over ? 'is over' : 'is at work'} (${phase}).`;
   }
 }
 

@@ -47,10 +47,12 @@ export const KeyRotationRef = builder.prismaNode('Run', {
     phase: t.field({
       type: KeyRotationPhaseEnum,
       description: 'Where it stands, finer than `status`.',
+      compiled: { column: 'phase' },
       resolve: ({ phase }) => phase as KeyRotationPhase,
     }),
     keyId: t.string({
       description: 'Id of the key that everything is under afterwards.',
+      compiled: 'selected',
       select: { keyRotation: { select: { keyId: true } } },
       resolve: ({ keyRotation }) => keyRotation?.keyId ?? '',
     }),

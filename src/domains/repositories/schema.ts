@@ -133,6 +133,7 @@ builder.prismaObjectField(DeploymentRef, 'commitStatus', (t) =>
     type: CommitStatusRef,
     nullable: true,
     description: 'What GitHub was told of it; null where the repository is not connected.',
+    compiled: 'selected',
     select: (_args, _context, nested) => ({ deployment: { select: { commitStatus: nested() } } }),
     resolve: (run) =>
       (run as unknown as { deployment: { commitStatus: never } | null }).deployment?.commitStatus ?? null,

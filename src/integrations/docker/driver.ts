@@ -168,7 +168,8 @@ export async function createDockerDriver(options: DockerDriverOptions) {
           refused.push(error);
           broken.abort(error);
         });
-        await streamBuild(files, tag, networkMode, what, AbortSignal.any([stop, broken.signal]));
+        const labels = 'Dockerfile' in added ? {} : ownLabels(what);
+        await streamBuild(files, tag, networkMode, labels, what, AbortSignal.any([stop, broken.signal]));
       } catch (thrown) {
         signal.throwIfAborted();
         if (late.aborted) throw new ImageBuildFailed('The build took too long.');
@@ -387,11 +388,13 @@ export async function createDockerDriver(options: DockerDriverOptions) {
   return driver;
 
   /** The Dockerfile of the repository, or one for a Node project; and the command that starts it, where it is given. */
-  async function recipe(what: {
-    readonly source: string;
-    readonly buildCommand: string | null;
-    readonly startCommand: string | null;
-  }): Promise<{ added: Readonly<Record<string, string>>; command: string | null }> {
+  async function recipe(
+    what: Maker & {
+      readonly source: string;
+      readonly buildCommand: string | null;
+      readonly startCommand: string | null;
+    },
+  ): Promise<{ added: Readonly<Record<string, string>>; command: string | null }> {
     const { source, buildCommand, startCommand } = what;
     const given = buildCommand === null ? await readSmall(source, 'Dockerfile') : null;
     if (given !== null) {
@@ -415,12 +418,15 @@ export async function createDockerDriver(options: DockerDriverOptions) {
       `FROM ${options.nodeImage}`,
       'ENV NODE_ENV=production HOME=/tmp npm_config_update_notifier=false npm_config_audit=false npm_config_fund=false',
       ...variables.map((name) => `ARG ${name}`),
+      // What is the same for all comes first: the engine has it already.
+      'USER 10000:10000',
       'COPY --chown=10000:10000 . /app',
       'WORKDIR /app',
-      'USER 10000:10000',
       ...(build === null ? [] : [`RUN ${shell(build)}`]),
       `CMD ${shell(startCommand ?? detected?.startCommand ?? '')}`,
-    ];
+      // The engine would take a step for each of them.
+      `LABEL ${Object.entries(ownLabels(what)).map(([name, value]) => `${name}=${value}`).join(' ')}`,
+    ]; // prettier-ignore
     return { added: { Dockerfile: `${dockerfile.join('\n')}\n` }, command: null };
   }
 
@@ -428,7 +434,8 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     files: Readable,
     tag: string,
     networkmode: string,
-    what: Maker & { readonly log: Log },
+    labels: Readonly<Record<string, string>>,
+    what: { readonly log: Log },
     signal: AbortSignal,
   ): Promise<void> {
     const { memoryMb, milliCpus, environment } = options.build;
@@ -442,7 +449,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
       cpuperiod: 100_000,
       cpuquota: milliCpus * 100,
       networkmode,
-      labels: ownLabels(what),
+      labels: { ...labels },
       buildargs: { ...environment },
       abortSignal: signal,
     });

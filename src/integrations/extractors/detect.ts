@@ -118,6 +118,13 @@ async function compound(file: OpenFile, head: Buffer): Promise<Detected> {
   return unreadable(container);
 }
 
+/** A tenth of what is no text are control characters, and soon there is U+0000; of a text few are. */
+function isBinary(sample: string): boolean {
+  // oxlint-disable-next-line no-control-regex
+  const controls: readonly string[] = sample.match(/[\u0000-\u0008\u000E-\u0019\u001C-\u001F]/g) ?? [];
+  return controls.includes('\0') || controls.length * 12 > sample.length;
+}
+
 async function text(file: OpenFile, head: Buffer): Promise<Detected> {
   const [{ encodingOf }, { dialectOf }] = await Promise.all([
     import('./readers/text.ts'),
@@ -125,8 +132,7 @@ async function text(file: OpenFile, head: Buffer): Promise<Detected> {
   ]);
   const { label } = await encodingOf(file);
   const sample = new TextDecoder(label).decode(head);
-  // oxlint-disable-next-line no-control-regex
-  if (/[\u0000-\u0008\u000E-\u0019\u001C-\u001F]/.test(sample)) return unreadable('application/octet-stream');
+  if (isBinary(sample)) return unreadable('application/octet-stream');
   if (/<(?:!doctype\s+html|html|table)[\s>]/i.test(sample)) return readable('HTML');
   if (/^\s*<\?xml\s/.test(sample)) return unreadable('application/xml');
   if (/^\s*(?:\{\s*["}]|\[\s*[{["\]])/.test(sample)) return unreadable('application/json');

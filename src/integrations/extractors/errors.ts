@@ -41,7 +41,7 @@ export const defaultLimits: Limits = {
 export const extractionErrorCodes = [
   'DOCUMENT_ENCRYPTED',
   'DOCUMENT_MALFORMED',
-  'DOCUMENT_TOO_LARGE',
+  'DOCUMENT_BEYOND_LIMITS',
   'DOCUMENT_UNSUPPORTED',
   'EXTRACTION_TIMED_OUT',
   'EXTRACTION_OUT_OF_MEMORY',
@@ -54,6 +54,18 @@ export type ExtractionErrorCode = (typeof extractionErrorCodes)[number];
 export abstract class ExtractionError extends DomainError {
   abstract override readonly code: ExtractionErrorCode;
 }
+
+/** What each says of a document, a sentence for a person. */
+export const extractionErrorSentences: Readonly<Record<ExtractionErrorCode, string>> = {
+  DOCUMENT_ENCRYPTED: 'The document is protected by a password.',
+  DOCUMENT_MALFORMED: 'The document is empty or damaged.',
+  DOCUMENT_BEYOND_LIMITS: 'The document, or what is packed in it, is larger than is read.',
+  DOCUMENT_UNSUPPORTED: 'Documents of this kind are not read.',
+  EXTRACTION_TIMED_OUT: 'It took too long to read the document.',
+  EXTRACTION_OUT_OF_MEMORY: 'It takes too much memory to read the document.',
+  EXTRACTION_CRASHED: 'What read the document ended unexpectedly.',
+  EXTRACTOR_UNAVAILABLE: 'What was to read the document is not there.',
+};
 
 /** It wants a password. */
 export class DocumentEncrypted extends ExtractionError {
@@ -72,8 +84,8 @@ export class DocumentMalformed extends ExtractionError {
 }
 
 /** It has more of something than is read. */
-export class DocumentTooLarge extends ExtractionError {
-  readonly code = 'DOCUMENT_TOO_LARGE';
+export class DocumentBeyondLimits extends ExtractionError {
+  readonly code = 'DOCUMENT_BEYOND_LIMITS';
   readonly limit: keyof Limits;
   readonly most: number;
   constructor(limit: keyof Limits, most: number) {

@@ -222,16 +222,28 @@ export interface ExtractRequest {
   readonly sample?: { readonly rows: number };
 }
 
-export interface Extractors {
+/** One file, read by one child process, which is started when it is first needed, and anew after a failure. */
+export interface FileReader {
   /**
    * By content, never by name. Reads as little as it can.
    * @throws the signal's reason, ExtractionTimedOut, ExtractionOutOfMemory, ExtractionCrashed
    */
-  detect(file: string, signal: AbortSignal): Promise<Detected>;
+  detect(signal: AbortSignal): Promise<Detected>;
   /**
    * Batches are small, and the child waits while the consumer does. To stop early, leave the loop.
    * @throws the signal's reason, or an ExtractionError
    */
+  extract(request: Omit<ExtractRequest, 'file' | 'limits'>): AsyncIterable<Extracted | Progress>;
+  /** Ends the child process. */
+  close(): Promise<void>;
+}
+
+export interface Extractors {
+  /** @param file path of a local file, asked for when it is needed */
+  open(file: () => Promise<string>, limits?: Partial<Limits>): FileReader;
+  /** As `FileReader.detect`, once. */
+  detect(file: string, signal: AbortSignal): Promise<Detected>;
+  /** As `FileReader.extract`, once. */
   extract(request: ExtractRequest): AsyncIterable<Extracted | Progress>;
   /** Ends all child processes. */
   close(): Promise<void>;

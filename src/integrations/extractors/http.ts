@@ -1,11 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { open, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createOutboundFetch, OutboundFailed, type OutboundFetch } from '#kernel/outbound-fetch.ts';
 import { createOutboundPolicy, OutboundRefused } from '#kernel/outbound.ts';
 import { contentTypes } from './content-types.ts';
-import { DocumentTooLarge, DocumentUnsupported, ExtractorUnavailable, type Limits } from './errors.ts';
+import { DocumentBeyondLimits, DocumentUnsupported, ExtractorUnavailable, type Limits } from './errors.ts';
 import type { ExtractRequest } from './extractor.ts';
 
 export interface HttpExtractorOptions {
@@ -26,7 +25,7 @@ const defaultAnswerBytes = 67_108_864;
 export interface HttpExtractor {
   /**
    * The answer, in a file that goes away with `use`.
-   * @throws ExtractorUnavailable, DocumentTooLarge, DocumentUnsupported, the signal's reason
+   * @throws ExtractorUnavailable, DocumentBeyondLimits, DocumentUnsupported, the signal's reason
    */
   ask<T>(request: ExtractRequest, limits: Limits, use: (file: string) => AsyncIterable<T>): AsyncIterable<T>;
 }
@@ -39,7 +38,7 @@ export function createHttpExtractor(options: HttpExtractorOptions): HttpExtracto
 
   const send = async ({ file, format, definition, signal }: ExtractRequest, limits: Limits): Promise<Buffer> => {
     const most = Math.min(limits.maxBytes, maxDocumentBytes);
-    if ((await stat(file)).size > most) throw new DocumentTooLarge('maxBytes', most);
+    if ((await stat(file)).size > most) throw new DocumentBeyondLimits('maxBytes', most);
     const url = new URL(options.url);
     url.searchParams.set('format', format);
     const { pages, sheets, locale } = definition;
@@ -75,7 +74,8 @@ export function createHttpExtractor(options: HttpExtractorOptions): HttpExtracto
   return {
     async *ask(request, limits, use) {
       const answer = await send(request, limits);
-      const file = path.join(tmpdir(), `switchyard-answer-${randomUUID()}`);
+      // Beside the document's own copy: with that it goes when this process is killed.
+      const file = path.join(path.dirname(request.file), `answer-${randomUUID()}`);
       await (await open(file, 'wx', 0o600)).close();
       try {
         await writeFile(file, answer, { signal: request.signal });

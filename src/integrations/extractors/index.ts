@@ -1,8 +1,9 @@
 import { defaultLimits, ExtractorUnavailable, type Limits } from './errors.ts';
-import type { Detected, Extracted, ExtractRequest, Extractors, Progress } from './extractor.ts';
+import type { Detected, Extracted, ExtractRequest, Extractors, FileReader, Progress } from './extractor.ts';
 import { createHttpExtractor, type HttpExtractorOptions } from './http.ts';
 import type { Task } from './messages.ts';
-import { inChild } from './process.ts';
+import { unpack } from './packing.ts';
+import { startChild, type Answer, type Child, type Spent } from './process.ts';
 
 export * from './extractor.ts';
 export { Interpreter, noEvidence } from './values/interpret.ts';
@@ -16,27 +17,30 @@ export interface ExtractorsOptions {
   readonly http?: HttpExtractorOptions | undefined;
   /** The extractor MODEL, when there is one: what it yields is given on as it is. */
   readonly model?: ((request: ExtractRequest) => AsyncIterable<Extracted | Progress>) | undefined;
-  /** Told the peak of resident memory of each child process that has ended, bytes; Linux. For measurements. */
-  readonly measured?: (peakBytes: number) => void;
+  /** Told what each child process has taken when it has ended. For measurements. */
+  readonly measured?: (spent: Spent) => void;
 }
+
+type Asked = Omit<ExtractRequest, 'file' | 'limits' | 'format'>;
+type TaskFormat = Extract<Task, { kind: 'EXTRACT' }>['format'];
 
 /** Of a look at what a file is. */
 const detectLimits = { timeoutMs: 30_000, maxBytes: Number.MAX_SAFE_INTEGER } as const;
 
-/** Extractors of this host. A process is started for each document, and ends with it. */
-export function createExtractors(options: ExtractorsOptions = {}): Extractors {
-  const { maxChildren = 4, model, measured } = options;
-  const http = options.http && createHttpExtractor(options.http);
-  const closing = new AbortController();
-  const running = new Set<Promise<void>>();
-  const waiting: (() => void)[] = [];
-  let free = maxChildren;
+/** Child processes at a time, and a queue for those who come later. */
+class Turns {
+  #free: number;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(most: number) {
+    this.#free = most;
+  }
 
   /** Waits for its turn. @throws the signal's reason */
-  const enter = async (signal: AbortSignal): Promise<void> => {
+  async enter(signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
-    if (free > 0) {
-      free -= 1;
+    if (this.#free > 0) {
+      this.#free -= 1;
       return;
     }
     await new Promise<void>((resolve, reject) => {
@@ -45,68 +49,139 @@ export function createExtractors(options: ExtractorsOptions = {}): Extractors {
         resolve();
       };
       const left = (): void => {
-        waiting.splice(waiting.indexOf(turn), 1);
+        this.#waiting.splice(this.#waiting.indexOf(turn), 1);
         reject(signal.reason instanceof Error ? signal.reason : new Error(String(signal.reason)));
       };
       signal.addEventListener('abort', left, { once: true });
-      waiting.push(turn);
+      this.#waiting.push(turn);
     });
-  };
-  const leave = (): void => {
-    const next = waiting.shift();
+  }
+
+  leave(): void {
+    const next = this.#waiting.shift();
     if (next) next();
-    else free += 1;
+    else this.#free += 1;
+  }
+}
+
+/** Extractors of this host. A process is started for each document, and ends with it. */
+export function createExtractors(options: ExtractorsOptions = {}): Extractors {
+  const { maxChildren = 4, model, measured } = options;
+  const http = options.http && createHttpExtractor(options.http);
+  const closing = new AbortController();
+  const turns = new Turns(maxChildren);
+  /** Those that have a turn. */
+  const running = new Set<Promise<void>>();
+
+  /** Of one file: a process that is started when it is first asked. */
+  const processOf = (file: () => Promise<string>, limits: Limits) => {
+    let held: { readonly child: Child; readonly over: () => void } | null = null;
+    const close = async (): Promise<void> => {
+      const last = held;
+      held = null;
+      if (!last) return;
+      await last.child.close();
+      last.over();
+    };
+    const begin = async (signal: AbortSignal) => {
+      const path = await file();
+      await turns.enter(signal);
+      const run = Promise.withResolvers<void>();
+      running.add(run.promise);
+      const over = (): void => {
+        running.delete(run.promise);
+        run.resolve();
+        turns.leave();
+      };
+      try {
+        return { child: await startChild(path, limits, measured), over };
+      } catch (error) {
+        over();
+        throw error;
+      }
+    };
+    async function* ask(task: Task, asked: AbortSignal): AsyncGenerator<Answer, void, void> {
+      const signal = AbortSignal.any([asked, closing.signal]);
+      signal.throwIfAborted();
+      held ??= await begin(signal);
+      const { child } = held;
+      try {
+        yield* child.ask(task, signal);
+      } finally {
+        // What has failed, or was left, is gone.
+        if (!child.idle) await close();
+      }
+    }
+    async function* read(
+      format: TaskFormat,
+      { definition, sample, signal }: Asked,
+      own: Limits = limits,
+    ): AsyncGenerator<Extracted | Progress> {
+      const task: Task = { kind: 'EXTRACT', format, definition, limits: own, sampleRows: sample?.rows ?? null };
+      for await (const answer of ask(task, signal))
+        if (answer.kind === 'BATCH') for (const item of answer.items) yield unpack(item);
+    }
+    return { ask, read, close };
   };
 
-  async function* told(file: string, task: Task, limits: Limits, given: AbortSignal): ReturnType<typeof inChild> {
-    const signal = AbortSignal.any([given, closing.signal]);
-    await enter(signal);
-    let over = (): void => undefined;
-    const run = new Promise<void>((resolve) => (over = resolve));
-    running.add(run);
+  /** A file that another program has answered with. */
+  async function* answerOf(file: string, asked: Asked, limits: Limits): AsyncGenerator<Extracted | Progress> {
+    const answer = processOf(async () => file, { ...limits, maxBytes: Number.MAX_SAFE_INTEGER });
     try {
-      yield* inChild({ file, task, limits, signal, measured });
+      yield* answer.read('ANSWER', asked);
     } finally {
-      running.delete(run);
-      over();
-      leave();
+      await answer.close();
     }
   }
 
-  async function* extractIn(
-    file: string,
-    format: Extract<Task, { kind: 'EXTRACT' }>['format'],
-    { definition, sample, signal }: ExtractRequest,
-    limits: Limits,
-  ): AsyncGenerator<Extracted | Progress> {
-    const task: Task = { kind: 'EXTRACT', format, definition, limits, sampleRows: sample?.rows ?? null };
-    for await (const message of told(file, task, limits, signal)) if (message.kind === 'BATCH') yield* message.items;
-  }
+  const open = (file: () => Promise<string>, given: Partial<Limits> = {}): FileReader => {
+    const limits: Limits = { ...defaultLimits, ...options.limits, ...given };
+    const { ask, read, close } = processOf(file, limits);
+    return {
+      close,
+      async detect(signal) {
+        let detected: Detected | null = null;
+        for await (const answer of ask({ kind: 'DETECT', limits: { ...limits, ...detectLimits } }, signal))
+          if (answer.kind === 'DETECTED') ({ detected } = answer);
+        if (!detected) throw new Error('The child process said nothing.');
+        return detected;
+      },
+      async *extract(request) {
+        const extractor = request.definition.extractor ?? 'BUILT_IN';
+        if (extractor === 'BUILT_IN') return yield* read(request.format, request);
+        if (extractor === 'MODEL') {
+          if (!model) throw new ExtractorUnavailable('No model is configured for extraction.');
+          return yield* model({ ...request, file: await file(), limits });
+        }
+        if (!http) throw new ExtractorUnavailable('No external extractor is configured.');
+        await close();
+        const whole = { ...request, file: await file() };
+        return yield* http.ask(whole, limits, (answer) => answerOf(answer, request, limits));
+      },
+    };
+  };
 
   return {
-    async detect(file, signal): Promise<Detected> {
-      const limits: Limits = { ...defaultLimits, ...options.limits, ...detectLimits };
-      for await (const message of told(file, { kind: 'DETECT', limits }, limits, signal))
-        if (message.kind === 'DETECTED') return message.detected;
-      throw new Error('The child process said nothing.');
+    open,
+    async detect(file, signal) {
+      const reader = open(async () => file);
+      try {
+        return await reader.detect(signal);
+      } finally {
+        await reader.close();
+      }
     },
-    extract(request) {
-      const limits: Limits = { ...defaultLimits, ...options.limits, ...request.limits };
-      const extractor = request.definition.extractor ?? 'BUILT_IN';
-      if (extractor === 'BUILT_IN') return extractIn(request.file, request.format, request, limits);
-      if (extractor === 'MODEL') return model ? model(request) : unavailable('No model is configured for extraction.');
-      if (!http) return unavailable('No external extractor is configured.');
-      const answerLimits = { ...limits, maxBytes: Number.MAX_SAFE_INTEGER };
-      return http.ask(request, limits, (file) => extractIn(file, 'ANSWER', request, answerLimits));
+    async *extract({ file, limits, ...request }) {
+      const reader = open(async () => file, limits);
+      try {
+        yield* reader.extract(request);
+      } finally {
+        await reader.close();
+      }
     },
     async close() {
       closing.abort(new Error('The extractors are closed.'));
       await Promise.all(running);
     },
   };
-}
-
-// oxlint-disable-next-line require-yield
-async function* unavailable(why: string): AsyncGenerator<never> {
-  throw new ExtractorUnavailable(why);
 }

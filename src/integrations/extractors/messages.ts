@@ -1,15 +1,16 @@
 import {
   DocumentEncrypted,
   DocumentMalformed,
-  DocumentTooLarge,
+  DocumentBeyondLimits,
   DocumentUnsupported,
   ExtractorUnavailable,
   type ExtractionError,
   type Limits,
 } from './errors.ts';
-import type { Definition, Detected, Extracted, Format, Progress } from './extractor.ts';
+import type { Definition, Detected, Format } from './extractor.ts';
+import type { Packed } from './packing.ts';
 
-/** What the child is started for. The file is open as `fileDescriptor`. */
+/** What the child is asked for, one after the other. The file is open as `fileDescriptor`. */
 export type Task =
   | { readonly kind: 'DETECT'; readonly limits: Limits }
   | {
@@ -22,14 +23,16 @@ export type Task =
     };
 
 export const fileDescriptor = 3;
+/** Where `start.mjs` reads its code. */
+export const codeDescriptor = 5;
 
 /** What the child says. It says no more than `window` batches that have not been asked for. */
 export type Told =
-  | { readonly kind: 'BATCH'; readonly items: readonly (Extracted | Progress)[] }
+  | { readonly kind: 'BATCH'; readonly items: readonly Packed[] }
   | { readonly kind: 'DETECTED'; readonly detected: Detected }
   | { readonly kind: 'FAILED'; readonly error: Failure }
-  /** `peakBytes`: of its resident memory. */
-  | { readonly kind: 'DONE'; readonly peakBytes: number };
+  /** What it was asked for is done, and it waits. `peakBytes`: of its resident memory; `cpuMs`: its processor time, so far. */
+  | { readonly kind: 'DONE'; readonly peakBytes: number; readonly cpuMs: number };
 
 /** What the child is told: one batch was taken. */
 export interface Asked {
@@ -44,7 +47,7 @@ export interface Failure {
     | 'EXTRACTOR_UNAVAILABLE'
     | 'DOCUMENT_ENCRYPTED'
     | 'DOCUMENT_MALFORMED'
-    | 'DOCUMENT_TOO_LARGE'
+    | 'DOCUMENT_BEYOND_LIMITS'
     | 'DOCUMENT_UNSUPPORTED';
   readonly message: string;
   readonly limit?: keyof Limits;
@@ -53,7 +56,7 @@ export interface Failure {
 
 /** Null: it is no error of the document. */
 export function failureOf(error: unknown): Failure | null {
-  if (error instanceof DocumentTooLarge) {
+  if (error instanceof DocumentBeyondLimits) {
     const { code, message, limit, most } = error;
     return { code, message, limit, most };
   }
@@ -71,8 +74,8 @@ export function errorOf(failure: Failure): ExtractionError {
   switch (failure.code) {
     case 'DOCUMENT_ENCRYPTED':
       return new DocumentEncrypted();
-    case 'DOCUMENT_TOO_LARGE':
-      return new DocumentTooLarge(failure.limit ?? 'maxBytes', failure.most ?? 0);
+    case 'DOCUMENT_BEYOND_LIMITS':
+      return new DocumentBeyondLimits(failure.limit ?? 'maxBytes', failure.most ?? 0);
     case 'EXTRACTOR_UNAVAILABLE':
       return new ExtractorUnavailable(failure.message);
     case 'DOCUMENT_UNSUPPORTED':

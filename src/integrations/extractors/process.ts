@@ -1,12 +1,14 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { open, readFile, type FileHandle } from 'node:fs/promises';
+import type { Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { codeOf } from '#kernel/system-error.ts';
 import { ExtractionCrashed, ExtractionOutOfMemory, ExtractionTimedOut, type Limits } from './errors.ts';
-import { errorOf, type Asked, type Task, type Told } from './messages.ts';
+import { strippedCode } from './code.ts';
+import { codeDescriptor, errorOf, type Asked, type Task, type Told } from './messages.ts';
 
 const root = new URL('../../../', import.meta.url);
-const program = fileURLToPath(new URL('./child.ts', import.meta.url));
+const program = fileURLToPath(new URL('./start.mjs', import.meta.url));
 /** What the child may read beside the file that it is given: its own code. It may write nothing and start nothing. */
 const readable = ['src/', 'node_modules/', 'package.json'].map(
   (name) => `--allow-fs-read=${fileURLToPath(new URL(name, root))}`,
@@ -22,13 +24,29 @@ const maxSaid = 4_000;
 // A core of a process that has read a hostile file is of no use, and what nobody waits for ends by the system's clock.
 const gate = 'ulimit -c 0; ulimit -t "$1"; shift; exec "$@"';
 
-export interface ChildRun {
-  readonly file: string;
-  readonly task: Task;
-  readonly limits: Limits;
-  readonly signal: AbortSignal;
-  /** Told its peak of resident memory when it has ended, bytes. */
-  readonly measured?: ((peakBytes: number) => void) | undefined;
+/** What a child process has taken when it has ended. */
+export interface Spent {
+  /** Peak of its resident memory, bytes; Linux. */
+  readonly peakBytes: number;
+  /** Its processor time, as far as it has told, milliseconds. */
+  readonly cpuMs: number;
+}
+
+/** What a child says of one task. */
+export type Answer = Exclude<Told, { kind: 'FAILED' | 'DONE' }>;
+
+/** A process that reads one file: one task after the other, until one of them fails or is left. */
+export interface Child {
+  /**
+   * What it says, in order. It waits while the consumer does. `task.limits` bounds the time; memory is bounded by what
+   * it was started with.
+   * @throws the signal's reason, or an ExtractionError; the process is gone then, and when the iteration was left
+   */
+  ask(task: Task, signal: AbortSignal): AsyncGenerator<Answer, void, void>;
+  /** Whether it is there for another task. */
+  readonly idle: boolean;
+  /** Ends it. */
+  close(): Promise<void>;
 }
 
 /** Resident bytes now and at most; null: it is gone, or the system does not tell. */
@@ -49,25 +67,28 @@ function start(file: FileHandle, { timeoutMs, memoryMb }: Limits): ChildProcess 
   // What is not heap: code, buffers, the collector's own. Small limits leave the heap its half.
   const heapMb = Math.max(32, Math.floor(memoryMb > 320 ? memoryMb - 160 : memoryMb / 2));
   const args = [`--max-old-space-size=${heapMb}`, '--permission', ...readable, '--disable-warning=SecurityWarning'];
-  return spawn('/bin/sh', ['-c', gate, 'gate', String(seconds), process.execPath, ...args, program], {
+  const child = spawn('/bin/sh', ['-c', gate, 'gate', String(seconds), process.execPath, ...args, program], {
     cwd: '/',
     // Of this program's own settings nothing is needed there.
     env: { TZ: 'UTC' },
-    stdio: ['ignore', 'ignore', 'pipe', file.fd, 'ipc'],
+    stdio: ['ignore', 'ignore', 'pipe', file.fd, 'ipc', 'pipe'],
     serialization: 'json',
   });
+  const code = (child.stdio as readonly unknown[])[codeDescriptor] as Writable;
+  // It may end before it has read that: its exit tells.
+  code.on('error', () => undefined);
+  code.end(strippedCode());
+  return child;
 }
 
-/**
- * What a child process says about a file, in order. The child waits while the consumer does, and is gone when the
- * iteration is over, however it ends.
- * @throws the signal's reason, or an ExtractionError
- */
-export async function* inChild(run: ChildRun): AsyncGenerator<Exclude<Told, { kind: 'FAILED' | 'DONE' }>, void, void> {
-  const { task, limits, signal } = run;
-  signal.throwIfAborted();
+/** @param measured told when it has ended */
+export async function startChild(
+  path: string,
+  limits: Limits,
+  measured: ((spent: Spent) => void) | undefined,
+): Promise<Child> {
   // What is opened is what is read, whoever changes the path meanwhile; the child has no way to open it.
-  const file = await open(run.file, 'r');
+  const file = await open(path, 'r');
   let child: ChildProcess;
   try {
     child = start(file, limits);
@@ -76,14 +97,15 @@ export async function* inChild(run: ChildRun): AsyncGenerator<Exclude<Told, { ki
   }
   const told: Told[] = [];
   let said = '';
-  let peak = 0;
+  const spent = { peakBytes: 0, cpuMs: 0 };
   const state = { failed: null as Error | null, ended: false, wake: (): void => undefined };
+  let idle = true;
+  let isMeasured = false;
   const stop = (why: Error): void => {
     state.failed ??= why;
     child.kill('SIGKILL');
     state.wake();
   };
-  const aborted = (): void => stop(signal.reason instanceof Error ? signal.reason : new Error(String(signal.reason)));
   const exited = new Promise<void>((resolve) => {
     child.once('error', (error) => {
       // It could not be started.
@@ -105,12 +127,11 @@ export async function* inChild(run: ChildRun): AsyncGenerator<Exclude<Told, { ki
     told.push(message);
     state.wake();
   });
-  signal.addEventListener('abort', aborted, { once: true });
   const watch = setInterval(() => {
     if (child.pid === undefined) return;
     memoryOf(child.pid).then(
       (memory) => {
-        peak = Math.max(peak, memory?.peak ?? 0);
+        spent.peakBytes = Math.max(spent.peakBytes, memory?.peak ?? 0);
         if ((memory?.now ?? 0) > limits.memoryMb * 1_048_576) stop(new ExtractionOutOfMemory(limits.memoryMb));
       },
       (error: unknown) => stop(error instanceof Error ? error : new Error(String(error))),
@@ -121,36 +142,59 @@ export async function* inChild(run: ChildRun): AsyncGenerator<Exclude<Told, { ki
     if (child.connected) child.send(message, () => undefined);
   };
 
-  let leftMs = limits.timeoutMs;
-  try {
-    send(task);
-    for (;;) {
-      const began = performance.now();
-      while (told.length === 0 && !state.ended && !state.failed) {
-        const late = setTimeout(() => stop(new ExtractionTimedOut(limits.timeoutMs)), Math.max(0, leftMs));
-        await new Promise<void>((resolve) => (state.wake = resolve));
-        clearTimeout(late);
-      }
-      leftMs -= performance.now() - began;
-      if (state.failed) throw state.failed;
-      const message = told.shift();
-      if (!message) throw deathOf(said, limits);
-      if (message.kind === 'DONE') {
-        peak = message.peakBytes;
-        return;
-      }
-      if (message.kind === 'FAILED') throw errorOf(message.error);
-      yield message;
-      if (message.kind === 'BATCH') send({ kind: 'TAKEN' });
-    }
-  } finally {
+  const close = async (): Promise<void> => {
+    idle = false;
     clearInterval(watch);
-    signal.removeEventListener('abort', aborted);
     child.kill('SIGKILL');
     await exited;
     if (child.connected) child.disconnect();
-    run.measured?.(peak);
+    if (!isMeasured) measured?.(spent);
+    isMeasured = true;
+  };
+
+  async function* ask(task: Task, signal: AbortSignal): AsyncGenerator<Answer, void, void> {
+    if (!idle) throw new Error('The process is busy or gone.');
+    idle = false;
+    const aborted = (): void => stop(signal.reason instanceof Error ? signal.reason : new Error(String(signal.reason)));
+    if (signal.aborted) aborted();
+    signal.addEventListener('abort', aborted, { once: true });
+    const { timeoutMs } = task.limits;
+    let leftMs = timeoutMs;
+    try {
+      send(task);
+      for (;;) {
+        const began = performance.now();
+        while (told.length === 0 && !state.ended && !state.failed) {
+          const late = setTimeout(() => stop(new ExtractionTimedOut(timeoutMs)), Math.max(0, leftMs));
+          await new Promise<void>((resolve) => (state.wake = resolve));
+          clearTimeout(late);
+        }
+        leftMs -= performance.now() - began;
+        if (state.failed) throw state.failed;
+        const message = told.shift();
+        if (!message) throw deathOf(said, limits);
+        if (message.kind === 'DONE') {
+          ({ peakBytes: spent.peakBytes, cpuMs: spent.cpuMs } = message);
+          idle = true;
+          return;
+        }
+        if (message.kind === 'FAILED') throw errorOf(message.error);
+        yield message;
+        if (message.kind === 'BATCH') send({ kind: 'TAKEN' });
+      }
+    } finally {
+      signal.removeEventListener('abort', aborted);
+      if (!idle) await close();
+    }
   }
+
+  return {
+    ask,
+    close,
+    get idle() {
+      return idle;
+    },
+  };
 }
 
 /** It ended without a word of its own; what V8 said last tells why. */

@@ -1,4 +1,4 @@
-import { DocumentTooLarge } from './errors.ts';
+import { DocumentBeyondLimits } from './errors.ts';
 import type { Cell, Column, ColumnType, Extracted, Progress } from './extractor.ts';
 import type { Raw, RawCell, RawRow, Source } from './raw.ts';
 import { cellOf, Interpreter, noEvidence, wider, type Evidence } from './values/interpret.ts';
@@ -67,7 +67,7 @@ export class Tables {
 
   #begin(head: Extract<Raw, { type: 'table' }>): void {
     const { maxTables } = this.#source.limits;
-    if (this.#tables >= maxTables) throw new DocumentTooLarge('maxTables', maxTables);
+    if (this.#tables >= maxTables) throw new DocumentBeyondLimits('maxTables', maxTables);
     this.#open = {
       head,
       index: this.#tables++,
@@ -84,18 +84,18 @@ export class Tables {
   *#row(row: RawRow): Generator<Extracted> {
     const open = this.#opened();
     const { maxColumns, maxCellChars, maxCells, maxRowChars, maxChars } = this.#source.limits;
-    if (row.cells.length > maxColumns) throw new DocumentTooLarge('maxColumns', maxColumns);
+    if (row.cells.length > maxColumns) throw new DocumentBeyondLimits('maxColumns', maxColumns);
     let chars = 0;
     for (const cell of row.cells) {
       const length = cell?.text.length ?? 0;
-      if (length > maxCellChars) throw new DocumentTooLarge('maxCellChars', maxCellChars);
+      if (length > maxCellChars) throw new DocumentBeyondLimits('maxCellChars', maxCellChars);
       chars += length;
     }
-    if (chars > maxRowChars) throw new DocumentTooLarge('maxRowChars', maxRowChars);
+    if (chars > maxRowChars) throw new DocumentBeyondLimits('maxRowChars', maxRowChars);
     this.#chars += chars;
-    if (this.#chars > maxChars) throw new DocumentTooLarge('maxChars', maxChars);
+    if (this.#chars > maxChars) throw new DocumentBeyondLimits('maxChars', maxChars);
     this.#cells += Math.max(row.cells.length, open.columns?.length ?? 0);
-    if (this.#cells > maxCells) throw new DocumentTooLarge('maxCells', maxCells);
+    if (this.#cells > maxCells) throw new DocumentBeyondLimits('maxCells', maxCells);
     const kept = storable(row);
     if (open.columns) yield* this.#out(open, kept);
     else {

@@ -88,8 +88,21 @@ export function rowRule(model: string): RowRule {
 export type Where = Record<string, unknown>;
 
 export function rowsOf(model: string, actor: Actor): Where {
-  return whereOf(rowRule(model), actor);
+  return actor === anyActor ? { [ruledBy]: model } : whereOf(rowRule(model), actor);
 }
+
+/** In what `rowsOf` gives for `anyActor`: the model whose rule holds. */
+export const ruledBy = '$ruledBy';
+
+/**
+ * Stands for whoever will ask, where a `where` is made once for all of them: `rowsOf` names the rule instead of applying
+ * it. Nothing can be read of them, so that nothing of one actor gets into what others use.
+ */
+export const anyActor: Actor = new Proxy({} as Actor, {
+  get(_, name) {
+    throw new Error(`Nobody asks yet: ${String(name)} is not known`);
+  },
+});
 
 function whereOf(rule: RowRule, actor: Actor): Where {
   switch (rule.by) {

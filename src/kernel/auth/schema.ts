@@ -3,6 +3,7 @@ import { Role, type User } from '#prisma';
 import type { Context } from '../graphql/context.ts';
 import { builder } from '../graphql/builder.ts';
 import { guarded, newestFirst, visible } from '../graphql/kit.ts';
+import { self } from './policy.ts';
 import './row-policy.ts';
 
 export const RoleEnum = builder.enumType(Role, {
@@ -145,6 +146,7 @@ builder.queryFields((t) => ({
     access: 'public',
     type: UserRef,
     nullable: true,
+    compiled: { one: 'User', rule: self('id') },
     description: 'The person who asks (for an API key: its maker); null when nobody is signed in.',
     resolve: (query, _, __, { app, actor }) =>
       actor.userId ? app.db.user.findUnique({ ...query, where: { id: actor.userId } }) : null,
@@ -154,6 +156,10 @@ builder.queryFields((t) => ({
     type: WorkspaceRef,
     cursor: 'id',
     description: 'The workspaces that you reach, newest first.',
+    compiled: {
+      page: 'Workspace',
+      rows: (_, context) => ({ where: visible(context, 'Workspace'), orderBy: newestFirst }),
+    },
     totalCount: (_, __, context) => context.app.db.workspace.count({ where: visible(context, 'Workspace') }),
     resolve: (query, _, __, context) =>
       context.app.db.workspace.findMany({ ...query, where: visible(context, 'Workspace'), orderBy: newestFirst }),
@@ -164,6 +170,7 @@ builder.queryFields((t) => ({
     nullable: true,
     description: 'A workspace by its short name; null when there is none that you reach.',
     args: { slug: t.arg.string({ description: 'Its short name.' }) },
+    compiled: { one: 'Workspace', by: { slug: 'slug' } },
     resolve: (query, _, { slug }, context) =>
       context.app.db.workspace.findFirst({ ...query, where: visible(context, 'Workspace', { slug }) }),
   }),

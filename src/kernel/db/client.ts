@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
 import { PrismaPg } from '@prisma/adapter-pg';
-import pg from 'pg';
+import type pg from 'pg';
 import { Prisma, PrismaClient } from '#prisma';
+import { Connection, LendingPool } from './connection.ts';
 
 export interface DatabaseOptions {
   /** Address for ordinary statements; may be pooled (PgBouncer in transaction mode). */
@@ -26,6 +27,10 @@ export interface Database {
   readonly directUrl: string;
   /** True when `url` goes through a pooler, where session settings and named statements do not hold. */
   readonly pooled: boolean;
+  /** A statement of its own, prepared where the connection allows it. For texts that are asked again and again. */
+  query<R extends pg.QueryResultRow>(text: string, values: readonly unknown[]): Promise<pg.QueryResult<R>>;
+  /** Begins a transaction. @throws {TransactionTimedOut} when no connection was free in time */
+  begin(): Promise<Connection>;
   /** @throws when `url` cannot be used, with what to do where that is known */
   check(): Promise<void>;
   close(): Promise<void>;
@@ -36,13 +41,15 @@ export const sessionLimits = { lock_timeout: '10s', idle_in_transaction_session_
 
 export function createDatabase(options: DatabaseOptions): Database {
   const pooled = options.directUrl !== options.url;
-  const pool = new pg.Pool({
+  const pool = new LendingPool({
     connectionString: options.url,
     max: options.poolMax,
     application_name: options.applicationName,
     keepAlive: true,
+    // A transaction need not wait for an answer that it does not need.
+    pipeline: true,
     connectionTimeoutMillis: 10_000,
-    // PgBouncer refuses start-up options that it does not know: there, `transact` sets the limits.
+    // PgBouncer refuses start-up options that it does not know: there, each transaction sets the limits.
     ...(pooled
       ? {}
       : {
@@ -67,9 +74,19 @@ export function createDatabase(options: DatabaseOptions): Database {
     const { onQuery } = options;
     db.$on('query', (event) => onQuery(event.query));
   }
+  const limits = Object.entries(sessionLimits).map(([name, value]) => `set_config('${name}', '${value}', true)`);
+  const begin = {
+    pool,
+    db,
+    nameOf: pooled ? () => '' : names,
+    setUp: pooled ? `select ${limits.join(', ')}` : null,
+  };
   return {
     db,
     pool,
+    query: <R extends pg.QueryResultRow>(text: string, values: readonly unknown[]) =>
+      pool.query<R>({ name: begin.nameOf(text), text, values: [...values] }),
+    begin: () => Connection.begin(begin),
     url: options.url,
     directUrl: options.directUrl,
     pooled,

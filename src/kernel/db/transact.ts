@@ -3,7 +3,8 @@ import { Prisma } from '#prisma';
 import type { Actor } from '../auth/actor.ts';
 import type { OriginIds } from '../auth/origins.ts';
 import type { LoggedEvent, NewEvent } from '../events/define.ts';
-import { sessionLimits, type Database, type DbTx } from './client.ts';
+import type { Database, DbTx } from './client.ts';
+import type { Connection, SqlValue } from './connection.ts';
 
 /** Where an appended event came to stand; filled when its transaction commits. */
 export interface Appended {
@@ -13,7 +14,16 @@ export interface Appended {
 
 /** A transaction in progress: state, events and jobs that commit together or not at all. */
 export interface Transaction {
+  /** Prisma's client of the transaction. What is written often is written with `sql` and `send`, which cost a fraction. */
   readonly db: DbTx;
+  /**
+   * A statement, prepared where the connection allows it. It goes out at once: several that do not need each other's
+   * answers cost one round trip when they are awaited together.
+   * @returns its rows; `workspace_id` is `workspaceId`, int8 a bigint
+   */
+  sql<R>(text: string, values: readonly SqlValue[]): Promise<R[]>;
+  /** The same for one whose answer is not needed: it is not waited for, and when it fails the transaction does. */
+  send(text: string, values: readonly SqlValue[]): void;
   readonly actor: Actor;
   /** Collects an event; it is written last before COMMIT, because the log's head is locked from then on. */
   append<D extends object>(event: NewEvent<D>): Appended;
@@ -32,6 +42,33 @@ export interface TransactOptions {
 const retriable = new Set(['40P01', '40001', 'P2034', 'P2028']);
 const attempts = 4;
 
+interface Settings extends TransactOptions {
+  /** Origins that this process wrote of within the hour: the row says no more than that. */
+  readonly seen: Recent;
+}
+
+interface Recent {
+  has(key: string): boolean;
+  add(key: string): void;
+}
+
+/** Keys that were added within so many milliseconds, the newest 10,000 of them. */
+function recently(ms: number): Recent {
+  const until = new Map<string, number>();
+  return {
+    has: (key) => (until.get(key) ?? 0) > performance.now(),
+    add(key) {
+      if (until.has(key) && (until.get(key) ?? 0) > performance.now()) return;
+      until.delete(key);
+      until.set(key, performance.now() + ms);
+      for (const oldest of until.keys()) {
+        if (until.size <= 10_000) break;
+        until.delete(oldest);
+      }
+    },
+  };
+}
+
 export type Transact = <T>(actor: Actor, fn: (tx: Transaction) => Promise<T>) => Promise<T>;
 
 /**
@@ -39,10 +76,11 @@ export type Transact = <T>(actor: Actor, fn: (tx: Transaction) => Promise<T>) =>
  * commits. Repeats it at most three times on a deadlock: so `fn` has no effect outside the database but `afterCommit`.
  */
 export function createTransact(options: TransactOptions): Transact {
+  const settings = { ...options, seen: recently(3_600_000) };
   return async (actor, fn) => {
     for (let attempt = 1; ; attempt++) {
       try {
-        return await once(options, actor, fn);
+        return await once(settings, actor, fn);
       } catch (error) {
         if (attempt >= attempts || !retriable.has(codeOf(error))) throw error;
       }
@@ -50,7 +88,7 @@ export function createTransact(options: TransactOptions): Transact {
   };
 }
 
-async function once<T>(options: TransactOptions, actor: Actor, fn: (tx: Transaction) => Promise<T>): Promise<T> {
+async function once<T>(options: Settings, actor: Actor, fn: (tx: Transaction) => Promise<T>): Promise<T> {
   const pending: { event: NewEvent; at: Appended }[] = [];
   const hooks: (() => void)[] = [];
   let open = true;
@@ -58,14 +96,21 @@ async function once<T>(options: TransactOptions, actor: Actor, fn: (tx: Transact
     // A promise that `fn` did not wait for: its event would be lost.
     if (!open) throw new Error('The transaction is over');
   };
-  const result = await options.database.db.$transaction(async (db) => {
-    if (options.database.pooled) {
-      const { lock_timeout: lock, idle_in_transaction_session_timeout: idle } = sessionLimits;
-      await db.$queryRaw`select set_config('lock_timeout', ${lock}, true), set_config('idle_in_transaction_session_timeout', ${idle}, true)`;
-    }
-    const value = await fn({
-      db,
+  const connection = await options.database.begin();
+  let value: T;
+  let flushed: Promise<unknown>;
+  try {
+    value = await fn({
+      db: connection.db,
       actor,
+      sql(text, values) {
+        mustBeOpen();
+        return connection.query(text, values);
+      },
+      send(text, values) {
+        mustBeOpen();
+        connection.send(text, values);
+      },
       append(event) {
         mustBeOpen();
         const at: Appended = { seq: null, epoch: 0 };
@@ -78,68 +123,98 @@ async function once<T>(options: TransactOptions, actor: Actor, fn: (tx: Transact
       },
     });
     open = false;
-    if (pending.length > 0) await flush(db, actor, pending, options);
-    return value;
-  });
+    flushed = pending.length > 0 ? flush(connection, actor, pending, options) : Promise.resolve();
+  } catch (error) {
+    open = false;
+    throw await connection.rollback(error);
+  }
+  // Goes out with what was not waited for and with the events: where one of them fails, it is a ROLLBACK.
+  const [committed, written] = await Promise.allSettled([connection.commit(), flushed]);
+  if (committed.status === 'rejected') throw headless(committed.reason, pending);
+  if (written.status === 'rejected') throw written.reason;
   if (pending.length > 0) {
+    if (actor.origin) options.seen.add(options.originIds(actor.userId, actor.origin));
     options.onAppended(
       pending.map(({ event, at }) => ({ workspaceId: event.workspaceId, seq: at.seq ?? 0n, type: event.type.name })),
     );
   }
   for (const hook of hooks) hook();
-  return result;
+  return value;
 }
 
-async function flush(
-  db: DbTx,
+/** Sends the events. Resolves when their places are known. @throws at once what cannot be sent */
+function flush(
+  connection: Connection,
   actor: Actor,
   pending: readonly { event: NewEvent; at: Appended }[],
-  options: TransactOptions,
-): Promise<void> {
+  options: Settings,
+): Promise<unknown> {
   const { userId, kind, credentialId, origin } = actor;
   const traceparent = options.traceparent() ?? null;
   const originId = origin ? options.originIds(userId, origin) : null;
-  if (origin) {
-    // Seldom new, and then its own statement: what the log's head is locked for stays short.
-    await db.$executeRaw`
-      insert into origin (id, user_id, address, user_agent)
-      select ${originId}::uuid, ${userId}::uuid, ${origin.address}, ${origin.userAgent}
-      where ${userId}::uuid is null or exists (select 1 from app_user where id = ${userId}::uuid)
-      on conflict (id) do update set last_seen_at = now() where origin.last_seen_at < now() - interval '1 hour'`;
-  }
+  // Its own statement: what the log's head is locked for stays short.
+  if (origin && originId && !options.seen.has(originId))
+    connection.send(originText, [originId, userId, origin.address, origin.userAgent]);
   const byWorkspace = Map.groupBy(pending, ({ event }) => event.workspaceId);
-  for (const workspaceId of [...byWorkspace.keys()].toSorted()) {
-    const group = byWorkspace.get(workspaceId) ?? [];
-    const rows = group.map(({ event }) => ({
-      type: event.type.name,
-      version: event.type.version,
-      from_state: event.from ?? null,
-      to_state: event.to ?? null,
-      subject_type: event.type.subject,
-      subject_id: event.subjectId,
-      run_id: event.run?.id ?? null,
-      run_kind: event.run?.kind ?? null,
-      data: event.data ?? {},
-    }));
-    const [head] = await db.$queryRaw<{ seq: bigint; epoch: number }[]>`
-      with head as (
-        update event_head set seq = seq + ${rows.length} where workspace_id = ${workspaceId}::uuid returning seq, epoch
-      ), added as (
-        insert into event (workspace_id, seq, type, version, from_state, to_state, subject_type, subject_id, run_id, run_kind,
-                           actor_id, actor_kind, credential_id, origin_id, data, traceparent)
-        select ${workspaceId}::uuid, head.seq - ${rows.length} + e.i, e.row->>'type', (e.row->>'version')::smallint,
-               e.row->>'from_state', e.row->>'to_state', e.row->>'subject_type', (e.row->>'subject_id')::uuid,
-               (e.row->>'run_id')::uuid, e.row->>'run_kind', ${userId}::uuid, ${kind}, ${credentialId}::uuid, ${originId}::uuid,
-               e.row->'data', ${traceparent}
-        from head, jsonb_array_elements(${JSON.stringify(rows)}::jsonb) with ordinality as e(row, i)
-      )
-      select seq, epoch from head`;
-    if (!head) throw new Error(`Workspace ${workspaceId} has no event head`);
-    group.forEach(({ at }, index) => {
-      at.seq = head.seq - BigInt(rows.length - 1 - index);
-      at.epoch = head.epoch;
-    });
-  }
+  return Promise.all(
+    [...byWorkspace.keys()].toSorted().map((workspaceId) => {
+      const group = byWorkspace.get(workspaceId) ?? [];
+      const rows = group.map(({ event }) => ({
+        type: event.type.name,
+        version: event.type.version,
+        from_state: event.from ?? null,
+        to_state: event.to ?? null,
+        subject_type: event.type.subject,
+        subject_id: event.subjectId,
+        run_id: event.run?.id ?? null,
+        run_kind: event.run?.kind ?? null,
+        data: event.data ?? {},
+      }));
+      const values = [
+        workspaceId,
+        rows.length,
+        JSON.stringify(rows),
+        userId,
+        kind,
+        credentialId,
+        originId,
+        traceparent,
+      ];
+      return connection.query<{ seq: bigint; epoch: number }>(eventsText, values).then(([head]) => {
+        group.forEach(({ at }, index) => {
+          at.seq = (head?.seq ?? 0n) - BigInt(rows.length - 1 - index);
+          at.epoch = head?.epoch ?? 0;
+        });
+      });
+    }),
+  );
+}
+
+const originText = `
+  insert into origin (id, user_id, address, user_agent)
+  select $1::uuid, $2::uuid, $3, $4 where $2::uuid is null or exists (select 1 from app_user where id = $2::uuid)
+  on conflict (id) do update set last_seen_at = now() where origin.last_seen_at < now() - interval '1 hour'`;
+
+/** COMMIT is behind it already: a workspace without a head must be an error, which a seq of null is. */
+const eventsText = `
+  with head as (
+    update event_head set seq = seq + $2::int where workspace_id = $1::uuid returning seq, epoch
+  ), added as (
+    insert into event (workspace_id, seq, type, version, from_state, to_state, subject_type, subject_id, run_id, run_kind,
+                       actor_id, actor_kind, credential_id, origin_id, data, traceparent)
+    select $1::uuid, head.seq - $2::int + e.i, e.row->>'type', (e.row->>'version')::smallint,
+           e.row->>'from_state', e.row->>'to_state', e.row->>'subject_type', (e.row->>'subject_id')::uuid,
+           (e.row->>'run_id')::uuid, e.row->>'run_kind', $4::uuid, $5, $6::uuid, $7::uuid, e.row->'data', $8
+    from jsonb_array_elements($3::jsonb) with ordinality as e(row, i) left join head on true
+  )
+  select seq, epoch from head`;
+
+/** Tells of a workspace without a log what it is. */
+function headless(error: unknown, pending: readonly { event: NewEvent }[]): unknown {
+  const { code, table, column } = error as Partial<pg.DatabaseError>;
+  if (code !== '23502' || table !== 'event' || column !== 'seq') return error;
+  const ids = [...new Set(pending.map(({ event }) => event.workspaceId))];
+  return new Error(`Workspace ${ids.join(' or ')} has no event head`, { cause: error });
 }
 
 /** The SQLSTATE or Prisma code of an error; Prisma wraps the driver's error in several ways. */

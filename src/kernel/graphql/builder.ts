@@ -17,6 +17,7 @@ import {
   type GraphQLOutputType,
 } from 'graphql';
 import { DateTimeResolver, JSONResolver, NonNegativeIntResolver, URLResolver } from 'graphql-scalars';
+import '../compiler/declared.ts';
 import type PrismaTypes from '../../generated/pothos.ts';
 import { getDatamodel } from '../../generated/pothos.ts';
 import { ValidationError } from '../errors.ts';
@@ -155,12 +156,14 @@ export const builder = new SchemaBuilder<SchemaTypes>({
     idFieldOptions: { description: 'Global id.' },
     nodeQueryOptions: {
       access: 'member',
+      compiled: 'node',
       description: 'The thing with this global id; null when there is none that you reach.',
       args: { id: { description: 'Global id.' } },
       resolve: async (_, { id }, context, info) => (await loadNodes(context, info, [id]))[0],
     },
     nodesQueryOptions: {
       access: 'member',
+      compiled: 'nodes',
       description:
         'The things with these global ids, in their order; null for each that does not exist or that you do not reach.',
       args: { ids: { description: `Global ids, at most ${maxNodeIds}.` } },

@@ -13,8 +13,11 @@ import {
 import { isId } from '../ids.ts';
 import { encodeCursor } from '../live/cursor.ts';
 import type { Appended } from '../db/transact.ts';
+import type { GraphQLSchema } from 'graphql';
 import { builder } from './builder.ts';
 import type { Context } from './context.ts';
+import { globalId } from './global-id.ts';
+import { modelOfNode } from './nodes.ts';
 
 export const ErrorInterface = builder.interfaceRef<DomainError>('Error').implement({
   description: 'Something that the client can act on.',
@@ -47,13 +50,24 @@ errorType(ValidationError, {
     }),
   }),
 });
+/** Services look for rows, clients for nodes. */
+const givenId = ({ kind, id }: NotFound, schema: GraphQLSchema): string =>
+  isId(id) && modelOfNode(schema, kind) !== null ? globalId(kind, id) : id;
+
 errorType(NotFound, {
   name: 'NotFound',
   description: 'There is no such thing, or you may not know that there is.',
   interfaces: [ErrorInterface],
   fields: (t) => ({
+    message: t.string({
+      description: 'What is wrong, for a person.',
+      resolve: (error, _, __, { schema }) => error.message.replace(error.id, givenId(error, schema)),
+    }),
     kind: t.exposeString('kind', { description: 'Type that was looked for.' }),
-    id: t.exposeString('id', { description: 'The id as it was given.' }),
+    id: t.string({
+      description: 'The id as it was given.',
+      resolve: (error, _, __, { schema }) => givenId(error, schema),
+    }),
   }),
 });
 errorType(Forbidden, {
@@ -137,6 +151,9 @@ export const idempotencyKey = {
   description:
     'A repeat with the same key within 24 hours starts nothing and gives the first answer. 1 to 200 characters.',
 } as const;
+
+/** Options of a field whose answer depends on the credential that asks, beyond what row rules say: no two share it. */
+export const ofCredential = { extensions: { ofCredential: true } } as const;
 
 /** Newest first; the id makes it total. */
 export const newestFirst = [{ createdAt: 'desc' as const }, { id: 'desc' as const }];

@@ -9,6 +9,7 @@ import { held, readRaw } from './body.ts';
 import { Connections } from './connections.ts';
 import type { OriginRules } from './credentials.ts';
 import { createDoor } from './door.ts';
+import { createFront } from './front.ts';
 import { health, type Check } from './health.ts';
 import { hasTooManyValues, manyValues } from './limits.ts';
 import { Room } from './room.ts';
@@ -32,8 +33,12 @@ export interface HttpOptions {
   readonly bodyTimeoutMs?: number;
   /** How long a WebSocket may take to say who it is; default 5 s. */
   readonly initTimeoutMs?: number;
+  /** Whether subscribers who may see the same share executions; default yes. */
+  readonly sharedExecution?: boolean;
   readonly secureCookies: boolean;
-  readonly graphql: Pick<GraphQLOptions, 'introspection' | 'graphiql' | 'persisted'>;
+  readonly graphql: Pick<GraphQLOptions, 'introspection' | 'compile' | 'graphiql' | 'persisted'>;
+  /** False: Yoga answers everything, also what the front could; for tests. */
+  readonly front?: boolean | undefined;
   readonly limits: GraphQLOptions['limits'] & {
     readonly socketsPerActor: number;
     readonly subscriptionsPerSocket: number;
@@ -146,9 +151,19 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     door,
     connections,
     initTimeoutMs: options.initTimeoutMs,
+    sharedExecution: options.sharedExecution ?? true,
   });
+  const front =
+    options.front === false
+      ? null
+      : createFront({ yoga, persisted: options.graphql.persisted, corsOrigins: options.corsOrigins, log: app.log });
   let stopping = false;
-  const room = new Room();
+  const bodyLimits: BodyLimits = {
+    room: new Room(),
+    maxBytes: options.maxBodyBytes,
+    timeoutMs: options.bodyTimeoutMs ?? 20_000,
+    operations: Math.max(1, options.limits.batch),
+  };
 
   const routes: readonly Route[] = [
     {
@@ -161,18 +176,18 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
         if (!jsonParameters(address)) {
           refuse(res, 400, 'BAD_REQUEST', '`variables` and `extensions` must be JSON.');
         } else {
-          const leave = await readBody(req, res, {
-            room,
-            maxBytes: options.maxBodyBytes,
-            timeoutMs: options.bodyTimeoutMs ?? 20_000,
-            operations: Math.max(1, options.limits.batch),
-          });
-          if (!leave) return;
-          res.once('close', leave);
+          const body = req.method === 'POST' ? await readBody(req, res, bodyLimits) : noBody;
+          if (!body) return;
+          res.once('close', body.leave);
           try {
-            await underRequestId(String(res.getHeader(requestIdHeader)), () => yoga.handle(req, res));
+            await underRequestId(String(res.getHeader(requestIdHeader)), async () => {
+              if (body !== noBody && (await front?.(req, res, body.text))) return;
+              // The fetch adapter below Yoga takes a body that was read already from here; an empty one it would wait for.
+              if (body !== noBody) Object.assign(req, { body: body.text || ' ' });
+              await yoga.handle(req, res);
+            });
           } finally {
-            leave();
+            body.leave();
           }
         }
       },
@@ -337,18 +352,29 @@ function jsonParameters(address: URL): boolean {
   });
 }
 
+interface BodyLimits {
+  /** For large bodies. */
+  readonly room: Room;
+  readonly maxBytes: number;
+  readonly timeoutMs: number;
+  /** How many operations it may have. */
+  readonly operations: number;
+}
+
+/** A body that was read. */
+interface Body {
+  readonly text: string;
+  /** To be called when the request was handled. */
+  readonly leave: () => void;
+}
+const noBody: Body = { text: '', leave: () => undefined };
+
 /**
- * Reads a GraphQL request's body, so that its size and time are bounded whatever its headers say.
- * @returns what is to be called when the request was handled; false when it answered itself, or nobody is there any
- * more: 408 too slow, 413 too large, 415 not JSON, 400 not UTF-8 or too many values, 503 too many of them at once
+ * Reads the body of a POST to GraphQL, so that its size and time are bounded whatever its headers say.
+ * @returns false when it answered itself, or nobody is there any more: 408 too slow, 413 too large, 415 not JSON, 400 not UTF-8 or too many values, 503 too many of them at once
  */
-async function readBody(
-  req: IncomingMessage,
-  res: ServerResponse,
-  limits: { readonly room: Room; readonly maxBytes: number; readonly timeoutMs: number; readonly operations: number },
-): Promise<false | (() => void)> {
+async function readBody(req: IncomingMessage, res: ServerResponse, limits: BodyLimits): Promise<false | Body> {
   const { maxBytes, timeoutMs } = limits;
-  if (req.method !== 'POST') return () => undefined;
   const [type, ...parameters] = (req.headers['content-type'] ?? '').split(';').map((part) => part.trim().toLowerCase());
   const charset = parameters
     .find((parameter) => parameter.startsWith('charset='))
@@ -385,9 +411,7 @@ async function readBody(
     const { message, extensions } = manyValues();
     return refused('TOO_MANY_VALUES', message, { limit: extensions['limit'] });
   }
-  // The fetch adapter below Yoga takes a body that was read already from here; an empty one it would wait for.
-  (req as IncomingMessage & { body?: string }).body = text || ' ';
-  return leave;
+  return { text, leave };
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });

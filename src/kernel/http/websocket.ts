@@ -2,7 +2,6 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { GraphQLError, type ExecutionArgs } from 'graphql';
-import { useServer, type Extra } from 'graphql-ws/use/ws';
 import { WebSocketServer, type RawData, type WebSocket } from 'ws';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
@@ -17,6 +16,8 @@ import { onceAt } from '../timer.ts';
 import { hasTooManyValues } from './limits.ts';
 import { Room, smallBytes } from './room.ts';
 import { maskError } from './errors.ts';
+import { speak, type Spoken } from './protocol.ts';
+import { Wire } from './wire.ts';
 import { documentOf, underRequestId, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
 
 export interface WebSocketOptions {
@@ -43,12 +44,17 @@ export interface WebSocketOptions {
   readonly clientAddress: (req: IncomingMessage) => string;
   /** How long a client may take to say `connection_init`; default 5 s. */
   readonly initTimeoutMs?: number | undefined;
+  /** Whether subscribers who may see the same share executions. */
+  readonly sharedExecution: boolean;
 }
 
 /** Close codes: 4xxx of the graphql-transport-ws protocol; 1012 "service restart" and 1013 "try again later" are retried. */
 const closeCode = { forbidden: 4403, tooMany: 4429, restart: 1012, later: 1013 } as const;
 
-interface Connection extends Record<PropertyKey, unknown> {
+/** How often a client is asked whether it is there, seconds. */
+const heartbeatS = 12;
+
+interface Connection extends Spoken {
   actor: Actor;
   /** Calls off the end of the connection with its credential. */
   disarm?: () => void;
@@ -89,19 +95,15 @@ export function attachWebSocket(
       introduced.set(ws, introduce);
       // Before the protocol's own listener, which must not see what is too much.
       boundMessages(ws, limits.messagesPerS, options.room);
-      sockets.emit('connection', ws, req);
-      // A client's broken frame closes its socket and is no event of ours: the protocol's listener would print it with
-      // its stack, and without any listener it would end the process.
-      ws.removeAllListeners('error');
+      protocol.open(ws, req, new Wire(ws, socket));
+      // A client's broken frame closes its socket and is no event of ours: without a listener it would end the process.
       ws.on('error', (error) => app.log.debug({ err: error }, 'websocket broken'));
     });
   };
   server.on('upgrade', upgrade);
 
-  const protocol = useServer<Record<string, unknown>, Connection>(
+  const protocol = speak<Connection>(
     {
-      // What closes a socket unexpectedly is not told to the client.
-      isProd: true,
       connectionInitWaitTimeout: options.initTimeoutMs ?? 5000,
       execute: (args) => within(args, ({ execute }) => execute(args)),
       subscribe: (args) => within(args, ({ subscribe }) => subscribe(args)),
@@ -146,7 +148,7 @@ export function attachWebSocket(
         disarm?.();
         release?.();
       },
-      async onSubscribe(context, _id, payload) {
+      async onSubscribe(context, id, payload) {
         if (Object.keys(context.subscriptions).length > limits.subscriptionsPerSocket) {
           return [
             refusal(
@@ -157,7 +159,7 @@ export function attachWebSocket(
         }
         const document = documentOf(payload, options.persisted);
         if (document instanceof GraphQLError) return [document];
-        const extra = context.extra as Extra & Connection;
+        const { extra } = context;
         const requestId = randomUUID();
         const serverContext: ServerContext = {
           connection: {
@@ -165,6 +167,7 @@ export function attachWebSocket(
             actor: () => currentActor(app, extra),
             clientAddress: options.clientAddress(extra.request),
             endStreams: (reason) => endStreams(extra.socket, reason),
+            outlet: options.sharedExecution ? extra.wire.outlet(id) : null,
           },
         };
         try {
@@ -196,8 +199,8 @@ export function attachWebSocket(
         }
       },
     },
-    sockets,
-    12_000,
+    app.log,
+    heartbeatS,
   );
 
   return {
@@ -210,8 +213,9 @@ export function attachWebSocket(
       for (const socket of sockets.clients) socket.close(closeCode.restart, 'The server restarts');
       // A client that does not answer the close is not waited for any longer.
       const timer = setTimeout(() => sockets.clients.forEach((socket) => socket.terminate()), graceMs);
-      await protocol.dispose();
+      await new Promise((resolve) => sockets.close(resolve));
       clearTimeout(timer);
+      protocol.stop();
     },
   };
 }

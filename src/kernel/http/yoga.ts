@@ -12,7 +12,9 @@ import {
 import { createYoga, isAsyncIterable, type Plugin, type YogaServerInstance } from 'graphql-yoga';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
+import { compiled } from '../compiler/plugin.ts';
 import type { Context } from '../graphql/context.ts';
+import type { Outlet } from '../live/audiences.ts';
 import { subscribeFresh } from '../live/subscribe.ts';
 import type { Rate } from '../rates/budgets.ts';
 import { currentTraceparent } from '../telemetry/trace.ts';
@@ -29,6 +31,8 @@ export interface GraphQLOptions {
   readonly schema: GraphQLSchema;
   readonly limits: OperationLimits & { readonly batch: number };
   readonly introspection: boolean;
+  /** Whether queries that can be are executed as one statement; default: they are. */
+  readonly compile?: boolean;
   /** Shown to people who open the endpoint in a browser; null: not served. */
   readonly graphiql: { readonly defaultQuery?: string; readonly headers?: string } | null;
   readonly persisted: Persisted | null;
@@ -52,6 +56,8 @@ export interface ServerContext {
     readonly actor: () => Promise<Actor>;
     readonly clientAddress: string;
     readonly endStreams: (reason: string) => void;
+    /** The way of a stream to its subscriber, where executions are shared. */
+    readonly outlet?: Outlet | null;
   };
   /** What reading the document took from the budget already; absent for one that was known. */
   reading?: Rate;
@@ -146,25 +152,12 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
     healthCheckEndpoint: '/health/yoga-unused',
     logging: false,
     batching: { limit: options.limits.batch },
+    // The server bounds bodies before.
+    maxRequestBodySize: false,
     cors: (request) => {
       const origin = request.headers.get('origin');
       // For others nothing at all: Yoga itself would answer `null`, which is the origin of every sandboxed frame.
-      if (origin === null || !options.corsOrigins.includes(origin)) return false;
-      return {
-        origin: [origin],
-        credentials: true,
-        methods: ['GET', 'POST', 'OPTIONS'],
-        allowedHeaders: [
-          'Authorization',
-          'Content-Type',
-          'X-API-Key',
-          'X-Request-Id',
-          'GraphQL-Require-Preflight',
-          'traceparent',
-        ],
-        exposedHeaders: ['X-Request-Id', 'RateLimit', 'RateLimit-Policy', 'Retry-After'],
-        maxAge: 600,
-      };
+      return origin !== null && options.corsOrigins.includes(origin) ? corsOf(origin) : false;
     },
     graphiql: options.graphiql
       ? () => ({ ...options.graphiql, title: 'Switchyard', subscriptionsProtocol: 'WS' })
@@ -179,6 +172,8 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
       observed(app),
       documentLimits(options.limits),
       keeping(documents),
+      // Before admission: what that lets through runs in its lanes, compiled or not.
+      ...((options.compile ?? true) ? [compiled({ app, schema: options.schema })] : []),
       admitted.plugin,
       freshContexts,
       ...(options.introspection ? [] : [withoutIntrospection]),
@@ -198,6 +193,23 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
   });
   return { yoga, admitDocument: admitted.document };
 }
+
+/** What a page of an allowed origin may do here. */
+export const corsOf = (origin: string) => ({
+  origin: [origin],
+  credentials: true,
+  methods: ['GET', 'POST', 'OPTIONS'],
+  allowedHeaders: [
+    'Authorization',
+    'Content-Type',
+    'X-API-Key',
+    'X-Request-Id',
+    'GraphQL-Require-Preflight',
+    'traceparent',
+  ],
+  exposedHeaders: ['X-Request-Id', 'RateLimit', 'RateLimit-Policy', 'Retry-After'],
+  maxAge: 600,
+});
 
 const keeping = (documents: Documents): Plugin<Context> => ({
   onValidate({ params }) {

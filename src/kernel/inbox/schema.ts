@@ -39,6 +39,7 @@ export const InboxItemRef = builder.prismaNode('InboxItem', {
       type: UserRef,
       nullable: true,
       description: 'Who has put it away; null: it is open, or ended by itself.',
+      compiled: { one: 'User', id: 'closedById' },
       resolve: ({ closedById }, _, context) => (closedById ? loadUser(context, closedById) : null),
     }),
   }),

@@ -1,4 +1,4 @@
-import { PgBoss, fromPrisma, type Job } from 'pg-boss';
+import { PgBoss, type Job, type SendOptions } from 'pg-boss';
 import type { Run } from '#prisma';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
@@ -31,6 +31,14 @@ const wakeUp = {
   deleteAfterSeconds: 60,
   notify: true,
 } as const;
+
+/** Queues in the caller's transaction, and waits for no answer: the engine would only tell the id that a job was given. */
+const within = (tx: Transaction): NonNullable<SendOptions['db']> => ({
+  async executeSql(text, values) {
+    tx.send(text, values as string[]);
+    return { rows: [] };
+  },
+});
 
 /**
  * Jobs in the database of the state that they belong to, so that they are queued in its transaction. A run's job is
@@ -119,7 +127,7 @@ export class Jobs {
   ): Promise<void> {
     const traceparent = currentTraceparent();
     const data: Envelope = { payload: type.payload.parse(payload), ...(traceparent ? { traceparent } : {}) };
-    await this.#boss.send(jobQueue(type.name), data, { ...options, db: fromPrisma(tx.db) });
+    await this.#boss.send(jobQueue(type.name), data, { ...options, db: within(tx) });
   }
 
   /** Queues a wake-up for a run in the caller's transaction. */
@@ -128,7 +136,7 @@ export class Jobs {
     await this.#boss.send(
       run.hostId ? hostQueue(run.hostId) : anyHost,
       { runId: run.id },
-      { singletonKey: run.id, db: fromPrisma(tx.db) },
+      { singletonKey: run.id, db: within(tx) },
     );
   }
 

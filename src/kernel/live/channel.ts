@@ -47,6 +47,14 @@ export interface ChannelOptions<T> {
   readonly onFresh?: (entries: readonly T[]) => void;
 }
 
+/** Is handed each entry as the channel reads it. Must not throw. */
+export interface Listener<T> {
+  /** @returns when to read on; nothing: at once */
+  fresh(entries: readonly T[]): Promise<void> | void;
+  /** What the channel held is not of the log as it is now. */
+  dropped(): void;
+}
+
 /**
  * One log as this process knows it: read once from the database into a bounded ring, whatever the number of
  * followers. Followers pull: one that is behind the ring reads from the table, so a slow one costs a page of memory
@@ -65,6 +73,7 @@ export class Channel<T extends { readonly seq: bigint }> {
   #fetching = false;
   #again = false;
   readonly #waiting = new Set<() => void>();
+  #listener: Listener<T> | null = null;
 
   constructor(source: LogSource<T>, head: LogHead, options: ChannelOptions<T>) {
     this.#source = source;
@@ -84,6 +93,11 @@ export class Channel<T extends { readonly seq: bigint }> {
 
   get head(): LogHead {
     return { ...this.#head, seq: this.#last };
+  }
+
+  /** Hands what comes after `last` to the one listener that a channel can have; null: to nobody. */
+  listen(listener: Listener<T> | null): void {
+    this.#listener = listener;
   }
 
   /**
@@ -115,6 +129,7 @@ export class Channel<T extends { readonly seq: bigint }> {
       this.#head = head;
       this.#last = head.seq;
     }
+    this.#listener?.dropped();
     this.#wakeFollowers();
   }
 
@@ -163,6 +178,7 @@ export class Channel<T extends { readonly seq: bigint }> {
       this.#last = entries.at(-1)?.seq ?? from;
       onFresh?.(entries);
       this.#wakeFollowers();
+      await this.#listener?.fresh(entries);
       if (entries.length < size.page) return;
     }
   }
@@ -174,6 +190,7 @@ export class Channel<T extends { readonly seq: bigint }> {
   /**
    * Everything after `after`, then what comes, until `signal` aborts. Yields `idle` after `idleMs` without entries.
    * @param epoch the history that `after` was made for
+   * @param taken told of each place where the follower has everything that there is, before it waits; true ends it there
    * @throws when the log has a hole, or cannot be read
    */
   async *follow(
@@ -181,6 +198,7 @@ export class Channel<T extends { readonly seq: bigint }> {
     epoch: number,
     idleMs: number,
     signal: AbortSignal,
+    taken?: (position: bigint) => boolean,
   ): AsyncGenerator<Followed<T>, void, void> {
     let position = after;
     const gap = (reason: GapReason): Followed<T> => ({ kind: 'gap', reason, head: this.#gone ? null : this.head });
@@ -198,6 +216,7 @@ export class Channel<T extends { readonly seq: bigint }> {
       if (position < this.#head.prunedSeq) return yield gap('PRUNED');
       if (signal.aborted) return;
       if (position === this.#last) {
+        if (taken?.(position)) return;
         if (!(await this.#change(idleMs, signal))) {
           if (signal.aborted) return;
           yield { kind: 'idle', last: position };

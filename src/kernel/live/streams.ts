@@ -1,5 +1,6 @@
 import { GraphQLError } from 'graphql';
 import type { Role } from '#prisma';
+import type { App } from '../app.ts';
 import { atLeast, type Actor } from '../auth/actor.ts';
 import { NotFound, Unauthenticated } from '../errors.ts';
 import { eventTypes, type LoggedEvent } from '../events/define.ts';
@@ -11,7 +12,7 @@ import { isTerminal } from '../runs/model.ts';
 import { onceAt } from '../timer.ts';
 import type { Channel, Followed, GapReason } from './channel.ts';
 import { decodeCursor, encodeCursor, type Cursor } from './cursor.ts';
-import type { LoggedLine } from './hub.ts';
+import type { LoggedLine, Subscription } from './hub.ts';
 
 /** Where a quiet stream stands. */
 export interface Checkpoint {
@@ -30,9 +31,9 @@ export interface Gap {
 export type StreamItem<T> = { readonly kind: 'entry'; readonly entry: T; readonly cursor: string } | Checkpoint | Gap;
 
 /** How often a quiet follower looks at the clock. */
-const tickMs = 5_000;
+export const tickMs = 5_000;
 /** A stream that was silent for this long says where it stands; with the tick, at least every 15 seconds. */
-const checkpointMs = 10_000;
+export const checkpointMs = 10_000;
 
 const rightsEnded = () =>
   new GraphQLError('Your right to this stream ended. Sign in again and resume after your last cursor.', {
@@ -41,6 +42,15 @@ const rightsEnded = () =>
 
 /** How a stream is told that its credential has another end. */
 const ends = new WeakMap<Context, () => void>();
+
+/** Calls `arm` whenever the credential of a context has another end. */
+export const onNewEnd = (context: Context, arm: () => void): void => void ends.set(context, arm);
+
+/** Tells the client that its credential has ended. @returns the error that its stream ends with */
+export function credentialEnded(context: Context): GraphQLError {
+  context.endStreams?.('The credential expired.');
+  return rightsEnded();
+}
 
 /**
  * An iterator whose `return` ends a wait at once (a generator's own would be heard only at its next yield), and that
@@ -73,10 +83,6 @@ export function abortable<T>(
     disarm();
     context.app.metrics.liveSubscribers.dec();
   };
-  const ended = () => {
-    context.endStreams?.('The credential expired.');
-    return rightsEnded();
-  };
   return {
     [Symbol.asyncIterator]() {
       return this;
@@ -89,7 +95,7 @@ export function abortable<T>(
         // Also for what was read before the end and not told yet.
         if (expired) {
           await generator.return();
-          throw ended();
+          throw credentialEnded(context);
         }
         if (result.done) end();
         return result;
@@ -129,7 +135,7 @@ async function recheck(context: Context, workspaceId: string, least: Role = 'VIE
 }
 
 /** True for an event after which the actor may have other rights. */
-function changesRights(event: LoggedEvent, actor: Actor): boolean {
+export function changesRights(event: LoggedEvent, actor: Actor): boolean {
   if (!eventTypes().get(event.type)?.rights) return false;
   const { userId } = event.data;
   return typeof userId !== 'string' || userId === actor.userId;
@@ -146,9 +152,9 @@ function requireMember(
   if (!workspaceId || !context.actor.roles.has(workspaceId)) throw new NotFound(kind, id);
 }
 
-/** Whether the actor's role in the event's workspace is enough to be told of it. */
-export function mayHear(context: Context, event: LoggedEvent): boolean {
-  const role = context.actor.roles.get(event.workspaceId);
+/** Whether the role in the event's workspace is enough to be told of it. */
+export function mayHear({ roles }: Pick<Actor, 'roles'>, event: LoggedEvent): boolean {
+  const role = roles.get(event.workspaceId);
   const least = eventTypes().get(event.type)?.least ?? 'VIEWER';
   return role !== undefined && atLeast(role, least);
 }
@@ -179,6 +185,8 @@ interface Following<T extends { readonly seq: bigint }> {
   readonly last?: (entry: T) => boolean;
   /** Nothing will come after this seq. */
   readonly until?: bigint | undefined;
+  /** @see Channel.follow */
+  readonly taken?: ((position: bigint) => boolean) | undefined;
 }
 
 async function* follow<T extends { readonly seq: bigint }>(
@@ -187,7 +195,7 @@ async function* follow<T extends { readonly seq: bigint }>(
   const { stream, channel, after, signal, until } = options;
   const cursorAt = (seq: bigint) => encodeCursor({ stream, epoch: after.epoch, seq });
   let spokeAt = performance.now();
-  for await (const found of channel.follow(after.seq, after.epoch, tickMs, signal)) {
+  for await (const found of channel.follow(after.seq, after.epoch, tickMs, signal, options.taken)) {
     if (found.kind === 'gap') return yield gapOf(stream, found);
     let skippedAll = false;
     if (found.kind === 'entries') {
@@ -235,24 +243,56 @@ const matches = (filter: EventFilter | null | undefined) => {
 const given = (after: string | null | undefined, stream: string): Cursor | null =>
   after == null ? null : decodeCursor(after, stream);
 
+/** Which events of a workspace's log a stream tells, and to whom. Says nothing of who follows it. */
+export interface EventPlan {
+  readonly workspaceId: string;
+  /** Null: from now, and says where that is. */
+  readonly after: Cursor | null;
+  /** Told of the events that were read together, before they are looked at one by one. */
+  readonly prepare?: (events: readonly LoggedEvent[]) => Promise<unknown>;
+  /** Given the rights of those who follow. */
+  readonly wanted: (event: LoggedEvent, rights: Pick<Actor, 'roles'>) => boolean | Promise<boolean>;
+  /** The only events that can be wanted, where one id tells: those of a run, or about one thing. */
+  readonly only?: { readonly runId: string } | { readonly subjectId: string } | undefined;
+  /** True when nothing will come after this event. */
+  readonly last?: (event: LoggedEvent) => boolean;
+  /** Nothing will come after this seq. */
+  readonly until?: bigint | undefined;
+  /** Role without which the stream ends. */
+  readonly least?: Role;
+}
+
+/** Events as a plan says. Who iterates it follows alone; whoever can share (audiences.ts) takes the plan. */
+export class EventStream implements AsyncIterable<StreamItem<LoggedEvent>> {
+  readonly context: Context;
+  readonly plan: EventPlan;
+
+  constructor(context: Context, plan: EventPlan) {
+    this.context = context;
+    this.plan = plan;
+  }
+
+  [Symbol.asyncIterator](): AsyncIterableIterator<StreamItem<LoggedEvent>> {
+    return abortable(this.context, (signal) => followEvents(this.context, this.plan, signal));
+  }
+}
+
 /** The workspace's log: what came after the cursor, then what comes. */
 export function workspaceEvents(
   context: Context,
   workspaceId: string,
   after: string | null | undefined,
   filter: EventFilter | null | undefined,
-): AsyncIterableIterator<StreamItem<LoggedEvent>> {
+): EventStream {
   requireMember(context, isId(workspaceId) ? workspaceId : undefined, 'Workspace', workspaceId);
-  const cursor = given(after, workspaceId);
   const wanted = matches(filter);
-  return abortable(context, (signal) =>
-    followEvents(context, {
-      workspaceId,
-      after: cursor,
-      signal,
-      wanted: (event) => wanted(event) && mayHear(context, event),
-    }),
-  );
+  const { runId, subjectId } = filter ?? {};
+  return new EventStream(context, {
+    workspaceId,
+    after: given(after, workspaceId),
+    wanted: (event, rights) => wanted(event) && mayHear(rights, event),
+    only: runId ? { runId } : subjectId ? { subjectId } : undefined,
+  });
 }
 
 /** The run of a kind that an event tells of: one that it belongs to, or, once that is over, that it happened to. */
@@ -270,26 +310,24 @@ export function eventsOfKind(
     readonly after: string | null | undefined;
     readonly about: { readonly name: string; readonly id: string } | null;
   },
-): AsyncIterableIterator<StreamItem<LoggedEvent>> {
+): EventStream {
   const { kind, workspaceId, about } = options;
   requireMember(context, workspaceId, 'Workspace', workspaceId);
-  const cursor = given(options.after, workspaceId);
-  const ofKind = (event: LoggedEvent): boolean => runOf(event, kind) !== null && mayHear(context, event);
+  const ofKind = (event: LoggedEvent): boolean => runOf(event, kind) !== null;
   const idOf = (event: LoggedEvent): string => runOf(event, kind) ?? '';
   const { app } = context;
-  return abortable(context, (signal) =>
-    followEvents(context, {
-      workspaceId,
-      after: cursor,
-      signal,
-      wanted: ofKind,
-      ...(about && {
-        prepare: (events) => aboutRuns(app, [...new Set(events.filter(ofKind).map(idOf))]),
-        wanted: (event) =>
-          ofKind(event) && aboutRuns(app, [idOf(event)]).then(([found]) => found?.[about.name] === about.id),
-      }),
+  return new EventStream(context, {
+    workspaceId,
+    after: given(options.after, workspaceId),
+    wanted: (event, rights) => ofKind(event) && mayHear(rights, event),
+    ...(about && {
+      prepare: (events) => aboutRuns(app, [...new Set(events.filter(ofKind).map(idOf))]),
+      wanted: (event, rights) =>
+        ofKind(event) &&
+        mayHear(rights, event) &&
+        aboutRuns(app, [idOf(event)]).then(([found]) => found?.[about.name] === about.id),
     }),
-  );
+  });
 }
 
 /** The same with the audit log's own rights and filter. */
@@ -298,52 +336,60 @@ export function auditEvents(
   workspaceId: string,
   after: string | null | undefined,
   wanted: (event: LoggedEvent) => boolean,
-): AsyncIterableIterator<StreamItem<LoggedEvent>> {
-  const cursor = given(after, workspaceId);
-  return abortable(context, (signal) =>
-    followEvents(context, { workspaceId, after: cursor, signal, wanted, least: 'ADMIN' }),
-  );
+): EventStream {
+  return new EventStream(context, { workspaceId, after: given(after, workspaceId), wanted, least: 'ADMIN' });
+}
+
+/** The log of a workspace as this process follows it. @throws {NotFound} when there is none */
+export async function watchWorkspace(app: App, workspaceId: string): Promise<Subscription<LoggedEvent>> {
+  const subscription = await app.hub.watchEvents(workspaceId);
+  if (!subscription) throw new NotFound('Workspace', workspaceId);
+  return subscription;
 }
 
 async function* followEvents(
   context: Context,
-  options: {
-    workspaceId: string;
-    /** Null: from now, and says where that is. */
-    after: Cursor | null;
-    signal: AbortSignal;
-    prepare?: (events: readonly LoggedEvent[]) => Promise<unknown>;
-    wanted: (event: LoggedEvent) => boolean | Promise<boolean>;
-    last?: (event: LoggedEvent) => boolean;
-    until?: bigint | undefined;
-    /** Role without which the stream ends. */
-    least?: Role;
-  },
+  plan: EventPlan,
+  signal: AbortSignal,
 ): AsyncGenerator<StreamItem<LoggedEvent>, void, void> {
-  const { workspaceId, signal, prepare, wanted, last, until, least } = options;
-  const subscription = await context.app.hub.watchEvents(workspaceId);
-  if (!subscription) throw new NotFound('Workspace', workspaceId);
+  const { channel, release } = await watchWorkspace(context.app, plan.workspaceId);
   try {
-    const { channel } = subscription;
-    const after = options.after ?? { stream: workspaceId, epoch: channel.head.epoch, seq: channel.head.seq };
-    // Rights that changed after the actor was read and before this place have no event in the stream.
-    await recheck(context, workspaceId, least);
-    // Who is cut off before the first event can resume from here.
-    if (!options.after) yield { kind: 'checkpoint', cursor: encodeCursor(after) };
-    yield* follow<LoggedEvent>({
-      stream: workspaceId,
-      channel,
-      after,
-      signal,
-      wanted,
-      before: (event) => (changesRights(event, context.actor) ? recheck(context, workspaceId, least) : undefined),
-      ...(prepare ? { prepare } : {}),
-      ...(last ? { last } : {}),
-      until,
-    });
+    yield* followIn(channel, context, plan, signal);
   } finally {
-    subscription.release();
+    release();
   }
+}
+
+/**
+ * What a plan tells of a channel, to one who follows alone.
+ * @param options.taken see `Channel.follow`
+ * @param options.resumed the rights were looked at up to where it begins
+ */
+export async function* followIn(
+  channel: Channel<LoggedEvent>,
+  context: Context,
+  plan: EventPlan,
+  signal: AbortSignal,
+  options: { readonly taken?: (position: bigint) => boolean; readonly resumed?: boolean } = {},
+): AsyncGenerator<StreamItem<LoggedEvent>, void, void> {
+  const { workspaceId, prepare, wanted, last, until, least } = plan;
+  const after = plan.after ?? { stream: workspaceId, epoch: channel.head.epoch, seq: channel.head.seq };
+  // Rights that changed after the actor was read and before this place have no event in the stream.
+  if (!options.resumed) await recheck(context, workspaceId, least);
+  // Who is cut off before the first event can resume from here.
+  if (!plan.after) yield { kind: 'checkpoint', cursor: encodeCursor(after) };
+  yield* follow<LoggedEvent>({
+    stream: workspaceId,
+    channel,
+    after,
+    signal,
+    wanted: (event) => wanted(event, context.actor),
+    before: (event) => (changesRights(event, context.actor) ? recheck(context, workspaceId, least) : undefined),
+    ...(prepare ? { prepare } : {}),
+    ...(last ? { last } : {}),
+    until,
+    taken: options.taken,
+  });
 }
 
 /** A stream of a workspace that is no log of it: it ends when the right to the workspace does. */
@@ -358,7 +404,7 @@ export function workspaceStream<T>(
     const signal = AbortSignal.any([outer, stop.signal]);
     let lost: unknown = null;
     const watch = async (): Promise<void> => {
-      for await (const item of followEvents(context, { workspaceId, after: null, signal, wanted: () => false }))
+      for await (const item of followEvents(context, { workspaceId, after: null, wanted: () => false }, signal))
         if (item.kind === 'gap')
           throw new GraphQLError('The workspace is gone.', { extensions: { code: 'NOT_FOUND' } });
     };
@@ -406,7 +452,7 @@ export async function runEvents(
   id: string,
   after: string | null | undefined,
   expectedKind?: string,
-): Promise<AsyncIterableIterator<StreamItem<LoggedEvent>>> {
+): Promise<AsyncIterable<StreamItem<LoggedEvent>>> {
   const { workspaceId, kind } = await findRun(context, id, expectedKind);
   const cursor = given(after, workspaceId);
   // Before the log is read: a run that is over has written its last event.
@@ -430,16 +476,14 @@ export async function runEvents(
   const begin = cursor ?? { stream: workspaceId, epoch, seq: row.first ? BigInt(row.first) - 1n : 0n };
   const until = over ? BigInt(row.last ?? row.head) : undefined;
   const told = until !== undefined && begin.epoch === epoch && begin.seq >= until && begin.seq <= head;
-  return abortable(context, async function* (signal) {
-    if (told) return;
-    yield* followEvents(context, {
-      workspaceId,
-      after: begin,
-      signal,
-      wanted: (event) => event.runId === id,
-      last: (event) => event.runId === id && endsRun(event),
-      until,
-    });
+  if (told) return abortable(context, async function* () {});
+  return new EventStream(context, {
+    workspaceId,
+    after: begin,
+    wanted: (event) => event.runId === id,
+    only: { runId: id },
+    last: (event) => event.runId === id && endsRun(event),
+    until,
   });
 }
 

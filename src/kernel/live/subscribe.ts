@@ -1,4 +1,7 @@
 import { createSourceEventStream, execute, type ExecutionArgs, type ExecutionResult } from 'graphql';
+import type { Context } from '../graphql/context.ts';
+import { Audiences, type Outlet } from './audiences.ts';
+import { EventStream } from './streams.ts';
 
 const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>
   typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
@@ -6,6 +9,8 @@ const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>
 /**
  * GraphQL's `subscribe`, but each event is executed with a context of its own: what loaders and guards remember for an
  * operation must not outlive the event, or a stream would show the state and the rights of its first minute for ever.
+ *
+ * Where the transport has an outlet, those who follow a workspace's events share executions.
  * @see https://spec.graphql.org/October2021/#MapSourceToResponseEvent()
  */
 export async function subscribeFresh(
@@ -13,6 +18,12 @@ export async function subscribeFresh(
 ): Promise<ExecutionResult | AsyncIterableIterator<ExecutionResult>> {
   const source = await createSourceEventStream(args);
   if (!isAsyncIterable(source)) return source;
+  const { app, connection } = args.contextValue as Context & {
+    readonly connection?: { readonly outlet?: Outlet | null };
+  };
+  // What has an end already is short, and nobody else stands where it does.
+  if (connection?.outlet && source instanceof EventStream && source.plan.until === undefined)
+    return app.use(Audiences).subscribe(args, source, connection.outlet);
   const events = source[Symbol.asyncIterator]();
   const done = { done: true, value: undefined } as const;
   const results: AsyncIterableIterator<ExecutionResult> = {

@@ -1,10 +1,10 @@
-import type { Prisma, Run } from '#prisma';
+import type { Run } from '#prisma';
 import type { App } from '../app.ts';
 import { system } from '../auth/actor.ts';
 import type { Transaction } from '../db/transact.ts';
 import { endProcess, type ProcessIdentity } from '../processes/children.ts';
 import { createRedactor, type Redactor } from '../redact.ts';
-import { codeOf, DiskFull } from '../system-error.ts';
+import { DiskFull, isDiskFull } from '../system-error.ts';
 import { currentTraceparent, withTrace } from '../telemetry/trace.ts';
 import { Fenced, RunCanceled, StepTimedOut } from './errors.ts';
 import { runKind } from './kinds.ts';
@@ -44,6 +44,8 @@ export class RunContext<I = unknown> {
   readonly #writer: LogWriter;
   readonly #heldSince: () => number;
   #redactor: Redactor = createRedactor([]);
+  /** Read once: nobody else writes them while the run is ours. */
+  #steps: ReturnType<Runs['steps']> | null = null;
 
   constructor(options: {
     app: App;
@@ -89,12 +91,16 @@ export class RunContext<I = unknown> {
 
   /** Call it before every effect outside the database. @throws {Fenced} when another worker may own the run */
   async fence(): Promise<void> {
-    // A process that was stopped for a while must not trust a look at the database that it made before.
-    if (this.#heldSince() > (this.app.limits.runLeaseS * 1000) / 2) throw new Fenced(this.run.id);
+    this.#mustNotBeStale();
     const held = await this.app.db.run.count({
       where: { id: this.hold.runId, attempt: this.hold.attempt, workerId: this.hold.workerId },
     });
     if (held === 0) throw new Fenced(this.run.id);
+  }
+
+  /** A process that was stopped for a while must not trust a look at the database that it made before. */
+  #mustNotBeStale(): void {
+    if (this.#heldSince() > (this.app.limits.runLeaseS * 1000) / 2) throw new Fenced(this.run.id);
   }
 
   moveTo(phase: string, reason?: string): Promise<void> {
@@ -134,7 +140,9 @@ export class RunContext<I = unknown> {
     commit?: (tx: Transaction, output: O) => Promise<void>,
   ): Promise<O> {
     const key = { runId_name: { runId: this.run.id, name } };
-    const before = await this.app.db.runStep.findUniqueOrThrow({ where: key });
+    this.#steps ??= this.app.use(Runs).steps(this.run.id);
+    const before = (await this.#steps).get(name);
+    if (!before) throw new Error(`${this.run.kind} ${this.run.id} has no step ${name}`);
     if (before.status === 'SUCCEEDED') return before.output as O;
     const { attempt } = this.hold;
     const events = runKind(this.run.kind).step;
@@ -146,13 +154,10 @@ export class RunContext<I = unknown> {
     };
     const outer = options.uncancelable ? this.hardSignal : this.signal;
     outer.throwIfAborted();
-    await this.write(async (tx) => {
-      await tx.db.runStep.update({
-        where: key,
-        data: { status: 'RUNNING', attempt, startedAt: new Date(), completedAt: null, error: null },
-      });
-      tx.append({ type: events.started, ...subject, from: before.status, to: 'RUNNING' });
-    });
+    await this.app
+      .use(Runs)
+      .beginStep(this.hold, name, { type: events.started, ...subject, from: before.status, to: 'RUNNING' });
+    before.status = 'RUNNING';
     const startedAt = performance.now();
     const observe = (outcome: string) =>
       this.app.metrics.stepSeconds.observe(
@@ -164,7 +169,7 @@ export class RunContext<I = unknown> {
     const signal = AbortSignal.any([outer, timeout.signal]);
     const children: ProcessIdentity[] = [];
     try {
-      await this.fence();
+      this.#mustNotBeStale();
       const output = await withTrace(currentTraceparent(), `step ${name}`, () =>
         fn({
           signal,
@@ -176,27 +181,27 @@ export class RunContext<I = unknown> {
         }),
       );
       await this.flush();
-      await this.write(async (tx) => {
-        await commit?.(tx, output);
-        await tx.db.runStep.update({
-          where: key,
-          data: { status: 'SUCCEEDED', output: output as Prisma.InputJsonValue, completedAt: new Date() },
-        });
-        // What the step started and left running is its output's now: a take-over must not end it.
-        await tx.db.runChild.deleteMany({ where: { runId: this.run.id, attempt } });
-        tx.append({ type: events.succeeded, ...subject, from: 'RUNNING', to: 'SUCCEEDED' });
-      });
+      await this.app
+        .use(Runs)
+        .completeStep(
+          this.hold,
+          { name, output, children: children.length > 0 },
+          { type: events.succeeded, ...subject, from: 'RUNNING', to: 'SUCCEEDED' },
+          commit && ((tx) => commit(tx, output)),
+        );
+      Object.assign(before, { status: 'SUCCEEDED', output });
       observe('succeeded');
       return output;
     } catch (thrown) {
       // An abort surfaces in many forms: its reason is what happened.
       const happened: unknown = signal.aborted ? signal.reason : thrown;
-      const error = codeOf(happened) === 'ENOSPC' ? new DiskFull() : happened;
+      const error = isDiskFull(happened) ? new DiskFull() : happened;
       observe('failed');
       if (!(error instanceof Fenced) && !this.hardSignal.aborted) {
         for (const child of children) await endProcess(child, { graceMs: 0 });
         await this.flush();
         const status = this.signal.aborted || error instanceof RunCanceled ? 'CANCELED' : 'FAILED';
+        before.status = status;
         await this.write(async (tx) => {
           await tx.db.runChild.deleteMany({ where: { runId: this.run.id, attempt } });
           const message = error instanceof Error ? error.message : String(error);

@@ -19,6 +19,8 @@ interface Execution {
   readonly done: Promise<void>;
   /** Monotonic time of the last renewal that is known to have held, milliseconds. */
   renewedAt: number;
+  /** While the answer to one is not there. */
+  renewing: boolean;
 }
 
 /** Executes runs in this process, so many at once: takes them, keeps their leases, ends them. */
@@ -33,7 +35,6 @@ export class Executor {
   #renewTimer: NodeJS.Timeout | null = null;
   #reconcileTimer: NodeJS.Timeout | null = null;
   #reconciling = false;
-  #renewing = false;
   #stopping = false;
   #offCancel: () => void = () => undefined;
   /** Runs that came when it was stopping: others must hear of them. */
@@ -91,7 +92,7 @@ export class Executor {
     const soft = new AbortController();
     const hard = new AbortController();
     const finished = Promise.withResolvers<void>();
-    const execution: Execution = { hold, soft, hard, done: finished.promise, renewedAt: takenAt };
+    const execution: Execution = { hold, soft, hard, done: finished.promise, renewedAt: takenAt, renewing: false };
     this.#running.add(execution);
     try {
       await this.#work(run, execution);
@@ -215,6 +216,7 @@ export class Executor {
 
   /** Ends what the run's executions up to this one started on this host and did not complete. */
   async #endChildren(run: Run, upTo: number, log: Logger): Promise<void> {
+    if (upTo < 1) return; // attempts count from 1
     const children = await this.#app.db.runChild.findMany({
       where: { runId: run.id, hostId: this.hostId, attempt: { lte: upTo } },
     });
@@ -252,32 +254,40 @@ export class Executor {
       if (now - renewedAt > limitMs) hard.abort(new Fenced(hold.runId));
     }
     // Only those that are asked for: one that is taken in the meantime is not in the answer.
-    const asked = [...this.#running].filter(({ hard }) => !hard.signal.aborted);
-    if (this.#renewing || asked.length === 0) return;
-    this.#renewing = true;
-    this.#app
-      .use(Runs)
-      .renew(
-        this.workerId,
-        asked.map(({ hold }) => hold.runId),
-      )
-      .then((rows) => {
-        const held = new Map(rows.map((row) => [row.id, row]));
-        for (const execution of asked) {
-          const { runId } = execution.hold;
-          const row = held.get(runId);
-          if (row?.attempt === execution.hold.attempt) {
-            execution.renewedAt = now;
-            if (row.status === 'CANCELING') execution.soft.abort(new RunCanceled());
-          } else {
-            execution.hard.abort(new Fenced(runId));
-          }
+    const asked = [...this.#running].filter(({ hard, renewing }) => !hard.signal.aborted && !renewing);
+    if (asked.length === 0) return;
+    for (const execution of asked) execution.renewing = true;
+    void this.#renewThese(asked, false).then(async (missing) => {
+      // Whoever has locked one delays that one only.
+      await Promise.all(missing.map((execution) => this.#renewThese([execution], true)));
+    });
+  }
+
+  /** @returns those that are not ours any more, or locked by somebody; with `wait` those are told to stop */
+  async #renewThese(asked: readonly Execution[], wait: boolean): Promise<Execution[]> {
+    const now = performance.now();
+    const missing: Execution[] = [];
+    try {
+      const ids = asked.map(({ hold }) => hold.runId);
+      const rows = await this.#app.use(Runs).renew(this.workerId, ids, wait);
+      const held = new Map(rows.map((row) => [row.id, row]));
+      for (const execution of asked) {
+        const { runId, attempt } = execution.hold;
+        const row = held.get(runId);
+        if (row?.attempt === attempt) {
+          execution.renewedAt = now;
+          if (row.status === 'CANCELING') execution.soft.abort(new RunCanceled());
+        } else if (wait) {
+          execution.hard.abort(new Fenced(runId));
+        } else {
+          missing.push(execution);
         }
-      })
-      .catch((error: unknown) => this.#log.warn({ err: error }, 'leases not renewed; trying again'))
-      .finally(() => {
-        this.#renewing = false;
-      });
+      }
+    } catch (error) {
+      this.#log.warn({ err: error }, 'leases not renewed; trying again');
+    }
+    for (const execution of asked) if (!missing.includes(execution)) execution.renewing = false;
+    return missing;
   }
 
   #reconcile(): void {

@@ -133,7 +133,7 @@ export class LogWriter {
   }
 
   async #insert(batch: readonly Line[]): Promise<void> {
-    const { rowCount } = await this.#app.database.pool.query(
+    const { rowCount } = await this.#app.database.query(
       `with mine as (
          update run set log_seq = log_seq + $4 where id = $1 and attempt = $2 and worker_id = $3 returning log_seq
        )

@@ -1,4 +1,5 @@
-import type { Run, RunTrigger } from '#prisma';
+import type pg from 'pg';
+import type { Run, RunTrigger, StepStatus } from '#prisma';
 import { Prisma } from '#prisma';
 import type { App } from '../app.ts';
 import { service } from '../app.ts';
@@ -6,7 +7,9 @@ import { system, type Actor } from '../auth/actor.ts';
 import type { ProcessIdentity } from '../processes/children.ts';
 import { authorizeRow } from '../auth/policy.ts';
 import { canonicalJson, sha256Hex } from '../crypto.ts';
+import { columnsOf } from '../db/connection.ts';
 import type { Appended, Transaction } from '../db/transact.ts';
+import type { NewEvent } from '../events/define.ts';
 import { IdempotencyConflict, IllegalTransition, NotFound, ValidationError } from '../errors.ts';
 import { isId, newId } from '../ids.ts';
 import { Fenced } from './errors.ts';
@@ -24,6 +27,8 @@ const defaultWaitS = 30 * 24 * 3600;
 
 /** What a new run is made of. */
 export interface NewRun {
+  /** Default: a new one. */
+  readonly id?: string;
   readonly kind: RegisteredKind;
   readonly workspaceId: string;
   readonly input: Json;
@@ -45,10 +50,79 @@ export interface Hold {
 export interface Started {
   readonly id: string;
   readonly event: Appended;
+  /** As it was written, where it is new. */
+  readonly run?: Run;
 }
 
 /** 1 to 200 characters that a log line and the database can hold. */
 const idempotencyKeys = /^[^\p{Cc}\p{Cs}]{1,200}$/u;
+
+const runColumns = columnsOf(Prisma.RunScalarFieldEnum);
+const lockText = `select ${runColumns} from run where id = $1 for update`;
+const createText = `
+  with fresh as (
+    insert into run (id, workspace_id, kind, status, phase, trigger, actor_id, retry_of_id, parent_id, lock_key, host_id,
+                     input, input_version, traceparent, deadline_at, created_at, updated_at)
+    values ($1, $2, $3, 'QUEUED', $4, $5::text::run_trigger, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)
+  )
+  insert into run_step (id, run_id, name, position, created_at, updated_at)
+  select s.id, $1, s.name, s.i - 1, $15, $15 from unnest($16::uuid[], $17::text[]) with ordinality s(id, name, i)`;
+const takeText = `
+  update run set attempt = attempt + 1, worker_id = $2,
+    lease_until = clock_timestamp() + make_interval(secs => $3::float8),
+    status = case when status = 'CANCELING' then status else 'RUNNING'::run_status end, phase = $4,
+    started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
+  where id = $1 returning ${runColumns}`;
+const moveText = `
+  update run set phase = $2, status = $3::text::run_status, status_reason = $4, updated_at = clock_timestamp() where id = $1`;
+const endText = `
+  update run set status = $2::text::run_status, phase = $3, status_reason = $4, completed_at = clock_timestamp(),
+    lease_until = null, worker_id = null, updated_at = clock_timestamp()
+  where id = $1`;
+const endStepsText = `
+  update run_step set status = case when status = 'RUNNING' then $2::text::step_status else 'SKIPPED' end,
+    completed_at = case when status = 'RUNNING' then clock_timestamp() end, updated_at = clock_timestamp()
+  where run_id = $1 and status in ('RUNNING', 'PENDING') returning name, attempt, status`;
+/** Without the hold, a step's attempt would be null, which the database refuses. */
+const stepText = (set: string) => `
+  with held as (
+    select attempt from run
+    where id = $1 and attempt = $2 and worker_id = $3 and status in ('RUNNING', 'CANCELING') for update
+  )
+  update run_step set attempt = (select attempt from held), ${set}, updated_at = clock_timestamp()
+  where run_id = $1 and name = $4`;
+const beginStepText = stepText(`status = 'RUNNING', started_at = clock_timestamp(), completed_at = null, error = null`);
+const completeStepText = stepText(`status = 'SUCCEEDED', output = $5, completed_at = clock_timestamp()`);
+const renewText = (locked: string) => `
+  update run set lease_until = clock_timestamp() + make_interval(secs => $1::float8)
+  where id in (
+    select id from run
+    where id = any($2::uuid[]) and worker_id = $3 and lease_until > clock_timestamp() and status in ('RUNNING', 'CANCELING')
+    for update ${locked}
+  )
+  returning id, attempt, status`;
+const unlockText = 'delete from run_lock where key = $1 and run_id = $2';
+const nextText = `
+  select id, host_id from run where lock_key = $1 and status = 'QUEUED' and id <> $2 order by created_at, id limit 1`;
+const waitingText = `
+  select id, host_id from run
+  where workspace_id = $1 and kind = $2 and status = 'QUEUED' and completed_at is null and attempt = 0 and id <> $3
+  order by created_at, id limit 1`;
+const olderText = `
+  select o.id, o.host_id from run o, run r
+  where r.id = $1 and o.lock_key = r.lock_key and o.status = 'QUEUED' and o.id <> r.id
+    and (o.created_at, o.id) < (r.created_at, r.id)
+  order by o.created_at, o.id limit 1 for update of o`;
+const keyText = `
+  insert into idempotency_key (workspace_id, actor_id, mutation, key, input_hash, result_id)
+  values ($1, $2, $3, $4, $5, $6)
+  on conflict (workspace_id, actor_id, mutation, key)
+    do update set input_hash = excluded.input_hash, result_id = excluded.result_id, created_at = excluded.created_at
+    where idempotency_key.created_at < now() - interval '24 hours'
+  returning 1`;
+const ofKey = 'workspace_id = $1 and actor_id = $2 and mutation = $3 and key = $4';
+const keptKeyText = `select input_hash, result_id from idempotency_key where ${ofKey}`;
+const resultText = `update idempotency_key set result_id = $5 where ${ofKey}`;
 
 /** The only writer of run, run_step, run_child, run_lock and idempotency_key. */
 export const Runs = service('runs', (app) => ({
@@ -56,25 +130,56 @@ export const Runs = service('runs', (app) => ({
   async create(tx: Transaction, fresh: NewRun): Promise<Started> {
     const { kind } = fresh;
     const input = fresh.input as never;
-    const run = await tx.db.run.create({
-      data: {
-        id: newId(),
-        workspaceId: fresh.workspaceId,
-        kind: kind.name,
-        phase: kind.initial,
-        trigger: fresh.trigger,
-        actorId: tx.actor.userId,
-        retryOfId: fresh.retryOfId ?? null,
-        parentId: fresh.parentId ?? null,
-        lockKey: fresh.lockKey ?? null,
-        hostId: fresh.hostId ?? null,
-        input: input,
-        inputVersion: Math.max(...kind.versions),
-        traceparent: currentTraceparent() ?? null,
-        deadlineAt: new Date(Date.now() + kind.deadlineS * 1000),
-        steps: { create: kind.steps(input).map((name, position) => ({ name, position })) },
-      },
-    });
+    const now = new Date();
+    const run: Run = {
+      id: fresh.id ?? newId(),
+      workspaceId: fresh.workspaceId,
+      kind: kind.name,
+      status: 'QUEUED',
+      phase: kind.initial,
+      statusReason: null,
+      attempt: 0,
+      lostWorkers: 0,
+      trigger: fresh.trigger,
+      actorId: tx.actor.userId,
+      retryOfId: fresh.retryOfId ?? null,
+      parentId: fresh.parentId ?? null,
+      lockKey: fresh.lockKey ?? null,
+      hostId: fresh.hostId ?? null,
+      input,
+      inputVersion: Math.max(...kind.versions),
+      progress: null,
+      workerId: null,
+      leaseUntil: null,
+      cancelRequestedAt: null,
+      logSeq: 0n,
+      traceparent: currentTraceparent() ?? null,
+      startedAt: null,
+      completedAt: null,
+      deadlineAt: new Date(now.getTime() + kind.deadlineS * 1000),
+      createdAt: now,
+      updatedAt: now,
+    };
+    const steps = kind.steps(input);
+    tx.send(createText, [
+      run.id,
+      run.workspaceId,
+      run.kind,
+      run.phase,
+      run.trigger,
+      run.actorId,
+      run.retryOfId,
+      run.parentId,
+      run.lockKey,
+      run.hostId,
+      JSON.stringify(input),
+      run.inputVersion,
+      run.traceparent,
+      run.deadlineAt,
+      now,
+      steps.map(newId),
+      steps,
+    ]);
     await kind.onCreate(tx, run, input, app);
     const event = tx.append({
       type: kind.queued,
@@ -85,21 +190,23 @@ export const Runs = service('runs', (app) => ({
       data: kind.about?.(input) ?? {},
     });
     await app.jobs.wakeRun(tx, run);
-    return { id: run.id, event };
+    return { id: run.id, event, run };
   },
 
   /**
    * Runs `make` once for a key: a repeat within 24 h with the same input gets the first result's id.
+   * @param make is given an id for the run; one that takes another id costs a statement more
    * @throws {ValidationError} for a malformed key
    * @throws {IdempotencyConflict} for another input under the same key
    */
   async once(
     tx: Transaction,
     request: { workspaceId: string; mutation: string; key: string | null | undefined; input: unknown },
-    make: () => Promise<Started>,
-  ): Promise<{ id: string; event: Appended | null }> {
+    make: (id: string) => Promise<Started>,
+  ): Promise<{ id: string; event: Appended | null; run?: Run }> {
     const { workspaceId, mutation, key } = request;
-    if (key == null) return make();
+    const id = newId();
+    if (key == null) return make(id);
     if (!idempotencyKeys.test(key)) {
       throw new ValidationError([
         { path: 'idempotencyKey', message: 'must have 1 to 200 characters and no control characters' },
@@ -109,22 +216,15 @@ export const Runs = service('runs', (app) => ({
     if (!actorId) throw new Error('Only a person or a key can use an idempotency key');
     const inputHash = sha256Hex(canonicalJson(request.input));
     // The insert waits for a concurrent one with the same key, and then finds its row.
-    const placeholder = newId();
-    await tx.db.$executeRaw`delete from idempotency_key
-      where workspace_id = ${workspaceId}::uuid and actor_id = ${actorId}::uuid and mutation = ${mutation} and key = ${key}
-        and created_at < now() - interval '24 hours'`;
-    const inserted = await tx.db.$executeRaw`
-      insert into idempotency_key (workspace_id, actor_id, mutation, key, input_hash, result_id)
-      values (${workspaceId}::uuid, ${actorId}::uuid, ${mutation}, ${key}, ${inputHash}, ${placeholder}::uuid)
-      on conflict do nothing`;
-    const where = { workspaceId_actorId_mutation_key: { workspaceId, actorId, mutation, key } };
-    if (inserted === 0) {
-      const first = await tx.db.idempotencyKey.findUniqueOrThrow({ where });
-      if (first.inputHash !== inputHash) throw new IdempotencyConflict(key);
+    const of = [workspaceId, actorId, mutation, key];
+    const inserted = await tx.sql(keyText, [...of, inputHash, id]);
+    if (inserted.length === 0) {
+      const [first] = await tx.sql<{ inputHash: string; resultId: string }>(keptKeyText, of);
+      if (first?.inputHash !== inputHash) throw new IdempotencyConflict(key);
       return { id: first.resultId, event: null };
     }
-    const made = await make();
-    await tx.db.idempotencyKey.update({ where, data: { resultId: made.id } });
+    const made = await make(id);
+    if (made.id !== id) tx.send(resultText, [...of, made.id]);
     return made;
   },
 
@@ -244,51 +344,45 @@ export const Runs = service('runs', (app) => ({
    * host or program.
    */
   async take(id: string, worker: { workerId: string; hostId: string }): Promise<Run | null> {
-    return app.transact(system, async (tx) => {
-      const older = await lockOlder(tx, id);
-      const run = await lockRow(tx, id);
+    const { taken } = await app.transact<{ taken?: Promise<Run[]> }>(system, async (tx) => {
+      const [older, run] = await Promise.all([lockOlder(tx, id), lockRow(tx, id)]);
       // A RUNNING one of a lost worker is first put back by the reconciler, which counts the loss.
-      if (!run || (run.status !== 'QUEUED' && !(run.status === 'CANCELING' && run.leaseUntil === null))) return null;
-      if (!knowsRunKind(run.kind)) return null;
+      if (!run || (run.status !== 'QUEUED' && !(run.status === 'CANCELING' && run.leaseUntil === null))) return {};
+      if (!knowsRunKind(run.kind)) return {};
       const kind = runKind(run.kind);
-      if (!kind.versions.includes(run.inputVersion)) return null;
-      if (run.hostId !== null && run.hostId !== worker.hostId) return null;
+      if (!kind.versions.includes(run.inputVersion)) return {};
+      if (run.hostId !== null && run.hostId !== worker.hostId) return {};
       if (run.lockKey) {
-        if (older && !(await tx.db.runLock.findUnique({ where: { runId: id } }))) {
+        if (older && (await tx.sql('select from run_lock where run_id = $1', [id])).length === 0) {
           await app.jobs.wakeRun(tx, older);
-          return null; // the older one wakes this one when it ends
+          return {}; // the older one wakes this one when it ends
         }
-        await tx.db
-          .$executeRaw`insert into run_lock (key, run_id) values (${run.lockKey}, ${id}::uuid) on conflict do nothing`;
-        const lock = await tx.db.runLock.findUnique({ where: { key: run.lockKey } });
-        if (lock?.runId !== id) return null; // its holder wakes this run when it ends
+        tx.send('insert into run_lock (key, run_id) values ($1, $2) on conflict do nothing', [run.lockKey, id]);
+        const [lock] = await tx.sql<{ runId: string }>('select run_id from run_lock where key = $1', [run.lockKey]);
+        if (lock?.runId !== id) return {}; // its holder wakes this run when it ends
       }
       if (!(await hasRoom(app, tx, run))) {
         // It was not begun: another one may have the lock.
-        if (run.lockKey) await tx.db.runLock.deleteMany({ where: { key: run.lockKey, runId: id } });
+        if (run.lockKey) tx.send(unlockText, [run.lockKey, id]);
         // The next one that ends wakes it; the reconciler leaves it alone for a while.
-        await tx.db.$executeRaw`update run set updated_at = clock_timestamp() where id = ${id}::uuid`;
-        return null;
+        tx.send('update run set updated_at = clock_timestamp() where id = $1', [id]);
+        return {};
       }
       const begin = run.phase === kind.initial && run.status === 'QUEUED' ? kind.begin(run.input as never) : run.phase;
-      const [taken] = await tx.db.$queryRaw<{ id: string }[]>`
-        update run set attempt = attempt + 1, worker_id = ${worker.workerId}::uuid,
-          lease_until = clock_timestamp() + make_interval(secs => ${app.limits.runLeaseS}::float8),
-          status = case when status = 'CANCELING' then status else 'RUNNING'::run_status end, phase = ${begin},
-          started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
-        where id = ${id}::uuid returning id`;
-      if (!taken) return null;
-      const first = run.phase !== begin;
+      const taken = tx.sql<Run>(takeText, [id, worker.workerId, app.limits.runLeaseS, begin]);
       tx.append({
-        type: first ? eventOf(kind, begin) : kind.resumed,
+        type: run.phase === begin ? kind.resumed : eventOf(kind, begin),
         workspaceId: run.workspaceId,
         subjectId: id,
         run,
         from: run.phase,
         to: begin,
       });
-      return tx.db.run.findUniqueOrThrow({ where: { id } });
+      // Not waited for: it goes out with the event and the commit. When it fails, so do they.
+      taken.catch(() => undefined);
+      return { taken };
     });
+    return (await taken)?.[0] ?? null;
   },
 
   /**
@@ -309,14 +403,7 @@ export const Runs = service('runs', (app) => ({
     const { status } = phaseOf(kind, to);
     if (isTerminal(status) || status === 'WAITING')
       throw new Error(`${to} is no phase that a worker executes ${kind.name} in: its execution returns it`);
-    await tx.db.run.update({
-      where: { id: run.id },
-      data: {
-        phase: to,
-        ...(run.status === 'CANCELING' ? {} : { status }),
-        ...(reason === undefined ? {} : { statusReason: reason }),
-      },
-    });
+    tx.send(moveText, [run.id, to, run.status === 'CANCELING' ? run.status : status, reason ?? run.statusReason]);
     tx.append({ type: eventOf(kind, to), workspaceId: run.workspaceId, subjectId: run.id, run, from: run.phase, to });
   },
 
@@ -349,7 +436,8 @@ export const Runs = service('runs', (app) => ({
       },
     });
     await kind.onWait?.(tx, run, to, app);
-    await wakeNext(app, tx, run);
+    const waiting = await roomFor(tx, run);
+    if (waiting) await app.jobs.wakeRun(tx, waiting);
     tx.afterCommit(() => app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: 'WAITING' }));
     return tx.append({
       type: eventOf(kind, to),
@@ -404,6 +492,50 @@ export const Runs = service('runs', (app) => ({
   /** The row of a run that this worker holds, locked. @throws {Fenced} */
   fence: (tx: Transaction, hold: Hold): Promise<Run> => fence(tx, hold),
 
+  /** Steps of a run by name. */
+  async steps(runId: string): Promise<Map<string, { status: StepStatus; output: unknown }>> {
+    const { rows } = await app.database.query<{ name: string; status: StepStatus; output: unknown }>(
+      'select name, status, output from run_step where run_id = $1',
+      [runId],
+    );
+    return new Map(rows.map(({ name, status, output }) => [name, { status, output }]));
+  },
+
+  /** A step of a run that this worker holds begins: one round trip. @throws {Fenced} */
+  async beginStep({ runId, attempt, workerId }: Hold, name: string, event: NewEvent): Promise<void> {
+    const transaction = app.transact(system, async (tx) => {
+      tx.send(beginStepText, [runId, attempt, workerId, name]);
+      tx.append(event);
+    });
+    await fencedBy(runId, transaction);
+  },
+
+  /**
+   * It completes: one round trip, but for what `commit` asks.
+   * @param commit writes that belong to it, of a run that is known to be held
+   * @throws {Fenced}
+   */
+  async completeStep(
+    hold: Hold,
+    step: { readonly name: string; readonly output: Json; /** Whether it recorded any. */ readonly children: boolean },
+    event: NewEvent,
+    commit?: (tx: Transaction) => Promise<void>,
+  ): Promise<void> {
+    const { runId, attempt, workerId } = hold;
+    const output = step.output == null ? null : JSON.stringify(step.output);
+    const transaction = app.transact(system, async (tx) => {
+      if (commit) {
+        await fence(tx, hold);
+        await commit(tx);
+      }
+      tx.send(completeStepText, [runId, attempt, workerId, step.name, output]);
+      // What the step started and left running is its output's now: a take-over must not end it.
+      if (step.children) tx.send('delete from run_child where run_id = $1 and attempt = $2', [runId, attempt]);
+      tx.append(event);
+    });
+    await fencedBy(runId, transaction);
+  },
+
   /** Ends a run that this worker holds. @throws {Fenced} */
   async finish(
     tx: Transaction,
@@ -428,23 +560,16 @@ export const Runs = service('runs', (app) => ({
     if (!statusMayBecome(run.status, status)) {
       throw new IllegalTransition(run.status, status, statusTransitions[run.status]);
     }
-    await tx.db.run.update({
-      where: { id: run.id },
-      data: {
-        status,
-        phase: end.phase,
-        statusReason: end.reason ?? null,
-        completedAt: new Date(),
-        leaseUntil: null,
-        workerId: null,
-      },
-    });
-    const open = await tx.db.runStep.updateManyAndReturn({
-      where: { runId: run.id, status: 'RUNNING' },
-      data: { status: status === 'CANCELED' ? 'CANCELED' : 'FAILED', completedAt: new Date() },
-      select: { name: true, attempt: true },
-    });
-    await tx.db.runStep.updateMany({ where: { runId: run.id, status: 'PENDING' }, data: { status: 'SKIPPED' } });
+    tx.send(endText, [run.id, status, end.phase, end.reason ?? null]);
+    const stepStatus = status === 'CANCELED' ? 'CANCELED' : 'FAILED';
+    const ending = tx.sql<{ name: string; attempt: number; status: string }>(endStepsText, [run.id, stepStatus]);
+    if (run.lockKey) tx.send(unlockText, [run.lockKey, run.id]);
+    const [steps, [next], waiting] = await Promise.all([
+      ending,
+      run.lockKey ? tx.sql<Woken>(nextText, [run.lockKey, run.id]) : [],
+      roomFor(tx, run),
+    ]);
+    const open = steps.filter((step) => step.status !== 'SKIPPED');
     for (const step of open) {
       tx.append({
         type: kind.step.failed,
@@ -452,20 +577,13 @@ export const Runs = service('runs', (app) => ({
         subjectId: run.id,
         run,
         from: 'RUNNING',
-        to: status === 'CANCELED' ? 'CANCELED' : 'FAILED',
+        to: stepStatus,
         data: { step: step.name, attempt: step.attempt },
       });
     }
     await kind.onEnd?.(tx, run, end.phase, app);
-    if (run.lockKey) {
-      await tx.db.runLock.deleteMany({ where: { key: run.lockKey, runId: run.id } });
-      const next = await tx.db.run.findFirst({
-        where: { lockKey: run.lockKey, status: 'QUEUED', id: { not: run.id } },
-        orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
-      });
-      if (next) await app.jobs.wakeRun(tx, next);
-    }
-    await wakeNext(app, tx, run);
+    if (next) await app.jobs.wakeRun(tx, next);
+    if (waiting) await app.jobs.wakeRun(tx, waiting);
     tx.afterCommit(() => {
       app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: status });
       app.metrics.runSeconds.observe({ kind: kind.name, status }, (Date.now() - run.createdAt.getTime()) / 1000);
@@ -565,12 +683,17 @@ export const Runs = service('runs', (app) => ({
     }
   },
 
-  /** Extends the leases of a worker's runs. Answers with those that it still holds and which of them must stop. */
-  async renew(workerId: string, runIds: readonly string[]): Promise<{ id: string; attempt: number; status: string }[]> {
-    const { rows } = await app.database.pool.query<{ id: string; attempt: number; status: string }>(
-      `update run set lease_until = clock_timestamp() + make_interval(secs => $1)
-       where id = any($2::uuid[]) and worker_id = $3 and lease_until > clock_timestamp() and status in ('RUNNING', 'CANCELING')
-       returning id, attempt, status`,
+  /**
+   * Extends the leases of a worker's runs. Answers with those that it still holds and which of them must stop.
+   * @param wait for those whose row somebody has locked; without it they are left out
+   */
+  async renew(
+    workerId: string,
+    runIds: readonly string[],
+    wait = true,
+  ): Promise<{ id: string; attempt: number; status: string }[]> {
+    const { rows } = await app.database.query<{ id: string; attempt: number; status: string }>(
+      wait ? renewText('') : renewText('skip locked'),
       [app.limits.runLeaseS, runIds, workerId],
     );
     return rows;
@@ -643,14 +766,13 @@ async function eachOf(rows: readonly { id: string }[], put: (id: string) => Prom
   if (failures.length > 0) throw new AggregateError(failures, `${failures.length} runs could not be put right`);
 }
 
-/** Wakes the oldest run that waits for room in its workspace, where this one may have made some. */
-async function wakeNext(app: App, tx: Transaction, { id, workspaceId, kind }: Run): Promise<void> {
-  if (!runKind(kind).hasRoom) return;
-  const next = await tx.db.run.findFirst({
-    where: { workspaceId, kind, status: 'QUEUED', completedAt: null, attempt: 0, id: { not: id } },
-    orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
-  });
-  if (next) await app.jobs.wakeRun(tx, next);
+type Woken = Pick<Run, 'id' | 'hostId'>;
+
+/** The oldest run that waits for room in its workspace, where this one may have made some; null: none. */
+async function roomFor(tx: Transaction, { id, workspaceId, kind }: Run): Promise<Woken | null> {
+  if (!runKind(kind).hasRoom) return null;
+  const [next] = await tx.sql<Woken>(waitingText, [workspaceId, kind, id]);
+  return next ?? null;
 }
 
 function requeued(tx: Transaction, run: Run): void {
@@ -669,18 +791,14 @@ function requeued(tx: Transaction, run: Run): void {
  * The oldest run that waits for the same lock and came before this one; null: none. Locked before the run itself, so
  * that one that is just ending is seen to have ended, and in the order in which all lock runs of one key.
  */
-async function lockOlder(tx: Transaction, id: string): Promise<Pick<Run, 'id' | 'hostId'> | null> {
-  const [older] = await tx.db.$queryRaw<{ id: string; hostId: string | null }[]>`
-    select o.id, o.host_id as "hostId" from run o, run r
-    where r.id = ${id}::uuid and o.lock_key = r.lock_key and o.status = 'QUEUED' and o.id <> r.id
-      and (o.created_at, o.id) < (r.created_at, r.id)
-    order by o.created_at, o.id limit 1 for update of o`;
+async function lockOlder(tx: Transaction, id: string): Promise<Woken | null> {
+  const [older] = await tx.sql<Woken>(olderText, [id]);
   return older ?? null;
 }
 
 async function lockRow(tx: Transaction, id: string): Promise<Run | null> {
-  await tx.db.$queryRaw`select 1 from run where id = ${id}::uuid for update`;
-  return tx.db.run.findUnique({ where: { id } });
+  const [run] = await tx.sql<Run>(lockText, [id]);
+  return run ?? null;
 }
 
 /** Whether a run may begin, as far as its workspace's other runs go; decided one at a time for each workspace and kind. */
@@ -689,6 +807,16 @@ async function hasRoom(app: App, tx: Transaction, run: Run): Promise<boolean> {
   if (!kind.hasRoom || run.attempt > 0 || run.status !== 'QUEUED') return true;
   await tx.db.$queryRaw`select pg_advisory_xact_lock(hashtextextended(${`${run.kind} ${run.workspaceId}`}, 0))::text`;
   return kind.hasRoom(tx, run, app);
+}
+
+/** Tells of a step that was not written by whoever holds the run. */
+async function fencedBy(runId: string, transaction: Promise<void>): Promise<void> {
+  try {
+    await transaction;
+  } catch (error) {
+    const { code, table, column } = error as Partial<pg.DatabaseError>;
+    throw code === '23502' && table === 'run_step' && column === 'attempt' ? new Fenced(runId) : error;
+  }
 }
 
 async function fence(tx: Transaction, hold: Hold): Promise<Run> {

@@ -2,6 +2,7 @@ import './cleanup.ts';
 import DataLoader from 'dataloader';
 import { RunStatus, RunTrigger, StepStatus } from '#prisma';
 import { loadUser, UserRef } from '../auth/schema.ts';
+import { typeColumn } from '../compiler/declared.ts';
 import type { LoggedEvent } from '../events/define.ts';
 import { builder } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
@@ -15,6 +16,7 @@ import {
   idempotencyKey,
   newestFirst,
   visible,
+  ofCredential,
 } from '../graphql/kit.ts';
 import { mayRead } from '../graphql/guard.ts';
 import { IdempotencyConflict, IllegalTransition, ValidationError, Conflict } from '../errors.ts';
@@ -246,6 +248,7 @@ export const RunRef = builder.prismaInterface('Run', {
   name: 'Run',
   description: 'A long operation: durable, live, with steps, output and a final status.',
   resolveType: (run) => run.kind,
+  extensions: { [typeColumn]: 'kind' },
   fields: (t) => ({
     id: t.id({ description: 'Global id.', resolve: (run) => globalId(run.kind, run.id) }),
     kind: t.exposeString('kind'),
@@ -272,6 +275,7 @@ export const RunRef = builder.prismaInterface('Run', {
       type: UserRef,
       nullable: true,
       description: 'Who asked for it; null: the server, or somebody you share no workspace with any more.',
+      compiled: { one: 'User', id: 'actorId' },
       resolve: (run, _, context) => loadUser(context, run.actorId),
     }),
     steps: t.relation('steps', {
@@ -307,6 +311,7 @@ export const RunRef = builder.prismaInterface('Run', {
       },
     }),
     viewerCanCancel: t.boolean({
+      ...ofCredential,
       description: 'Whether you may cancel it now.',
       resolve: (run, _, context) =>
         !isTerminal(run.status) &&
@@ -314,6 +319,7 @@ export const RunRef = builder.prismaInterface('Run', {
         may(context.actor, runPolicy.verbs.cancelRun, run.workspaceId),
     }),
     viewerCanRetry: t.boolean({
+      ...ofCredential,
       description: 'Whether you may retry it now.',
       resolve: (run, _, context) =>
         isTerminal(run.status) &&

@@ -17,6 +17,7 @@ import { newId } from '../ids.ts';
 import { parse } from '../input.ts';
 import type { RunContext } from '../runs/context.ts';
 import { runPolicy } from '../runs/policy.ts';
+import { unclaimed } from './claims.ts';
 import {
   maxPartBytes,
   minPartBytes,
@@ -33,6 +34,12 @@ import { FileDamaged, verified } from './verify.ts';
 export const artifactReady = defineEvent('artifact.ready', {
   subject: 'Artifact',
   description: 'Its bytes have arrived and were verified.',
+});
+
+export const artifactExpired = defineEvent<{ reason: 'NOT_SENT' | 'NOT_USED'; sizeBytes: number }>('artifact.expired', {
+  subject: 'Artifact',
+  description:
+    'The clean-up removed an upload that was a day old: its bytes had not arrived (`reason` NOT_SENT), or nothing made use of it (NOT_USED). `sizeBytes` in bytes.',
 });
 
 function readerReports(): void {}
@@ -288,13 +295,19 @@ export const Artifacts = service('artifacts', (app) => ({
     return { id };
   },
 
-  /** The row first: an upload that ends afterwards finds none, and removes its own. @returns whether it was pending */
-  async dropPending(id: string): Promise<boolean> {
+  /**
+   * The row first: an upload that ends afterwards finds none, and removes its own.
+   * @param within what else belongs to it, in the transaction that removes the row
+   * @returns whether it was pending
+   */
+  async dropPending(id: string, within?: (tx: Transaction) => void): Promise<boolean> {
     const keys = await app.transact(system, async (tx) => {
       await tx.db.$queryRaw`select 1 from artifact where id = ${id}::uuid for update`;
       const parts = await tx.db.artifactPart.findMany({ where: { artifactId: id }, select: { key: true } });
       const { count } = await tx.db.artifact.deleteMany({ where: { id, status: 'PENDING' } });
-      return count === 0 ? null : [id, ...parts.map(({ key }) => key)];
+      if (count === 0) return null;
+      within?.(tx);
+      return [id, ...parts.map(({ key }) => key)];
     });
     // What is left when this fails is removed as orphans are.
     for (const key of keys ?? []) await app.blobs.remove(key);
@@ -313,13 +326,38 @@ export const Artifacts = service('artifacts', (app) => ({
     for (;;) {
       const old = await app.db.artifact.findMany({
         where: { status: 'PENDING', createdAt: { lt: before } },
-        select: { id: true },
+        select: expiring,
         take: 500,
       });
       if (old.length === 0) return ended;
-      for (const { id } of old) {
+      for (const one of old) {
         signal.throwIfAborted();
-        if (await this.dropPending(id)) ended++;
+        // What a run had begun to store is its own affair.
+        const tell = one.runId ? undefined : (tx: Transaction) => void tx.append(expired(one, 'NOT_SENT'));
+        if (await this.dropPending(one.id, tell)) ended++;
+      }
+    }
+  },
+
+  /** Removes uploads that have arrived, and that no domain makes use of. @returns how many */
+  async expireUnclaimed(before: Date, signal: AbortSignal): Promise<number> {
+    const where = unclaimed(before);
+    if (!where) return 0;
+    let removed = 0;
+    let after = '00000000-0000-0000-0000-000000000000';
+    for (;;) {
+      const some = await app.db.artifact.findMany({
+        where: { ...where, id: { gt: after } },
+        orderBy: { id: 'asc' },
+        select: expiring,
+        take: 100,
+      });
+      if (some.length === 0) return removed;
+      for (const one of some) {
+        signal.throwIfAborted();
+        const within = (tx: Transaction) => void tx.append(expired(one, 'NOT_USED'));
+        if (await this.remove(one, { only: where, within })) removed++;
+        after = one.id;
       }
     }
   },
@@ -378,8 +416,15 @@ export const Artifacts = service('artifacts', (app) => ({
       for (const left of begun) await app.blobs.remove(left.id);
       return { id, ...(await app.blobs.put(id, source, { maxBytes, signal })) };
     } catch (error) {
-      await app.blobs.remove(id);
-      await app.db.artifact.deleteMany({ where: { id, status: 'PENDING' } });
+      // What failed is what is told, whatever of this fails in its turn: the row goes with the next execution of the run
+      // or with the hourly clean-up, bytes without one as orphans.
+      const cleared = await Promise.allSettled([
+        app.db.artifact.deleteMany({ where: { id, status: 'PENDING' } }),
+        app.blobs.remove(id),
+      ]);
+      for (const one of cleared)
+        if (one.status === 'rejected')
+          app.log.warn({ err: one.reason as unknown, artifact: id }, 'what a run had begun to store was left');
       throw error;
     } finally {
       source.destroy();
@@ -442,16 +487,16 @@ export const Artifacts = service('artifacts', (app) => ({
 
   /**
    * Removes a file for good. The row first: bytes without a row are removed by the maintenance of the storage.
-   * @param options.unless it is not removed when this holds
+   * @param options.only it is removed when this holds
    * @param options.within what else belongs to it, in the transaction that removes the row; not called when there is none
    * @returns whether it was there
    */
   async remove(
     { workspaceId, id }: FileRef,
-    options: { readonly unless?: Prisma.ArtifactWhereInput; readonly within?: (tx: Transaction) => void } = {},
+    options: { readonly only?: Prisma.ArtifactWhereInput; readonly within?: (tx: Transaction) => void } = {},
   ): Promise<boolean> {
     const removed = await app.transact(system, async (tx) => {
-      const where = { id, workspaceId, ...(options.unless ? { NOT: options.unless } : {}) };
+      const where = { ...options.only, id, workspaceId };
       const { count } = await tx.db.artifact.deleteMany({ where });
       if (count > 0) options.within?.(tx);
       return count > 0;
@@ -469,6 +514,13 @@ export const Artifacts = service('artifacts', (app) => ({
     );
   },
 }));
+
+const expiring = { id: true, workspaceId: true, runId: true, sizeBytes: true } as const;
+
+const expired = (
+  { id, workspaceId, sizeBytes }: { id: string; workspaceId: string; sizeBytes: bigint },
+  reason: 'NOT_SENT' | 'NOT_USED',
+) => ({ type: artifactExpired, workspaceId, subjectId: id, data: { reason, sizeBytes: Number(sizeBytes) } });
 
 /** What an upload that is not over is sent in. @throws {Conflict} */
 export function openUpload(row: { status: string; createdAt: Date; partSizeBytes: number | null }): {

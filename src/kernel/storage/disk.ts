@@ -5,16 +5,26 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { Conflict, NotFound } from '../errors.ts';
 import { intake, readerReports } from './intake.ts';
-import { isBlobKey, mustBeKey, type BlobStore, type PutOptions, type StoredBlob } from './store.ts';
+import { codeOf } from '../system-error.ts';
+import { isBlobKey, mustBeKey, StorageUnavailable, type BlobStore, type PutOptions, type StoredBlob } from './store.ts';
 
-const hasCode = (error: unknown, code: string): boolean =>
-  error instanceof Error && 'code' in error && error.code === code;
+const hasCode = (error: unknown, code: string): boolean => codeOf(error) === code;
 
-/** Runs a file operation; undefined when there is no such file. */
+/** What the file system refuses, as the interface says it. */
+const refused = (error: unknown): unknown =>
+  error instanceof Error && 'syscall' in error ? new StorageUnavailable(error) : error;
+
+/** Runs a file operation. @throws {StorageUnavailable} */
+const done = <T>(operation: Promise<T>): Promise<T> =>
+  operation.catch((error: unknown) => {
+    throw refused(error);
+  });
+
+/** Runs a file operation; undefined when there is no such file. @throws as `done` */
 const ifThere = <T>(operation: Promise<T>): Promise<T | undefined> =>
   operation.catch((error: unknown) => {
     if (hasCode(error, 'ENOENT')) return undefined;
-    throw error;
+    throw refused(error);
   });
 
 /**
@@ -46,12 +56,12 @@ export async function createDiskBlobStore(stateDir: string): Promise<BlobStore> 
         if (await ifThere(stat(file))) throw new Conflict('There is a file with this key already.');
         const stored = await receive(source, temporary, options);
         const folder = path.dirname(file);
-        const isNew = (await mkdir(folder, { recursive: true, mode: 0o700 })) !== undefined;
+        const isNew = (await done(mkdir(folder, { recursive: true, mode: 0o700 }))) !== undefined;
         signal?.throwIfAborted();
         // Unlike rename, link does not replace what another upload has put there in the meantime.
         await link(temporary, file).catch((error: unknown) => {
           if (hasCode(error, 'EEXIST')) throw new Conflict('There is a file with this key already.');
-          throw error;
+          throw refused(error);
         });
         // The names must survive a power cut as well.
         await syncFolder(folder);
@@ -68,7 +78,7 @@ export async function createDiskBlobStore(stateDir: string): Promise<BlobStore> 
       const handle = await ifThere(open(fileOf(key), 'r'));
       if (!handle) throw new NotFound('file', key);
       try {
-        const { size } = await handle.stat();
+        const { size } = await done(handle.stat());
         const first = start ?? 0;
         const last = end ?? size - 1;
         const whole = start === undefined && end === undefined;
@@ -105,7 +115,7 @@ export async function createDiskBlobStore(stateDir: string): Promise<BlobStore> 
 
     async sweep(before) {
       let removed = 0;
-      for (const name of await readdir(incoming)) {
+      for (const name of await done(readdir(incoming))) {
         const file = path.join(incoming, name);
         const found = await ifThere(stat(file));
         if (!found || found.mtime >= before) continue;
@@ -131,21 +141,21 @@ async function* filesBelow(folder: string): AsyncGenerator<string> {
 /** Writes the source to a new file. */
 async function receive(source: Readable, file: string, options: PutOptions): Promise<StoredBlob> {
   const { chunks, stored } = intake(source, options);
-  const handle = await open(file, 'wx', 0o600);
+  const handle = await done(open(file, 'wx', 0o600));
   try {
-    for await (const chunk of chunks) await handle.writeFile(chunk);
-    await handle.sync();
+    for await (const chunk of chunks) await done(handle.writeFile(chunk));
+    await done(handle.sync());
   } finally {
-    await handle.close();
+    await done(handle.close());
   }
   return stored();
 }
 
 async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, 'r');
+  const handle = await done(open(folder, 'r'));
   try {
-    await handle.sync();
+    await done(handle.sync());
   } finally {
-    await handle.close();
+    await done(handle.close());
   }
 }

@@ -52,6 +52,13 @@ export function createMetrics(options: { readonly processMetrics?: boolean } = {
       buckets: requestBuckets,
       registers,
     }),
+    /** Queries by how they were executed: compiled into one statement, ordinary, or refused (compiled, but then ordinary). */
+    graphqlCompiled: new Counter({
+      name: 'switchyard_graphql_compiled_total',
+      help: 'Queries by whether they were executed as one compiled statement.',
+      labelNames: ['outcome'],
+      registers,
+    }),
     /** Committed changes of a run's status; `from` is NONE for a new run. */
     runTransitions: new Counter({
       name: 'switchyard_run_transitions_total',

@@ -7,6 +7,7 @@ import { person, member, workspace, type Person } from '../../support/actors.ts'
 import { data } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
+import { cleanUp } from '../../../src/kernel/maintenance.ts';
 import { maintainDocuments } from '../../../src/domains/documents/service/maintenance.ts';
 import { csv, isOver, jobWhere, livenessMs, mutate, put, register, sha256, submit, upload } from './harness.ts';
 
@@ -185,7 +186,7 @@ test('a file is registered when its bytes have arrived, by who may, and only as 
   expect(await register(server.url, stranger, ready)).toMatchObject({ __typename: 'NotFound' });
   const large = await put(server.url, ada, of, { name: 'a.csv', bytes: Buffer.alloc(5_000_001, 'a,b\n') });
   expect(await register(server.url, ada, large)).toMatchObject({
-    __typename: 'DocumentTooLarge',
+    __typename: 'DocumentBeyondLimits',
     bound: 'maxBytes',
     most: 5_000_000,
   });
@@ -315,10 +316,13 @@ test('an upload that nobody registers is removed after a day, and one that is a 
   const createdAt = new Date(Date.now() - 25 * 3600 * 1000);
   const workspaceId = rowId('Workspace', id);
   await app().db.artifact.updateMany({ where: { workspaceId, id: { not: young } }, data: { createdAt } });
-  await maintainDocuments.handle({}, { app: app(), signal: AbortSignal.timeout(livenessMs), attempt: 1 });
+  await cleanUp.handle({}, { app: app(), signal: AbortSignal.timeout(livenessMs), attempt: 1 });
   const left = await app().db.artifact.findMany({ where: { workspaceId }, include: { document: true } });
   expect(left.map((one) => one.document?.id ?? one.id).toSorted()).toEqual(
     [rowId('Document', document.id), young].toSorted(),
   );
   expect(await app().blobs.stat(forgotten)).toBeNull();
+  // The workspace is told.
+  const told = await app().db.event.findMany({ where: { workspaceId, type: 'artifact.expired' } });
+  expect(told).toMatchObject([{ subjectId: forgotten, data: { reason: 'NOT_USED' }, actorKind: 'SYSTEM' }]);
 });

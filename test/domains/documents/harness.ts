@@ -31,7 +31,7 @@ export async function mutate<T = Outcome>(
 /** What is asked of errors. */
 const extra: Readonly<Record<string, string>> = {
   uploadDocument:
-    '... on DuplicateDocument { duplicateOf { id } } ... on DocumentQuotaExceeded { quota limit actual } ... on DocumentTooLarge { bound most }',
+    '... on DuplicateDocument { duplicateOf { id } } ... on DocumentQuotaExceeded { quota limit actual } ... on DocumentBeyondLimits { bound most }',
   updateConfiguration:
     '... on ConfigurationConflict { currentVersion } ... on ValidationError { issues { path message } }',
   createConfiguration: '... on ValidationError { issues { path message } }',

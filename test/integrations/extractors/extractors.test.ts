@@ -241,11 +241,11 @@ describe('a hostile file', () => {
   const repeated = (count: number): string => '<c t="s"><v>0</v></c>'.repeat(count);
 
   const corpus: Record<string, [Format, () => string | Uint8Array, string, Partial<Limits>?]> = {
-    'a zip bomb': ['XLSX', () => sheet(`<row>${' '.repeat(60_000_000)}</row>`), 'DOCUMENT_TOO_LARGE'],
+    'a zip bomb': ['XLSX', () => sheet(`<row>${' '.repeat(60_000_000)}</row>`), 'DOCUMENT_BEYOND_LIMITS'],
     'more unpacked than is read': [
       'XLSX',
       () => sheet(`<row>${cells(20_000)}</row>`),
-      'DOCUMENT_TOO_LARGE',
+      'DOCUMENT_BEYOND_LIMITS',
       { maxUnpackedBytes: 100_000 },
     ],
     'a size that lies': [
@@ -285,29 +285,29 @@ describe('a hostile file', () => {
     'a huge span': [
       'DOCX',
       () => textDocument('<w:tbl><w:tr><w:tc><w:tcPr><w:gridSpan w:val="999999999"/></w:tcPr></w:tc></w:tr></w:tbl>'),
-      'DOCUMENT_TOO_LARGE',
+      'DOCUMENT_BEYOND_LIMITS',
     ],
     'spans of HTML': [
       'HTML',
       () => `<table><tr>${'<td colspan=1000 rowspan=65534>x'.repeat(50)}</table>`,
-      'DOCUMENT_TOO_LARGE',
+      'DOCUMENT_BEYOND_LIMITS',
     ],
-    '100,000 columns': ['CSV', () => `${'a,'.repeat(100_000)}\n`, 'DOCUMENT_TOO_LARGE'],
+    '100,000 columns': ['CSV', () => `${'a,'.repeat(100_000)}\n`, 'DOCUMENT_BEYOND_LIMITS'],
     'a quote without an end': ['CSV', () => `a,b\n${'"1",2\n'.repeat(20_000)}"x`, 'DOCUMENT_MALFORMED'],
-    'a cell without an end': ['CSV', () => `a,b\n"${'x'.repeat(9_000_000)}",y\n`, 'DOCUMENT_TOO_LARGE'],
-    'too many cells': ['CSV', () => 'a,b\n'.repeat(1_000), 'DOCUMENT_TOO_LARGE', { maxCells: 500 }],
+    'a cell without an end': ['CSV', () => `a,b\n"${'x'.repeat(9_000_000)}",y\n`, 'DOCUMENT_BEYOND_LIMITS'],
+    'too many cells': ['CSV', () => 'a,b\n'.repeat(1_000), 'DOCUMENT_BEYOND_LIMITS', { maxCells: 500 }],
     'one text in all cells of a row': [
       'XLSX',
       () => workbook({ S: `<sheetData><row>${repeated(150)}</row></sheetData>` }, { strings: long }),
-      'DOCUMENT_TOO_LARGE',
+      'DOCUMENT_BEYOND_LIMITS',
     ],
     'one text in a cell of each row': [
       'XLSX',
       () => workbook({ S: `<sheetData>${`<row>${repeated(2)}</row>`.repeat(50)}</sheetData>` }, { strings: long }),
-      'DOCUMENT_TOO_LARGE',
+      'DOCUMENT_BEYOND_LIMITS',
       { maxChars: 2_000_000 },
     ],
-    'too many bytes': ['CSV', () => csv, 'DOCUMENT_TOO_LARGE', { maxBytes: 5 }],
+    'too many bytes': ['CSV', () => csv, 'DOCUMENT_BEYOND_LIMITS', { maxBytes: 5 }],
     'a page tree in a circle': [
       'PDF',
       () =>
@@ -318,7 +318,7 @@ describe('a hostile file', () => {
         ]),
       'DOCUMENT_MALFORMED',
     ],
-    'too many pages': ['PDF', () => pdfPages(['', '', '']), 'DOCUMENT_TOO_LARGE', { maxPages: 2 }],
+    'too many pages': ['PDF', () => pdfPages(['', '', '']), 'DOCUMENT_BEYOND_LIMITS', { maxPages: 2 }],
     'no PDF': ['PDF', () => '%PDF-1.7\nnothing', 'DOCUMENT_MALFORMED'],
     'an XLS that is none': [
       'XLS',

@@ -1,6 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { definitionSchema, type DefinitionInput } from '../../../src/integrations/extractors/extractor.ts';
+import {
+  cellNotes,
+  columnTypes,
+  definitionSchema,
+  type Cell,
+  type DefinitionInput,
+} from '../../../src/integrations/extractors/extractor.ts';
+import { pack, unpack, type Packed } from '../../../src/integrations/extractors/packing.ts';
+import { columnLetters } from '../../../src/integrations/extractors/raw.ts';
 import { readBoolean } from '../../../src/integrations/extractors/values/boolean.ts';
 import { dateReader, isDateFormat, offsetAt } from '../../../src/integrations/extractors/values/date.ts';
 import { cellOf, Interpreter, noEvidence } from '../../../src/integrations/extractors/values/interpret.ts';
@@ -259,4 +267,38 @@ test('a definition is strict, and says what is wrong', () => {
   ];
   expect(wrong.filter((one) => definitionSchema.safeParse(one).success)).toEqual([]);
   expect(definitionSchema.parse({})).toEqual({ version: 1 });
+});
+
+test('rows are the same on the other side of a process', () => {
+  const text = fc.oneof(fc.string(), fc.integer().map(String), fc.constantFrom('', '-0', '007', '1.50', '2025-01-31'));
+  const value = fc.oneof(text, fc.maxSafeInteger(), fc.boolean(), fc.constant(null));
+  const citation = (row: number, column: number) =>
+    fc.oneof(
+      fc.constant({ kind: 'LINE' as const, line: row + 1, column: column + 1 }),
+      fc.constant({ kind: 'SHEET' as const, sheet: 'S', ref: `${columnLetters(column)}${row + 7}` }),
+      fc.constant({ kind: 'PAGE' as const, page: 2, box: [1, 2, 3, 4.5] as const }),
+    );
+  const cell = (row: number, column: number): fc.Arbitrary<Cell> =>
+    fc
+      .record({
+        text,
+        same: fc.boolean(),
+        value,
+        type: fc.constantFrom('EMPTY' as const, ...columnTypes),
+        confidence: fc.oneof(fc.constant(1), fc.double({ min: 0, max: 1, noNaN: true }).map((one) => Math.round(one * 1000) / 1000)), // prettier-ignore
+        citation: citation(row, column),
+        note: fc.option(fc.constantFrom(...cellNotes), { nil: undefined, freq: 4 }),
+      })
+      .map(({ same, note, ...one }) => ({ ...one, value: same ? one.text : one.value, ...(note ? { note } : {}) }));
+  const rows = fc.tuple(fc.nat(3), fc.nat(3)).chain(
+    ([height, width]) =>
+    fc.tuple(...Array.from({ length: height }, (_, row) => fc.tuple(...Array.from({ length: width }, (__, column) => cell(row, column))))), // prettier-ignore
+  );
+  fc.assert(
+    fc.property(rows, (some) => {
+      const item = { type: 'rows' as const, table: 1, from: 500, rows: some };
+      expect(unpack(JSON.parse(JSON.stringify(pack(item))) as Packed)).toEqual(item);
+    }),
+    { seed },
+  );
 });

@@ -1,8 +1,15 @@
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { connect, createServer, type AddressInfo } from 'node:net';
+import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest';
 import { system } from '../../../src/kernel/auth/actor.ts';
 import { createOriginIds } from '#kernel/auth/origins.ts';
 import { createDatabase, type Database } from '../../../src/kernel/db/client.ts';
-import { codeOf, createTransact, type Appended, type Transact } from '../../../src/kernel/db/transact.ts';
+import {
+  codeOf,
+  createTransact,
+  type Appended,
+  type Transact,
+  type Transaction,
+} from '../../../src/kernel/db/transact.ts';
 import { newId } from '../../../src/kernel/ids.ts';
 import { testDatabase, type TestDatabase } from '../../support/database.ts';
 import { noted, upTo } from '../../support/live.ts';
@@ -243,4 +250,137 @@ test('the head moves only with events', async () => {
   const workspaceId = await log();
   await transact(system, async () => undefined);
   expect(await headOf(workspaceId)).toBe(0);
+});
+
+test('what goes out without waiting and what Prisma does are one transaction, in the order in which they were given', async () => {
+  const workspaceId = await log();
+  const mark = `m${newId()}`;
+  await expect(
+    transact(system, async (tx) => {
+      tx.send(
+        'insert into host (id, name, last_seen_at, agent_id, agent_until, updated_at) values ($1, $2, now(), $1, now(), now())',
+        [newId(), mark],
+      );
+      const seen = tx.sql<{ name: string; lastSeenAt: Date; n: bigint }>(
+        'select name, last_seen_at, 9007199254740993 n from host where name = $1',
+        [mark],
+      );
+      expect(await tx.db.host.count({ where: { name: mark } })).toBe(1);
+      expect(await seen).toEqual([{ name: mark, lastSeenAt: expect.any(Date), n: 9007199254740993n }]);
+      await tx.db.host.updateMany({ where: { name: mark }, data: { drivers: ['PROCESS'] } });
+      expect(await tx.sql('select drivers from host where name = $1', [mark])).toEqual([{ drivers: ['PROCESS'] }]);
+      tx.append(note(workspaceId, 1));
+      throw new Error('changed its mind');
+    }),
+  ).rejects.toThrow('changed its mind');
+  expect(await database.db.host.count({ where: { name: mark } })).toBe(0);
+  expect(await headOf(workspaceId)).toBe(0);
+});
+
+test.each<[string, (tx: Transaction) => Promise<unknown>, string]>([
+  ['alone', async (tx) => tx.send('select 1 / $1::int', [0]), 'division by zero'],
+  [
+    'with another behind it',
+    async (tx) => (tx.send('select 1 / $1::int', [0]), tx.db.eventHead.count()),
+    'division by',
+  ],
+  ['and is caught', (tx) => tx.sql('select 1 / $1::int', [0]).catch(() => 'caught'), 'division by zero'],
+  ['for its value', async (tx) => tx.send('select $1', [{} as string]), 'neither plain nor null'],
+  ['as an event', async (tx) => tx.append({ ...note(newId(), 1), data: { n: 1n as never } }), 'BigInt'],
+])('a statement that fails, %s, leaves nothing, and its own error is told', async (_, fail, message) => {
+  const workspaceId = await log();
+  const failing = transact(system, async (tx) => {
+    tx.append(note(workspaceId, 1));
+    tx.send('update event_head set epoch = 7 where workspace_id = $1', [workspaceId]);
+    await fail(tx);
+  });
+  await expect(failing).rejects.toThrow(message);
+  expect(await database.db.eventHead.findUniqueOrThrow({ where: { workspaceId } })).toMatchObject({
+    seq: 0n,
+    epoch: 1,
+  });
+  expect(told).toEqual([]);
+  // The connection goes on.
+  await transact(system, async (tx) => void tx.append(note(workspaceId, 1)));
+  expect(await seqs(workspaceId)).toEqual([1]);
+});
+
+test('a deadlock of a statement that nobody waited for is retried, from a clean state', async () => {
+  const workspaceId = await log();
+  let executions = 0;
+  await transact(system, async (tx) => {
+    tx.send('update event_head set epoch = epoch + 1 where workspace_id = $1', [workspaceId]);
+    if (++executions < 3) tx.send(`do $$ begin raise sqlstate '40P01'; end $$`, []);
+    tx.append(note(workspaceId, executions));
+  });
+  expect(executions).toBe(3);
+  expect(await database.db.eventHead.findUniqueOrThrow({ where: { workspaceId } })).toMatchObject({
+    seq: 1n,
+    epoch: 2,
+  });
+  expect(told).toHaveLength(1);
+});
+
+test('when the answer to COMMIT is lost, it is not done again, and nobody is told that it was done', async () => {
+  const workspaceId = await log();
+  const target = new URL(own.url);
+  const port = Number(target.port);
+  let cut = true;
+  const proxy = createServer((socket) => {
+    const server = connect(port, '127.0.0.1');
+    socket.pipe(server);
+    server.on('data', (answer) => {
+      if (cut && answer.includes('COMMIT')) socket.destroy();
+      else socket.write(answer);
+    });
+    socket.on('close', () => server.destroy()).on('error', () => undefined);
+    server.on('close', () => socket.destroy()).on('error', () => undefined);
+  });
+  await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+  target.port = String((proxy.address() as AddressInfo).port);
+  const through = createDatabase({ url: target.href, directUrl: target.href, poolMax: 1, applicationName: 'test' });
+  onTestFinished(async () => {
+    await through.close();
+    proxy.close();
+  });
+  const hooks: string[] = [];
+  const write = createTransact({
+    database: through,
+    originIds,
+    traceparent: () => undefined,
+    onAppended: (events) => told.push(...events),
+  });
+  let executions = 0;
+  const once = () =>
+    write(system, async (tx) => {
+      executions++;
+      tx.append(note(workspaceId, executions));
+      tx.afterCommit(() => hooks.push('done'));
+    });
+  await expect(once()).rejects.toThrow('Connection terminated');
+  expect([executions, told, hooks]).toEqual([1, [], []]);
+  expect(await seqs(workspaceId)).toEqual([1]);
+  cut = false;
+  await once();
+  expect(await seqs(workspaceId)).toEqual([1, 2]);
+  expect(hooks).toEqual(['done']);
+});
+
+test('where somebody comes from is written once an hour by a process, and again when that was undone', async () => {
+  const workspaceId = await log();
+  const origin = { address: '192.0.2.7', userAgent: newId() };
+  const come = (fail = false) =>
+    transact({ ...system, origin }, async (tx) => {
+      tx.append(note(workspaceId, 1));
+      if (fail) throw new Error('changed its mind');
+    });
+  const found = () => database.db.origin.findMany({ where: { userAgent: origin.userAgent } });
+  await expect(come(true)).rejects.toThrow('changed its mind');
+  expect(await found()).toEqual([]);
+  await come();
+  const [first] = await found();
+  const before = new Date(Date.now() - 2 * 3_600_000);
+  await database.db.origin.update({ where: { id: first?.id ?? '' }, data: { lastSeenAt: before } });
+  await come();
+  expect(await found()).toEqual([{ ...first, lastSeenAt: before }]);
 });

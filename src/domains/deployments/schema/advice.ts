@@ -107,6 +107,7 @@ builder.prismaObjectField(DeploymentRef, 'advice', (t) =>
     nullable: true,
     description:
       'What is recommended after it; null: it is not over, was not looked at yet, or was canceled. The event `deployment.advised` tells when that changes.',
+    compiled: 'selected',
     select: (_args, _context, nested) => ({ deployment: { select: { advice: nested() } } }),
     resolve: (run) => (run as unknown as { deployment: { advice: never } | null }).deployment?.advice ?? null,
   }),

@@ -45,6 +45,7 @@ const DeletionRef = builder.prismaNode('Run', {
     phase: t.field({
       type: PhaseEnum,
       description: 'Where it stands, finer than `status`.',
+      compiled: { column: 'phase' },
       resolve: ({ phase }) => phase as ApplicationDeletionPhase,
     }),
     applicationId: t.id({

@@ -6,7 +6,15 @@ import type { Appended } from '#kernel/db/transact.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, ErrorInterface, errorType, failing, guardedPart } from '#kernel/graphql/kit.ts';
+import {
+  cursorOf,
+  descriptionOfCursor,
+  ErrorInterface,
+  errorType,
+  failing,
+  guardedPart,
+  ofCredential,
+} from '#kernel/graphql/kit.ts';
 import { SecretScalar } from '#kernel/graphql/secret.ts';
 import { EnvironmentConflict } from '../errors.ts';
 import { can } from '../policy.ts';
@@ -43,6 +51,7 @@ const VariableRef = builder.prismaObject('EnvironmentVariable', {
       type: UserRef,
       nullable: true,
       description: 'Who set it; null: somebody you share no workspace with any more.',
+      compiled: { one: 'User', id: 'actorId' },
       resolve: (row, _, context) => loadUser(context, row.actorId),
     }),
   }),
@@ -58,6 +67,7 @@ const VersionRef = builder.prismaObject('EnvironmentVersion', {
       type: UserRef,
       nullable: true,
       description: 'Who made it; null: somebody you share no workspace with any more.',
+      compiled: { one: 'User', id: 'actorId' },
       resolve: (row, _, context) => loadUser(context, row.actorId),
     }),
   }),
@@ -137,6 +147,7 @@ const EnvironmentRef = builder.objectRef<EnvironmentOf>('Environment').implement
 
 builder.prismaObjectField(ApplicationRef, 'environment', (t) =>
   t.field({
+    ...ofCredential,
     type: EnvironmentRef,
     nullable: true,
     description: 'Its environment variables. Null for viewers: they are for those who may set them.',

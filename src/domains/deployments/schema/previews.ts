@@ -12,6 +12,7 @@ import {
   guardedPart,
   newestFirst,
   visible,
+  ofCredential,
 } from '#kernel/graphql/kit.ts';
 import { can } from '../policy.ts';
 import { ApplicationRef, applicationSuccess } from '../schema.ts';
@@ -52,6 +53,7 @@ const PolicyRef = builder.prismaObject('PreviewPolicy', {
       description: 'Whether previews of forks get the variables of previews, too.',
     }),
     variables: t.stringList({
+      ...ofCredential,
       nullable: true,
       description:
         'Names of the environment variables of previews, which have no others. Null for viewers: they are for those who may set variables.',
@@ -88,6 +90,7 @@ const PreviewRef = builder.prismaNode('Preview', {
       type: UserRef,
       nullable: true,
       description: 'Who approved the newest commit; null: nobody did, or you share no workspace with them any more.',
+      compiled: { one: 'User', id: 'approvedById' },
       resolve: ({ approvedById }, _, context) => (approvedById ? loadUser(context, approvedById) : null),
     }),
     approvedAt: t.expose('approvedAt', { type: 'DateTime', nullable: true, description: 'When that was.' }),
@@ -105,6 +108,7 @@ const PreviewRef = builder.prismaNode('Preview', {
       description: 'What runs it, with address, deployments, releases and logs; null: nothing does.',
     }),
     viewerCanApprove: t.boolean({
+      ...ofCredential,
       description: 'Whether you may approve its newest commit now.',
       resolve: ({ state, workspaceId }, _, { actor }) =>
         approvable.includes(state) && may(actor, can.approvePreview, workspaceId),
@@ -140,6 +144,7 @@ builder.prismaObjectFields(ApplicationRef, (t) => ({
     type: ApplicationRef,
     nullable: true,
     description: 'The application that it is a preview of; null: it is none.',
+    compiled: 'selected',
     select: (_args, _context, nested) => ({ preview: { select: { of: nested() } } }),
     resolve: (row) => (row as unknown as { preview: { of: never } | null }).preview?.of ?? null,
   }),

@@ -1,6 +1,6 @@
 import { may } from '#kernel/auth/policy.ts';
 import { builder } from '#kernel/graphql/builder.ts';
-import { guardedPart } from '#kernel/graphql/kit.ts';
+import { guardedPart, ofCredential } from '#kernel/graphql/kit.ts';
 import { can } from '../policy.ts';
 import { ApplicationRef, DeploymentRef, ReleaseRef } from '../schema.ts';
 import { refusalOfRestore } from '../service/index.ts';
@@ -18,6 +18,7 @@ const ActivationRef = builder.prismaObject('Activation', {
       type: DeploymentRef,
       nullable: true,
       description: 'The deployment that switched the address to it; null: it is not kept any more.',
+      compiled: 'selected',
       select: (_args, _context, nested) => ({ deployment: { select: { run: nested() } } }),
       resolve: (row) => (row as unknown as { deployment: { run: never } | null }).deployment?.run ?? null,
     }),
@@ -37,6 +38,7 @@ builder.prismaObjectFields(ReleaseRef, (t) => ({
   deployment: t.field({
     type: DeploymentRef,
     description: 'The deployment that made it.',
+    compiled: 'selected',
     select: (_args, _context, nested) => ({ deployment: { select: { run: nested() } } }),
     resolve: (row) => (row as unknown as { deployment: { run: never } }).deployment.run,
   }),
@@ -67,6 +69,7 @@ builder.prismaObjectFields(ReleaseRef, (t) => ({
     resolve: (release) => refusalOfRestore(release.application, release),
   }),
   viewerCanRollback: t.boolean({
+    ...ofCredential,
     description: 'Whether you may bring it back now.',
     select: { application: { select: { activeReleaseId: true, removalAskedAt: true, workspaceId: true } } },
     resolve: (release, _, { actor }) =>

@@ -178,6 +178,7 @@ const FindingRef = builder.prismaObject('Finding', {
     firstSeenAt: t.field({
       type: 'DateTime',
       description: 'When a deployment of the application first had it.',
+      compiled: 'selected',
       select: { known: { select: { firstSeenAt: true } } },
       resolve: ({ known }) => known.firstSeenAt,
     }),
@@ -308,6 +309,7 @@ builder.prismaObjectField(DeploymentRef, 'securityScan', (t) =>
     nullable: true,
     description:
       'What the scanners said; null: it is not scanned yet, or brings back a release that was scanned before.',
+    compiled: 'selected',
     select: (_args, _context, nested) => ({ deployment: { select: { securityScan: nested() } } }),
     resolve: (run) =>
       (run as unknown as { deployment: { securityScan: never } | null }).deployment?.securityScan ?? null,

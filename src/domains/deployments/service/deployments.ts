@@ -1,10 +1,11 @@
-import type { Release, RunTrigger } from '#prisma';
+import { Prisma, type Release, type Run, type RunTrigger } from '#prisma';
 import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { Conflict, NotFound } from '#kernel/errors.ts';
-import { isId } from '#kernel/ids.ts';
+import { columnsOf } from '#kernel/db/connection.ts';
+import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { lostAfterS } from '#kernel/runs/host.ts';
 import { Runs } from '#kernel/runs/runs.ts';
@@ -31,6 +32,8 @@ export interface Requested {
   readonly id: string;
   readonly workspaceId: string;
   readonly event: Appended | null;
+  /** Where it is new. */
+  readonly run?: Run;
 }
 
 /** Asks for deployments; the run does them. */
@@ -51,22 +54,36 @@ export const Deployments = service('deployments', (app) => {
       const { workspaceId } = application;
       if (application.removalAskedAt) throw new Conflict('The application is being deleted.');
       const { idempotencyKey, ...rest } = input;
+      const found = lookUp(tx, application);
       const started = await app
         .use(Runs)
-        .once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async () =>
-          start(tx, application, await inputOf(tx, application), trigger),
+        .once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async (runId) =>
+          start(tx, application, await inputOf(tx, application), trigger, await found, runId),
         );
       return { ...started, workspaceId };
     });
   };
 
   /** Queues the run, for an application whose row is locked. */
-  const start = async (tx: Transaction, application: Application, input: DeploymentInput, trigger: RunTrigger) => {
-    const { id, workspaceId } = application;
-    const hostId = application.hostId ? await offering(tx, application) : await place(tx, application);
-    await supersede(tx, id);
-    const lockKey = `application:${id}`;
-    return app.use(Runs).create(tx, { kind: deploymentKind, workspaceId, input, lockKey, hostId, trigger });
+  const start = async (
+    tx: Transaction,
+    application: Application,
+    input: DeploymentInput,
+    trigger: RunTrigger,
+    { host, waiting }: Found,
+    runId: string,
+  ) => {
+    const { id, workspaceId, driver } = application;
+    if (host && driver && !offers(host.drivers, driver)) throw new DriverNotOffered(driver);
+    // A host that is away is waited for.
+    const hostId = host?.id ?? (await place(tx, application));
+    // Deployments that have not begun give way to a newer one.
+    for (const run of waiting)
+      await app
+        .use(Runs)
+        .end(tx, run, { phase: 'SUPERSEDED', reason: 'A newer deployment of the application was asked for.' });
+    const lockKey = lockKeyOf(id);
+    return app.use(Runs).create(tx, { id: runId, kind: deploymentKind, workspaceId, input, lockKey, hostId, trigger });
   };
 
   /**
@@ -104,36 +121,14 @@ export const Deployments = service('deployments', (app) => {
     return host.id;
   };
 
-  /** Its host; a host that is away is waited for. @throws {DriverNotOffered} when its driver was turned off there */
-  const offering = async (tx: Transaction, { hostId, driver }: Application): Promise<string> => {
-    const host = await tx.db.host.findUniqueOrThrow({ where: { id: hostId ?? '' } });
-    if (driver && !offers(host.drivers, driver)) throw new DriverNotOffered(driver);
-    return host.id;
-  };
-
-  /** Deployments that have not begun give way to a newer one. */
-  const supersede = async (tx: Transaction, applicationId: string): Promise<void> => {
-    const waiting = await tx.db.run.findMany({
-      where: { deployment: { applicationId }, status: 'QUEUED', phase: 'PENDING', attempt: 0 },
-      orderBy: { id: 'asc' },
-    });
-    for (const { id } of waiting) {
-      await tx.db.$queryRaw`select 1 from run where id = ${id}::uuid for update`;
-      const run = await tx.db.run.findUniqueOrThrow({ where: { id } });
-      if (run.status !== 'QUEUED' || run.attempt > 0) continue; // a worker was faster
-      await app
-        .use(Runs)
-        .end(tx, run, { phase: 'SUPERSEDED', reason: 'A newer deployment of the application was asked for.' });
-    }
-  };
-
   return {
     /**
      * Queues a deployment of one commit in the caller's transaction, which has locked the application and authorized.
      * @throws {NoHost} {DriverNotOffered} {NoFreeUser} {Conflict}
      */
     async startWithin(tx: Transaction, application: Application, ref: string): Promise<{ readonly id: string }> {
-      return start(tx, application, { kind: 'BUILD', applicationId: application.id, ref }, 'WEBHOOK');
+      const input = { kind: 'BUILD', applicationId: application.id, ref } as const;
+      return start(tx, application, input, 'WEBHOOK', await lookUp(tx, application), newId());
     },
 
     /**
@@ -161,7 +156,8 @@ export const Deployments = service('deployments', (app) => {
         authorizeRow(actor, can.createDeployment, application, 'Application', applicationId);
         const refused = await push.refusal(tx, application);
         if (refused !== null) return { refused };
-        const { id } = await start(tx, application, { kind: 'BUILD', applicationId, ref }, 'WEBHOOK');
+        const input = { kind: 'BUILD', applicationId, ref } as const;
+        const { id } = await start(tx, application, input, 'WEBHOOK', await lookUp(tx, application), newId());
         await push.made(tx, id);
         return { id };
       });
@@ -203,6 +199,32 @@ export const Deployments = service('deployments', (app) => {
     },
   };
 });
+
+const lockKeyOf = (applicationId: string): string => `application:${applicationId}`;
+
+/** What a new deployment of an application depends on. */
+interface Found {
+  /** Null: the application is on none yet. */
+  readonly host: { readonly id: string; readonly drivers: readonly string[] } | null;
+  /** Its deployments that have not begun, locked. */
+  readonly waiting: readonly Run[];
+}
+
+const hostText = 'select id, drivers from host where id = $1';
+const waitingText = `
+  select ${columnsOf(Prisma.RunScalarFieldEnum)} from run
+  where lock_key = $1 and kind = $2 and status = 'QUEUED' and phase = 'PENDING' and attempt = 0 order by id for update`;
+
+/** Looks it up in one go with what is asked next, for an application whose row is locked. */
+function lookUp(tx: Transaction, { id, hostId }: Application): Promise<Found> {
+  const found = Promise.all([
+    hostId ? tx.sql<NonNullable<Found['host']>>(hostText, [hostId]) : [],
+    tx.sql<Run>(waitingText, [lockKeyOf(id), deploymentKind.name]),
+  ]).then(([[host], waiting]) => ({ host: host ?? null, waiting }));
+  // A repeat of the request does not wait for it.
+  found.catch(() => undefined);
+  return found;
+}
 
 /** Why a release cannot be brought back, as a sentence; null: it can. */
 export function refusalOfRestore(

@@ -7,7 +7,13 @@ export { ApplicationDeletions } from './deletion.ts';
 export { deploymentKind } from './kind.ts';
 export { Deployments, refusalOfRestore, type Push, type Requested } from './deployments.ts';
 export { approvable, Previews, type PreviewWritten } from './previews.ts';
-export { SourceAccess, watchDeployments, watchPreviews, type SourceCredentials } from './ports.ts';
+export {
+  SourceAccess,
+  watchDeployments,
+  watchPreviews,
+  type SourceCredentials,
+  type WatchedDeployment,
+} from './ports.ts';
 export { startDeployments, type DeploymentsHost } from './host.ts';
 export { Quotas, type QuotaLimits, type QuotaUse } from './quotas.ts';
 export { suppressedNow } from './scan.ts';

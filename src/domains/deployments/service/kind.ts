@@ -1,5 +1,4 @@
-import type { Release, Run } from '#prisma';
-import type { Transaction } from '#kernel/db/transact.ts';
+import type { Deployment, Run } from '#prisma';
 import type { RunContext } from '#kernel/runs/context.ts';
 import { Conflict } from '#kernel/errors.ts';
 import { defineRunKind } from '#kernel/runs/kinds.ts';
@@ -7,7 +6,7 @@ import { phases, type DeploymentInput } from '../model.ts';
 import { lockApplication } from './applications.ts';
 import { deploy } from './deploy.ts';
 import { Quotas } from './quotas.ts';
-import { tellWatchers } from './ports.ts';
+import { tellWatchers, type WatchedDeployment } from './ports.ts';
 
 const isRestore = (input: DeploymentInput): boolean => input.kind === 'RESTORE';
 
@@ -38,36 +37,30 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
     return (await tx.db.run.count({ where: begun })) < maxConcurrentDeployments;
   },
   async onCreate(tx, run, input, app) {
-    const restored =
-      input.kind === 'RESTORE' ? await tx.db.release.findUniqueOrThrow({ where: { id: input.releaseId } }) : null;
-    await tx.db.deployment.create({
-      data: {
-        id: run.id,
-        applicationId: input.applicationId,
-        ref: input.kind === 'BUILD' ? input.ref : (restored?.commitSha ?? ''),
-        commitSha: restored?.commitSha ?? null,
-        restoresId: restored?.id ?? null,
-        environmentVersion: await environmentVersionOf(tx, input, restored),
-      },
+    if (input.kind === 'BUILD') {
+      tx.send(createText, [run.id, input.applicationId, input.ref]);
+      return tellWatchers(app, tx, { ...run, ref: input.ref, commitSha: null });
+    }
+    const { id, commitSha, environmentVersion } = await tx.db.release.findUniqueOrThrow({
+      where: { id: input.releaseId },
     });
-    await tellWatchers(app, tx, run.id);
+    // A rollback has the environment that the release had: it is to be as it was, unless it was asked to take what holds now.
+    const kept = input.environment === 'CURRENT' ? null : environmentVersion;
+    tx.send(restoreText, [run.id, input.applicationId, commitSha, id, kept]);
+    await tellWatchers(app, tx, { ...run, ref: commitSha, commitSha });
   },
   async onEnd(tx, run, phase, app) {
-    await tellWatchers(app, tx, run.id);
+    const [deployment] = await tx.sql<WatchedDeployment & Pick<Deployment, 'applicationId' | 'restoresId'>>(readText, [
+      run.id,
+    ]);
+    if (!deployment) throw new Error(`Run ${run.id} has no deployment`);
+    await tellWatchers(app, tx, deployment);
     if (phase === 'DEPLOYED') return;
-    const { applicationId, restoresId } = await tx.db.deployment.findUniqueOrThrow({ where: { id: run.id } });
+    const { applicationId, restoresId } = deployment;
     // The address that it had reserved is nobody's; one that was never visited may become another application's.
-    const reserved = { id: applicationId, addressRunId: run.id };
-    await tx.db.application.updateMany({
-      where: { ...reserved, portAsked: false, routeVersion: 0 },
-      data: { port: null },
-    });
-    await tx.db.application.updateMany({ where: reserved, data: { addressRunId: null } });
+    tx.send(giveUpAddressText, [applicationId, run.id]);
     // Whatever it started must not run on: the host's agent ends the instances of retired releases.
-    await tx.db.release.updateMany({
-      where: { deploymentId: run.id, status: 'CANDIDATE' },
-      data: { status: 'RETIRED', retiredAt: new Date() },
-    });
+    tx.send(retireText, [run.id]);
     // One that it was to bring back stays in the order in which the releases had served.
     if (restoresId) {
       // And has the environment that it last served with, whatever it was tried with now.
@@ -98,16 +91,20 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   },
 });
 
-/**
- * What it is to run with. A deployment takes what holds when it is asked for, a rollback what the release had: it is to
- * be as it was, unless it was asked to take what holds now.
- */
-async function environmentVersionOf(
-  tx: Transaction,
-  input: DeploymentInput,
-  restored: Pick<Release, 'environmentVersion'> | null,
-): Promise<number> {
-  if (restored && !(input.kind === 'RESTORE' && input.environment === 'CURRENT')) return restored.environmentVersion;
-  const { environmentVersion } = await tx.db.application.findUniqueOrThrow({ where: { id: input.applicationId } });
-  return environmentVersion;
-}
+/** With the environment that holds when it is asked for. */
+const createText = `
+  insert into deployment (id, application_id, ref, environment_version)
+  select $1, id, $3, environment_version from application where id = $2`;
+const restoreText = `
+  insert into deployment (id, application_id, ref, commit_sha, restores_id, environment_version)
+  select $1, id, $3, $3, $4, coalesce($5, environment_version) from application where id = $2`;
+const readText = `
+  select d.id, d.ref, d.commit_sha, d.application_id, d.restores_id, r.workspace_id, r.status
+  from deployment d join run r on r.id = d.id where d.id = $1`;
+const giveUpAddressText = `
+  update application set address_run_id = null, updated_at = clock_timestamp(),
+    port = case when port_asked or route_version <> 0 then port end
+  where id = $1 and address_run_id = $2`;
+const retireText = `
+  update release set status = 'RETIRED', retired_at = clock_timestamp(), updated_at = clock_timestamp()
+  where deployment_id = $1 and status = 'CANDIDATE'`;

@@ -1,3 +1,4 @@
+import type { Deployment, Run } from '#prisma';
 import { service, type App } from '#kernel/app.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
 
@@ -21,7 +22,10 @@ export interface SourceAccess {
 export const SourceAccess = service<SourceAccess>('source access', () => ({ credentials: async () => null }));
 
 /** Is told of a deployment that was created, and of its end, in the transaction that does it. */
-export type DeploymentWatcher = (app: App, tx: Transaction, deploymentId: string) => Promise<void>;
+export type DeploymentWatcher = (app: App, tx: Transaction, deployment: WatchedDeployment) => Promise<void>;
+
+/** What is deployed, as far as it is known, a branch or commit and the commit; and how its run stands. */
+export type WatchedDeployment = Pick<Deployment, 'id' | 'ref' | 'commitSha'> & Pick<Run, 'workspaceId' | 'status'>;
 
 const watchers: DeploymentWatcher[] = [];
 
@@ -59,6 +63,6 @@ export type SourceWatcher = (app: App, tx: Transaction, applicationId: string) =
 
 export const sourceWatchers: SourceWatcher[] = [];
 
-export async function tellWatchers(app: App, tx: Transaction, deploymentId: string): Promise<void> {
-  for (const watcher of watchers) await watcher(app, tx, deploymentId);
+export async function tellWatchers(app: App, tx: Transaction, deployment: WatchedDeployment): Promise<void> {
+  for (const watcher of watchers) await watcher(app, tx, deployment);
 }

@@ -1,5 +1,6 @@
-import type { Application } from '#prisma';
+import { Prisma, type Application } from '#prisma';
 import { required } from '#kernel/app.ts';
+import { columnsOf } from '#kernel/db/connection.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { ValidationError, type Issue } from '#kernel/errors.ts';
 import type { GitProtocol } from '../../../integrations/git/index.ts';
@@ -36,9 +37,10 @@ export interface Written {
 
 /** The row, locked until the end of the transaction: what serves changes under this lock only. */
 export async function lockApplication(tx: Transaction, id: string): Promise<Application | null> {
-  await tx.db.$queryRaw`select 1 from application where id = ${id}::uuid for update`;
-  return tx.db.application.findUnique({ where: { id } });
+  const [application] = await tx.sql<Application>(lockText, [id]);
+  return application ?? null;
 }
+const lockText = `select ${columnsOf(Prisma.ApplicationScalarFieldEnum)} from application where id = $1 for update`;
 
 /** @throws {ValidationError} naming every field that has a complaint */
 export function refuse(complaints: readonly (readonly [path: string, message: string | null])[]): void {

@@ -249,6 +249,7 @@ builder.prismaObject('ExtractionConfigurationVersion', {
       type: UserRef,
       nullable: true,
       description: 'Who made it; null: somebody you share no workspace with any more.',
+      compiled: { one: 'User', id: 'createdById' },
       resolve: ({ createdById }, _, context) => loadUser(context, createdById),
     }),
   }),

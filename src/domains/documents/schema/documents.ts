@@ -22,11 +22,12 @@ import { can } from '../policy.ts';
 import {
   DocumentEncrypted,
   Documents,
-  DocumentTooLarge,
+  DocumentBeyondLimits,
   DocumentUnsupported,
   ExtractionError,
   ExtractorUnavailable,
   Retentions,
+  sentenceOf,
   type Written,
 } from '../service/index.ts';
 
@@ -66,6 +67,7 @@ const QuotaEnum = builder.enumType('DocumentQuota', {
     DOCUMENTS: { description: 'Documents that were uploaded.' },
     DOCUMENT_BYTES: { description: 'Their bytes, together.' },
     CONFIGURATIONS: { description: 'Configurations that were not archived.' },
+    CELLS: { description: 'Cells of extracted tables.' },
   } as const,
 });
 
@@ -100,8 +102,8 @@ errorType(DocumentUnsupported, {
   description: 'Documents of this kind are not read.',
   interfaces: [ErrorInterface],
 });
-errorType(DocumentTooLarge, {
-  name: 'DocumentTooLarge',
+errorType(DocumentBeyondLimits, {
+  name: 'DocumentBeyondLimits',
   description: 'The document has more of something than is read.',
   interfaces: [ErrorInterface],
   fields: (t) => ({
@@ -128,7 +130,7 @@ export const readingFails = [
   FileDamaged,
   DocumentEncrypted,
   DocumentUnsupported,
-  DocumentTooLarge,
+  DocumentBeyondLimits,
   ExtractorUnavailable,
   ExtractionError,
 ] as const;
@@ -152,6 +154,11 @@ export const DocumentRef = builder.prismaNode('Document', {
       nullable: true,
       description: 'Why it is in quarantine, a code; null: it is not.',
     }),
+    problemMessage: t.string({
+      nullable: true,
+      description: 'The same for a person, a sentence.',
+      resolve: ({ problem }) => problem && sentenceOf(problem),
+    }),
     source: t.expose('source', { type: DocumentSourceEnum, description: 'Where it came from.' }),
     sizeBytes: t.expose('sizeBytes', { type: 'BigInt', description: 'Size, bytes.' }),
     sha256: t.exposeString('sha256', { description: 'SHA-256 of its bytes, hexadecimal.' }),
@@ -166,6 +173,7 @@ export const DocumentRef = builder.prismaNode('Document', {
       type: UserRef,
       nullable: true,
       description: 'Who uploaded it; null: the server, or somebody you share no workspace with any more.',
+      compiled: { one: 'User', id: 'createdById' },
       resolve: ({ createdById }, _, context) => loadUser(context, createdById),
     }),
     download: t.field({

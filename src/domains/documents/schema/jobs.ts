@@ -8,7 +8,7 @@ import { cursorOf, descriptionOfCursor, failing, guarded, idempotencyKey, visibl
 import { asked } from '#kernel/graphql/selections.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { runUpdates } from '#kernel/runs/updates.ts';
-import { DocumentQuarantined } from '../errors.ts';
+import { DocumentQuarantined, DocumentQuotaExceeded } from '../errors.ts';
 import { extractionPhases, type ExtractionPhase } from '../model.ts';
 import { can } from '../policy.ts';
 import {
@@ -59,11 +59,13 @@ export const ExtractionJobRef = builder.prismaNode('Run', {
     phase: t.field({
       type: PhaseEnum,
       description: 'Where it stands, finer than `status`.',
+      compiled: { column: 'phase' },
       resolve: ({ phase }) => phase as ExtractionPhase,
     }),
     document: t.field({
       type: DocumentRef,
       description: 'What is read.',
+      compiled: 'selected',
       select: (_args, _context, nested) => ({ extractionJob: { select: { document: nested() } } }),
       resolve: (run) => (run as unknown as { extractionJob: { document: never } }).extractionJob.document,
     }),
@@ -71,6 +73,7 @@ export const ExtractionJobRef = builder.prismaNode('Run', {
       type: ConfigurationRef,
       nullable: true,
       description: 'What it is read with, as it is now; null: the defaults.',
+      compiled: 'selected',
       select: (_args, _context, nested) => ({ extractionJob: { select: { configuration: nested() } } }),
       resolve: (run) =>
         (run as unknown as { extractionJob: { configuration: never } | null }).extractionJob?.configuration ?? null,
@@ -78,29 +81,34 @@ export const ExtractionJobRef = builder.prismaNode('Run', {
     configurationVersion: t.int({
       nullable: true,
       description: 'The version of the configuration that it uses; null: the defaults.',
+      compiled: 'selected',
       select: { extractionJob: { select: { configurationVersion: true } } },
       resolve: ({ extractionJob }) => extractionJob?.configurationVersion ?? null,
     }),
     extractor: t.string({
       nullable: true,
       description: 'What reads the document; null before it begins.',
+      compiled: 'selected',
       select: { extractionJob: { select: { extractor: true } } },
       resolve: ({ extractionJob }) => extractionJob?.extractor ?? null,
     }),
     errorCode: t.string({
       nullable: true,
       description: 'Code of the error that ended it, see the error reference; `statusReason` tells it to a person.',
+      compiled: 'selected',
       select: { extractionJob: { select: { errorCode: true } } },
       resolve: ({ extractionJob }) => extractionJob?.errorCode ?? null,
     }),
     unitsDone: t.int({
       description: 'How far it is, in `unit`.',
+      compiled: 'selected',
       select: { extractionJob: { select: { unitsDone: true } } },
       resolve: ({ extractionJob }) => extractionJob?.unitsDone ?? 0,
     }),
     unitsTotal: t.int({
       nullable: true,
       description: 'How far it will go; null: not known yet.',
+      compiled: 'selected',
       select: { extractionJob: { select: { unitsTotal: true } } },
       resolve: ({ extractionJob }) => extractionJob?.unitsTotal ?? null,
     }),
@@ -108,29 +116,34 @@ export const ExtractionJobRef = builder.prismaNode('Run', {
       type: UnitEnum,
       nullable: true,
       description: 'What it is counted in; null: not known yet.',
+      compiled: 'selected',
       select: { extractionJob: { select: { unit: true } } },
       resolve: ({ extractionJob }) => (extractionJob?.unit ?? null) as 'ROWS' | 'PAGES' | null,
     }),
     tableCount: t.int({
       description: 'Tables that it found; 0 until they are all there.',
+      compiled: 'selected',
       select: { extractionJob: { select: { tableCount: true } } },
       resolve: ({ extractionJob }) => extractionJob?.tableCount ?? 0,
     }),
     rowCount: t.field({
       type: 'BigInt',
       description: 'Rows of them.',
+      compiled: 'selected',
       select: { extractionJob: { select: { rowCount: true } } },
       resolve: ({ extractionJob }) => extractionJob?.rowCount ?? 0n,
     }),
     cellCount: t.field({
       type: 'BigInt',
       description: 'Cells of them.',
+      compiled: 'selected',
       select: { extractionJob: { select: { cellCount: true } } },
       resolve: ({ extractionJob }) => extractionJob?.cellCount ?? 0n,
     }),
     reviewCount: t.field({
       type: 'BigInt',
       description: 'Cells that nobody has looked at and somebody should.',
+      compiled: 'selected',
       select: { extractionJob: { select: { reviewCount: true } } },
       resolve: ({ extractionJob }) => extractionJob?.reviewCount ?? 0n,
     }),
@@ -192,6 +205,7 @@ for (const [ref, by] of [
       {
         type: ExtractionJobRef,
         description: 'Its extractions, newest first.',
+        compiled: 'selected',
         select: (args, context, nested) => ({
           // What is asked of a run stands below `edges` or `nodes`.
           jobs: jobPages.getQuery(args, context, (selection, path) =>
@@ -234,7 +248,14 @@ builder.mutationField('submitExtractionJob', (t) =>
   t.fieldWithInput({
     access: can.submitExtractionJob,
     type: JobSuccess,
-    errors: failing(Conflict, IdempotencyConflict, DocumentQuarantined, DocumentUnsupported, ExtractorUnavailable),
+    errors: failing(
+      Conflict,
+      IdempotencyConflict,
+      DocumentQuarantined,
+      DocumentQuotaExceeded,
+      DocumentUnsupported,
+      ExtractorUnavailable,
+    ),
     description:
       'Extracts the tables of a document. While a job of the same document with the same version of the same configuration is open, that one is answered.',
     input: {

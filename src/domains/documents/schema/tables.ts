@@ -320,6 +320,7 @@ export const ExtractedTableRef = builder.prismaNode('ExtractedTable', {
     job: t.field({
       type: ExtractionJobRef,
       description: 'The job that found it.',
+      compiled: 'selected',
       select: (_args, _context, nested) => ({ job: { select: { run: nested() } } }),
       resolve: (table) => (table as unknown as { job: { run: never } }).job.run,
     }),
@@ -456,6 +457,7 @@ builder.prismaObjectField(ExtractionJobRef, 'tables', (t) =>
     {
       type: ExtractedTableRef,
       description: 'The tables that it found, in the order of the document. Those of a job that is not over are parts.',
+      compiled: 'selected',
       select: (args, context, nested) => ({
         extractionJob: {
           select: {

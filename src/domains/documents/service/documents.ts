@@ -6,10 +6,12 @@ import type { Appended, Transaction } from '#kernel/db/transact.ts';
 import { Conflict } from '#kernel/errors.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
+import { defineThrottle, Throttles } from '#kernel/rates/throttles.ts';
+import { claim } from '#kernel/storage/claims.ts';
 import { withhold } from '#kernel/storage/withheld.ts';
 import {
   DocumentEncrypted,
-  DocumentTooLarge,
+  DocumentBeyondLimits,
   DocumentUnsupported,
   type Detected,
 } from '../../../integrations/extractors/index.ts';
@@ -24,6 +26,17 @@ import { DocumentSettings, lockDocument, type Written } from './shared.ts';
 
 // Not by way of its file, either.
 withhold({ document: { is: { OR: [{ status: 'QUARANTINED' }, { removalAskedAt: { not: null } }] } } });
+
+// Uploads that are registered are in use.
+claim({ document: { isNot: null } });
+
+const registrations = defineThrottle({
+  name: 'documents.uploads',
+  description: 'Files that are registered as documents, for each person or key: each is looked at by a process.',
+  points: 1_000,
+  durationS: 300,
+  verbs: ['documents.uploadDocument'],
+});
 
 /** What an export made. */
 export interface Produced {
@@ -58,13 +71,14 @@ export const Documents = service('documents', (app) => ({
     if (artifact.runId) throw new Conflict('This file was made by a run.');
     if (artifact.status !== 'READY') throw new UploadNotReady();
     const { maxBytes } = app.use(DocumentSettings);
-    if (sizeBytes > maxBytes) throw new DocumentTooLarge('maxBytes', maxBytes);
+    if (sizeBytes > maxBytes) throw new DocumentBeyondLimits('maxBytes', maxBytes);
     const allowed = async (db: Db) => {
       await requireRoom(app, db, workspaceId, sizeBytes);
       if (!input.allowDuplicate) await requireNew(db, workspaceId, sha256);
     };
     // Asked before the bytes are read, and again under the lock.
     await allowed(app.db);
+    await app.use(Throttles).consume(registrations, actor.credentialId ?? actor.userId ?? workspaceId);
     const detected = await detect(app, artifact, signal);
     const problem = problemOf(artifact, detected);
     return app.transact(actor, async (tx) => {

@@ -5,13 +5,15 @@ import {
   DocumentMalformed,
   DocumentUnsupported,
   type Extracted,
+  type FileReader,
   type Format,
   type Progress,
 } from '../../../integrations/extractors/index.ts';
+import { DocumentQuotaExceeded } from '../errors.ts';
 import { outputsPersisted } from '../events.ts';
 import { isExtractable, type ExtractionInput } from '../model.ts';
 import { Configurations } from './configurations.ts';
-import { Copies, type Copy } from './copies.ts';
+import { Copies } from './copies.ts';
 import { DocumentExtractors, DocumentSettings, defaultMinConfidence } from './shared.ts';
 import { Tables } from './tables.ts';
 
@@ -30,21 +32,22 @@ export async function extract(context: Context): Promise<{ phase: string; reason
   const definition = await app.use(Configurations).definition(input.configurationId, input.configurationVersion);
   const minConfidence = definition.minConfidence ?? defaultMinConfidence;
   const copy = app.use(Copies).of({ workspaceId: run.workspaceId, id: document.artifactId }, context.signal);
+  const { timeoutS, memoryMb, maxBytes } = app.use(DocumentSettings);
+  // One process for both steps, unless another worker has done the first one.
+  const reader = app
+    .use(DocumentExtractors)
+    .open(() => copy.path(), { timeoutMs: timeoutS * 1000, memoryMb, maxBytes });
   try {
     const { format } = await context.step('detect', { timeoutS: timeouts.detectS }, (step) =>
-      detect(context, step, copy),
+      // What an export made is what it made: nobody else could have.
+      document.source === 'EXPORT' && isExtractable(document.format)
+        ? Promise.resolve({ format: document.format })
+        : detect(step, reader),
     );
     await context.step('extract', { timeoutS: timeouts.extractS }, async (step) => {
       const extractor = definition.extractor ?? 'BUILT_IN';
       await context.write((tx) => tx.db.extractionJob.update({ where: { id: run.id }, data: { extractor } }));
-      const { timeoutS, memoryMb, maxBytes } = app.use(DocumentSettings);
-      const items = app.use(DocumentExtractors).extract({
-        file: await copy.path(),
-        format,
-        definition,
-        limits: { timeoutMs: timeoutS * 1000, memoryMb, maxBytes },
-        signal: step.signal,
-      });
+      const items = reader.extract({ format, definition, signal: step.signal });
       return store(context, step, items, minConfidence);
     });
   } catch (error) {
@@ -55,6 +58,7 @@ export async function extract(context: Context): Promise<{ phase: string; reason
       );
     throw error;
   } finally {
+    await reader.close();
     await copy.remove();
   }
 
@@ -80,8 +84,8 @@ export async function extract(context: Context): Promise<{ phase: string; reason
 }
 
 /** What the bytes are, asked again: it may have been registered by a program that knew less. */
-async function detect({ app }: Context, step: StepContext, copy: Copy): Promise<{ format: Format }> {
-  const detected = await app.use(DocumentExtractors).detect(await copy.path(), step.signal);
+async function detect(step: StepContext, reader: FileReader): Promise<{ format: Format }> {
+  const detected = await reader.detect(step.signal);
   if (detected.encrypted) throw new DocumentEncrypted();
   if (!isExtractable(detected.format)) throw new DocumentUnsupported();
   if (detected.problem) throw new DocumentMalformed();
@@ -98,10 +102,14 @@ async function store(
 ): Promise<{ tables: number; rows: number; warnings: number }> {
   const { app, run } = context;
   const writer = await app.use(Tables).writer(context, { minConfidence });
+  // Of those that are stored at the same time none sees the others: together they may have as much more.
+  const room = await app.use(Tables).room(app.db, run.workspaceId);
+  const { maxStoredCells } = app.use(DocumentSettings);
   const warnings: { code: string; message: string; page?: number; sheet?: string }[] = [];
   let told = 0;
   let tables = 0;
   let rows = 0;
+  let cells = 0;
   let newest: Progress | null = null;
   let writtenAt = performance.now();
   const note = async (isOver = false) => {
@@ -128,6 +136,9 @@ async function store(
             break;
           case 'rows':
             rows += item.rows.length;
+            for (const row of item.rows) cells += row.length;
+            if (cells > room)
+              throw new DocumentQuotaExceeded('CELLS', maxStoredCells, BigInt(maxStoredCells) - room + BigInt(cells));
             await writer.rows(item);
             break;
           case 'tableEnd':

@@ -1,6 +1,6 @@
 export {
   DocumentEncrypted,
-  DocumentTooLarge,
+  DocumentBeyondLimits,
   DocumentUnsupported,
   ExtractionError,
   ExtractorUnavailable,
@@ -16,5 +16,6 @@ export { Documents } from './documents.ts';
 export { ExtractionJobs, extractionKind } from './jobs.ts';
 export { Retentions } from './maintenance.ts';
 export { Previews, type Preview, type PreviewTable } from './previews.ts';
+export { sentenceOf } from './quarantine.ts';
 export { type Written } from './shared.ts';
 export { startDocuments, type DocumentsOptions } from './start.ts';

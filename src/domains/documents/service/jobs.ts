@@ -21,8 +21,10 @@ import {
 import { can } from '../policy.ts';
 import { Configurations } from './configurations.ts';
 import { extract } from './extract.ts';
+import { sentenceOf } from './quarantine.ts';
 import { Reviews, reviewWaitS } from './review.ts';
 import { DocumentSettings, lockDocument, type Written } from './shared.ts';
+import { Tables } from './tables.ts';
 
 /** Extractions as runs. Any worker may take one: all that it needs is in the database and in the blob store. */
 export const extractionKind = defineRunKind<ExtractionInput>({
@@ -64,7 +66,7 @@ export const ExtractionJobs = service('extraction jobs', (app) => ({
    * Queues an extraction. While one of the same document with the same version of the same configuration is open, that
    * one is answered: two would do the same.
    * @throws {ValidationError} {NotFound} {Forbidden} {Conflict} {IdempotencyConflict} {DocumentQuarantined}
-   *   {DocumentUnsupported} {ExtractorUnavailable}
+   *   {DocumentUnsupported} {DocumentQuotaExceeded} {ExtractorUnavailable}
    */
   async submit(actor: Actor, raw: unknown): Promise<Written> {
     const { idempotencyKey, ...input } = parse(NewExtraction, raw);
@@ -88,6 +90,7 @@ async function start(
 ) {
   requireExtractable(document);
   const { id: documentId, workspaceId } = document;
+  await app.use(Tables).room(tx.db, workspaceId);
   const chosen = await app.use(Configurations).choose(tx.db, workspaceId, {
     configurationId: input.configurationId,
     version: input.configurationVersion,
@@ -114,7 +117,10 @@ async function start(
 /** @throws {NotFound} {DocumentQuarantined} {DocumentUnsupported} */
 export function requireExtractable(document: Document | null, id = document?.id ?? ''): ExtractableFormat {
   if (!document || document.removalAskedAt) throw new NotFound('Document', id);
-  if (document.status === 'QUARANTINED') throw new DocumentQuarantined(document.problem ?? 'UNKNOWN');
+  if (document.status === 'QUARANTINED') {
+    const problem = document.problem ?? 'UNKNOWN';
+    throw new DocumentQuarantined(problem, sentenceOf(problem));
+  }
   if (!isExtractable(document.format)) throw new DocumentUnsupported();
   return document.format;
 }

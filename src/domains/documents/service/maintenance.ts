@@ -4,7 +4,6 @@ import { system, type Actor } from '#kernel/auth/actor.ts';
 import { authorize } from '#kernel/auth/policy.ts';
 import { parse } from '#kernel/input.ts';
 import { defineRetention } from '#kernel/jobs/retention.ts';
-import { Artifacts } from '#kernel/storage/artifacts.ts';
 import { documentRetentionSet, documentsExpired } from '../events.ts';
 import { NewRetention } from '../model.ts';
 import { can } from '../policy.ts';
@@ -14,8 +13,6 @@ import { lockDocument, type Written } from './shared.ts';
 
 /** Documents whose removal one transaction asks for. */
 const batch = 100;
-/** An upload that was not registered by then is not wanted, milliseconds. */
-const uploadLifeMs = 24 * 3600 * 1000;
 /** A removal that is not done by then is asked for again, milliseconds. */
 const lateMs = 2 * 3600 * 1000;
 
@@ -51,13 +48,12 @@ export const maintainDocuments = defineRetention({
   async remove(app, signal) {
     const copies = await app.use(Copies).sweep();
     const again = await askAgain(app);
-    const uploads = await expireUploads(app, signal);
     let expired = 0;
     for (const { workspaceId, days } of await app.db.documentRetention.findMany()) {
       signal.throwIfAborted();
       expired += await expire(app, workspaceId, days, signal);
     }
-    return { expired, uploads, again, copies };
+    return { expired, again, copies };
   },
 });
 
@@ -83,25 +79,6 @@ async function expire(app: App, workspaceId: string, days: number, signal: Abort
         tx.append({ type: documentsExpired, workspaceId, subjectId: workspaceId, data: { documents, days } });
       return documents;
     });
-  }
-}
-
-/** Removes uploads that nobody has registered as a document. What a run has made is none. @returns how many */
-async function expireUploads(app: App, signal: AbortSignal): Promise<number> {
-  const before = new Date(Date.now() - uploadLifeMs);
-  const unused = { status: 'READY', runId: null, document: null, createdAt: { lt: before } } as const;
-  let removed = 0;
-  for (;;) {
-    const some = await app.db.artifact.findMany({
-      where: unused,
-      select: { id: true, workspaceId: true },
-      take: batch,
-    });
-    if (some.length === 0) return removed;
-    for (const { id, workspaceId } of some) {
-      signal.throwIfAborted();
-      if (await app.use(Artifacts).remove({ id, workspaceId }, { unless: { document: { isNot: null } } })) removed++;
-    }
   }
 }
 

@@ -3,10 +3,11 @@ import { service } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { authorizeRow } from '#kernel/auth/policy.ts';
 import type { Appended, Transaction } from '#kernel/db/transact.ts';
-import { IllegalTransition, NotFound } from '#kernel/errors.ts';
+import { NotFound } from '#kernel/errors.ts';
 import { isId } from '#kernel/ids.ts';
 import { Inbox } from '#kernel/inbox/inbox.ts';
 import { Runs } from '#kernel/runs/runs.ts';
+import { NotInReview } from '../errors.ts';
 import { can } from '../policy.ts';
 import type { Written } from './shared.ts';
 
@@ -41,7 +42,7 @@ export const Reviews = service('reviews', (app) => ({
 
   /**
    * Ends a job that waits for its review. Cells that nobody has looked at stay as they are, and say so.
-   * @throws {NotFound} {Forbidden} {IllegalTransition} when it does not wait
+   * @throws {NotFound} {Forbidden} {NotInReview} when it does not wait
    */
   async complete(actor: Actor, jobId: string): Promise<Written> {
     if (!isId(jobId)) throw new NotFound('ExtractionJob', jobId);
@@ -54,10 +55,9 @@ export const Reviews = service('reviews', (app) => ({
     });
   },
 
-  /** Ends the review of a job whose run is locked. @throws {IllegalTransition} when it does not wait */
+  /** Ends the review of a job whose run is locked. @throws {NotInReview} when it does not wait */
   async end(tx: Transaction, run: Run, left: bigint): Promise<Appended> {
-    if (run.phase !== 'NEEDS_REVIEW' || run.status !== 'WAITING')
-      throw new IllegalTransition(run.phase, 'SUCCEEDED', []);
+    if (run.phase !== 'NEEDS_REVIEW' || run.status !== 'WAITING') throw new NotInReview(run.phase);
     await tx.db.extractionJob.update({ where: { id: run.id }, data: { reviewedById: tx.actor.userId } });
     return app.use(Runs).end(tx, run, {
       phase: 'SUCCEEDED',

@@ -12,6 +12,8 @@ export interface DocumentSettings {
   /** Of a workspace: documents that were uploaded, and what they have together, bytes. */
   readonly maxDocuments: number;
   readonly maxStoredBytes: number;
+  /** Cells of a workspace's extracted tables, together. */
+  readonly maxStoredCells: number;
   /** Extractions of a workspace that are executed at once. */
   readonly maxConcurrentExtractions: number;
   /** Of the process that reads a document, resident, MiB. */

@@ -5,7 +5,9 @@ import type { RunContext } from '#kernel/runs/context.ts';
 import { Fenced } from '#kernel/runs/errors.ts';
 import type { Hold } from '#kernel/runs/runs.ts';
 import type { Box, Cell, Column, Extracted } from '../../../integrations/extractors/index.ts';
+import { DocumentQuotaExceeded } from '../errors.ts';
 import { carryOver } from './carry-over.ts';
+import { DocumentSettings } from './shared.ts';
 import { fits, readingOf } from './values.ts';
 
 type Event<T extends Extracted['type']> = Extract<Extracted, { type: T }>;
@@ -69,6 +71,18 @@ export const Tables = service('extracted tables', (app) => ({
       await held(app, hold, ['delete from extracted_table using mine where extracted_table.id = $4'], [id]);
     }
     return new Writer(app, hold, { documentId, workspaceId: run.workspaceId }, options.minConfidence);
+  },
+
+  /**
+   * How many cells more the workspace may have.
+   * @throws {DocumentQuotaExceeded} none
+   */
+  async room(db: Pick<App['db'], 'extractedTable'>, workspaceId: string): Promise<bigint> {
+    const { maxStoredCells } = app.use(DocumentSettings);
+    const { _sum: sum } = await db.extractedTable.aggregate({ where: { workspaceId }, _sum: { cellCount: true } });
+    const stored = BigInt(sum.cellCount ?? 0);
+    if (stored >= maxStoredCells) throw new DocumentQuotaExceeded('CELLS', maxStoredCells, stored);
+    return BigInt(maxStoredCells) - stored;
   },
 
   /**

@@ -52,6 +52,7 @@ builder.prismaNode('Run', {
     phase: t.field({
       type: DeletionPhaseEnum,
       description: 'Where it stands, finer than `status`.',
+      compiled: { column: 'phase' },
       resolve: ({ phase }) => phase as DeletionPhase,
     }),
     report: t.field({

@@ -3,7 +3,7 @@ import type { SignedIn } from '#kernel/auth/sessions.ts';
 import { Conflict, RateLimited } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { ErrorInterface, errorType, failing, guarded, newestFirst } from '#kernel/graphql/kit.ts';
+import { ErrorInterface, errorType, failing, guarded, newestFirst, ofCredential } from '#kernel/graphql/kit.ts';
 import { MailNotConfigured } from '#kernel/mail/transport.ts';
 import { NoPassword, ReauthenticationRequired, SignInRefused, TokenRefused } from '../errors.ts';
 import { can } from '../policy.ts';
@@ -53,6 +53,7 @@ const SessionRef = builder.prismaNode('Session', {
     lastSeenAt: t.expose('lastSeenAt', { type: 'DateTime', description: 'Last use, to the minute.' }),
     expiresAt: t.expose('expiresAt', { type: 'DateTime', description: 'When it ends by itself.' }),
     current: t.boolean({
+      ...ofCredential,
       description: 'Whether it is the one that asks.',
       resolve: ({ id }, _, { actor }) => actor.kind === 'SESSION' && actor.credentialId === id,
     }),

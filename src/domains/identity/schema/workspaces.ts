@@ -54,6 +54,7 @@ builder.prismaNode('Run', {
     phase: t.field({
       type: DeletionPhaseEnum,
       description: 'Where it stands, finer than `status`.',
+      compiled: { column: 'phase' },
       resolve: ({ phase }) => phase as DeletionPhase,
     }),
     workspaceRowId: t.string({

@@ -5,7 +5,7 @@ import { system } from '#kernel/auth/actor.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { DomainError } from '#kernel/errors.ts';
 import { defineJob } from '#kernel/jobs/define.ts';
-import { urlKey, watchDeployments, watchPreviews } from '../../deployments/index.ts';
+import { urlKey, watchDeployments, watchPreviews, type WatchedDeployment } from '../../deployments/index.ts';
 import { GitHubApiFailed } from '../../../integrations/github/index.ts';
 import { Repositories } from './connections.ts';
 import { RepositorySettings } from './settings.ts';
@@ -51,14 +51,15 @@ function saidOf({ state, reason }: Pick<Preview, 'state' | 'reason'>): { state: 
 /** Tells GitHub what became of commits. The only writer of commit_status. */
 export const Statuses = service('commit statuses', (app) => ({
   /** Has GitHub told of a deployment whose commit is known, where the workspace has connected the repository. */
-  async watch(tx: Transaction, deploymentId: string): Promise<void> {
-    const { application, ...deployment } = await tx.db.deployment.findUniqueOrThrow({
+  async watch(tx: Transaction, { id: deploymentId, ref, commitSha: fetched }: WatchedDeployment): Promise<void> {
+    const commitSha = fetched ?? (commitId.test(ref) ? ref : null);
+    if (commitSha === null) return;
+    const { application } = await tx.db.deployment.findUniqueOrThrow({
       where: { id: deploymentId },
-      select: { ref: true, commitSha: true, application: { select: { workspaceId: true, repositoryUrl: true } } },
+      select: { application: { select: { workspaceId: true, repositoryUrl: true } } },
     });
-    const commitSha = deployment.commitSha ?? (commitId.test(deployment.ref) ? deployment.ref : null);
     const key = urlKey(application.repositoryUrl);
-    if (commitSha === null || key === null) return;
+    if (key === null) return;
     const { workspaceId } = application;
     const repository = await tx.db.connectedRepository.findUnique({
       where: { workspaceId_urlKey: { workspaceId, urlKey: key } },
@@ -208,4 +209,4 @@ watchPreviews(async (app, tx, previewId) => {
   await app.jobs.enqueue(tx, reportPreviewJob, { workspaceId, previewId });
 });
 
-watchDeployments((app, tx, deploymentId) => app.use(Statuses).watch(tx, deploymentId));
+watchDeployments((app, tx, deployment) => app.use(Statuses).watch(tx, deployment));

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { DocumentTooLarge, ExtractorUnavailable } from '../errors.ts';
+import { DocumentBeyondLimits, ExtractorUnavailable } from '../errors.ts';
 import type { Citation } from '../extractor.ts';
 import { readBytes, type Raw, type RawCell, type Source } from '../raw.ts';
 
@@ -45,7 +45,7 @@ export async function* readAnswer(source: Source): AsyncGenerator<Raw> {
   const { tables, warnings } = parseAnswer((await readBytes(source)).toString('utf8'));
   for (const { message, page: at } of warnings ?? [])
     yield { type: 'warning', code: 'EXTERNAL_EXTRACTOR', message, ...(at === undefined ? {} : { page: at }) };
-  if (tables.length > source.limits.maxTables) throw new DocumentTooLarge('maxTables', source.limits.maxTables);
+  if (tables.length > source.limits.maxTables) throw new DocumentBeyondLimits('maxTables', source.limits.maxTables);
   for (const [index, table] of tables.entries()) {
     yield {
       type: 'table',

@@ -1,6 +1,6 @@
 import { pipeline, Readable } from 'node:stream';
 import { CsvError, parse } from 'csv-parse';
-import { DocumentMalformed, DocumentTooLarge } from '../errors.ts';
+import { DocumentMalformed, DocumentBeyondLimits } from '../errors.ts';
 import type { Raw, Source } from '../raw.ts';
 import { dialectOf } from './dialect.ts';
 import { encodingOf, textOf } from './text.ts';
@@ -60,7 +60,7 @@ export async function* readDelimited(source: Source): AsyncGenerator<Raw> {
     }
   } catch (error) {
     if (!(error instanceof CsvError)) throw error;
-    if (error.code === 'CSV_MAX_RECORD_SIZE') throw new DocumentTooLarge('maxCellChars', limits.maxCellChars);
+    if (error.code === 'CSV_MAX_RECORD_SIZE') throw new DocumentBeyondLimits('maxCellChars', limits.maxCellChars);
     const where =
       error.code === 'CSV_QUOTE_NOT_CLOSED' ? 'A quote is opened and not closed' : 'A field is not as it should be';
     throw new DocumentMalformed(`${where}, in the record of line ${line}.`);

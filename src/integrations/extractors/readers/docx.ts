@@ -1,4 +1,4 @@
-import { DocumentMalformed, DocumentTooLarge } from '../errors.ts';
+import { DocumentMalformed, DocumentBeyondLimits } from '../errors.ts';
 import type { Raw, RawCell, RawRow, Source } from '../raw.ts';
 import { relations } from './relations.ts';
 import { streamXml, type Attributes } from './xml.ts';
@@ -48,7 +48,7 @@ export async function* readDocx(source: Source): AsyncGenerator<Raw> {
   const widthOf = (text: string | undefined): number => {
     const width = Number(text ?? '1');
     if (!(width >= 1)) return 1;
-    if (width > maxColumns) throw new DocumentTooLarge('maxColumns', maxColumns);
+    if (width > maxColumns) throw new DocumentBeyondLimits('maxColumns', maxColumns);
     return Math.floor(width);
   };
 
@@ -83,7 +83,7 @@ export async function* readDocx(source: Source): AsyncGenerator<Raw> {
       table.physical = 0;
     } else if (name === 'gridBefore') {
       const before = Number(attributes['val'] ?? '0');
-      if (before > maxColumns) throw new DocumentTooLarge('maxColumns', maxColumns);
+      if (before > maxColumns) throw new DocumentBeyondLimits('maxColumns', maxColumns);
       table.cells.length = Math.max(0, Math.floor(before));
     } else if (name === 'tblHeader') table.isHeader = attributes['val'] !== '0' && attributes['val'] !== 'false';
     else if (name === 'tc') {
@@ -112,7 +112,7 @@ export async function* readDocx(source: Source): AsyncGenerator<Raw> {
       table.cells[at] = covered === null ? own : covered && { ...covered, note: 'MERGED' };
       table.origins[at] = table.physical;
     }
-    if (table.cells.length > maxColumns) throw new DocumentTooLarge('maxColumns', maxColumns);
+    if (table.cells.length > maxColumns) throw new DocumentBeyondLimits('maxColumns', maxColumns);
   };
   const endRow = (table: Table): void => {
     table.rows += 1;

@@ -1,5 +1,5 @@
 import { parse, type DefaultTreeAdapterTypes } from 'parse5';
-import { DocumentTooLarge } from '../errors.ts';
+import { DocumentBeyondLimits } from '../errors.ts';
 import { readBytes, type Raw, type RawCell, type Source } from '../raw.ts';
 import { encodingOf } from './text.ts';
 
@@ -124,7 +124,7 @@ function* readTable(table: Element, number: number, source: Source): Generator<R
     const cells: (RawCell | undefined)[] = [];
     const origins: number[] = [];
     const place = (left: number, width: number, cell: RawCell | undefined, origin: number, covered: boolean): void => {
-      if (left + width > maxColumns) throw new DocumentTooLarge('maxColumns', maxColumns);
+      if (left + width > maxColumns) throw new DocumentBeyondLimits('maxColumns', maxColumns);
       for (let column = left; column < left + width; column++) {
         if (origins[column] !== undefined) continue;
         cells[column] = cell && (covered || column > left) ? { ...cell, note: 'MERGED' } : cell;

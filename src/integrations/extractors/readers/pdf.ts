@@ -1,5 +1,5 @@
 import { getDocument, PasswordException, VerbosityLevel, type PDFDocumentProxy } from 'unpdf/pdfjs';
-import { DocumentEncrypted, DocumentMalformed, DocumentTooLarge } from '../errors.ts';
+import { DocumentEncrypted, DocumentMalformed, DocumentBeyondLimits } from '../errors.ts';
 import type { Box } from '../extractor.ts';
 import { parsePages } from '../pages.ts';
 import { readBytes, type Raw, type Source } from '../raw.ts';
@@ -62,7 +62,7 @@ export async function* readPdf(source: Source): AsyncGenerator<Raw> {
   const { definition, limits, maxRows } = source;
   const document = await openPdf(await readBytes(source));
   let pages = pagesOf(document.numPages, definition.pages);
-  if (pages.length > limits.maxPages) throw new DocumentTooLarge('maxPages', limits.maxPages);
+  if (pages.length > limits.maxPages) throw new DocumentBeyondLimits('maxPages', limits.maxPages);
   if (maxRows < Infinity && pages.length > samplePages) {
     pages = pages.slice(0, samplePages);
     yield { type: 'warning', code: 'SAMPLE_OF_PAGES', message: `The sample is of the first ${samplePages} pages.` };

@@ -1,6 +1,6 @@
 import { read, set_cptable, type CellObject, type WorkBook } from '@e965/xlsx';
 import * as codePages from '@e965/xlsx/dist/cpexcel.full.mjs';
-import { DocumentEncrypted, DocumentMalformed, DocumentTooLarge } from '../errors.ts';
+import { DocumentEncrypted, DocumentMalformed, DocumentBeyondLimits } from '../errors.ts';
 import { columnLetters, readBytes, type Raw, type RawCell, type Source } from '../raw.ts';
 import { isEmptyRow, Merges } from './merges.ts';
 import { kindOfCode, numberCell } from './serial.ts';
@@ -21,7 +21,7 @@ export async function* readXls(source: Source): AsyncGenerator<Raw> {
   }));
   const { sheets, warnings } = chosen(entries, source.definition);
   yield* warnings;
-  if (sheets.length > source.limits.maxPages) throw new DocumentTooLarge('maxPages', source.limits.maxPages);
+  if (sheets.length > source.limits.maxPages) throw new DocumentBeyondLimits('maxPages', source.limits.maxPages);
   for (const { name } of sheets) {
     const sheet = book.Sheets[name];
     const rows = (sheet?.['!data'] ?? []) as (CellObject | undefined)[][];

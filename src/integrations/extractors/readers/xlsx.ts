@@ -1,4 +1,4 @@
-import { DocumentMalformed, DocumentTooLarge } from '../errors.ts';
+import { DocumentMalformed, DocumentBeyondLimits } from '../errors.ts';
 import { columnLetters, type Raw, type RawCell, type Source } from '../raw.ts';
 import { areaOf, columnOf, isEmptyRow, Merges, type Merge } from './merges.ts';
 import { relations, type Relation } from './relations.ts';
@@ -33,7 +33,7 @@ export async function* readXlsx(source: Source): AsyncGenerator<Raw> {
   const { sheets, ...book } = await openBook(pack, source);
   const { sheets: wanted, warnings } = chosen(sheets, source.definition);
   yield* warnings;
-  if (wanted.length > source.limits.maxPages) throw new DocumentTooLarge('maxPages', source.limits.maxPages);
+  if (wanted.length > source.limits.maxPages) throw new DocumentBeyondLimits('maxPages', source.limits.maxPages);
   for (const sheet of wanted) yield* readSheet(pack, sheet, book, source.maxRows);
 }
 
@@ -56,7 +56,7 @@ async function openBook(pack: Package, source: Source): Promise<Book> {
       part: relation.part,
       hidden: state !== 'visible',
     });
-    if (sheets.length > 10_000) throw new DocumentTooLarge('maxPages', source.limits.maxPages);
+    if (sheets.length > 10_000) throw new DocumentBeyondLimits('maxPages', source.limits.maxPages);
   };
   await readXml(pack.read(root.part), { open, close: () => undefined, text: () => undefined });
   const styles = ofType('styles');
@@ -116,7 +116,7 @@ async function readStrings(pack: Package, part: string, most: number): Promise<s
       else if (name === 'si') {
         // Room for itself beside its characters.
         chars += text.length + 16;
-        if (chars > maxSharedChars) throw new DocumentTooLarge('maxUnpackedBytes', most);
+        if (chars > maxSharedChars) throw new DocumentBeyondLimits('maxUnpackedBytes', most);
         strings.push(unescaped(text));
       }
     },

@@ -1,5 +1,5 @@
 import { SaxesParser } from 'saxes';
-import { DocumentMalformed, DocumentTooLarge } from '../errors.ts';
+import { DocumentMalformed, DocumentBeyondLimits } from '../errors.ts';
 import { markOf } from './text.ts';
 
 /** Attributes by their local names. */
@@ -18,7 +18,7 @@ const maxPiece = 16_777_216;
 
 const local = (name: string): string => name.slice(name.indexOf(':') + 1);
 
-/** Reads XML to its end. @throws DocumentMalformed, DocumentTooLarge */
+/** Reads XML to its end. @throws DocumentMalformed, DocumentBeyondLimits */
 export async function readXml(chunks: AsyncIterable<Buffer>, handler: Handler): Promise<void> {
   const found: never[] = [];
   for await (const batch of streamXml(chunks, handler, found)) if (batch.length > 0) return;
@@ -27,7 +27,7 @@ export async function readXml(chunks: AsyncIterable<Buffer>, handler: Handler): 
 /**
  * Reads XML as it arrives. What the handler puts into `found` is given on after each piece. A document type is refused:
  * office files have none, and entities come from there.
- * @throws DocumentMalformed, DocumentTooLarge
+ * @throws DocumentMalformed, DocumentBeyondLimits
  */
 export async function* streamXml<T>(
   chunks: AsyncIterable<Buffer>,
@@ -68,7 +68,7 @@ export async function* streamXml<T>(
   for await (const chunk of chunks) {
     decoder ??= new TextDecoder(markOf(chunk) ?? 'utf-8');
     quietFor += chunk.length;
-    if (quietFor > maxPiece) throw new DocumentTooLarge('maxCellChars', maxPiece);
+    if (quietFor > maxPiece) throw new DocumentBeyondLimits('maxCellChars', maxPiece);
     parser.write(decoder.decode(chunk, { stream: true }));
     if (found.length > 0) yield found.splice(0);
   }

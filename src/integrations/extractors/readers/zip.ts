@@ -1,5 +1,5 @@
 import { fromFdPromise, type Entry } from 'yauzl';
-import { DocumentMalformed, DocumentTooLarge, type Limits } from '../errors.ts';
+import { DocumentMalformed, DocumentBeyondLimits, type Limits } from '../errors.ts';
 import type { OpenFile } from '../raw.ts';
 
 /** Parts of a package by their names, without a leading slash. */
@@ -8,7 +8,7 @@ export interface Package {
   has(name: string): boolean;
   /**
    * A part, inflated while it is read.
-   * @throws DocumentMalformed when there is none, DocumentTooLarge by what comes out, whatever its header says
+   * @throws DocumentMalformed when there is none, DocumentBeyondLimits by what comes out, whatever its header says
    */
   read(name: string): AsyncIterable<Buffer>;
 }
@@ -55,11 +55,11 @@ export async function openPackage(file: OpenFile, limits: Limits): Promise<Packa
           size += chunk.length;
           unpacked += chunk.length;
           if (unpacked > limits.maxUnpackedBytes || (size > harmless && size > entry.compressedSize * maxRatio))
-            throw new DocumentTooLarge('maxUnpackedBytes', limits.maxUnpackedBytes);
+            throw new DocumentBeyondLimits('maxUnpackedBytes', limits.maxUnpackedBytes);
           yield chunk;
         }
       } catch (error) {
-        if (error instanceof DocumentTooLarge) throw error;
+        if (error instanceof DocumentBeyondLimits) throw error;
         malformed();
       } finally {
         stream.destroy();

@@ -96,6 +96,9 @@ export function readNumber(given: string, decimal: '.' | ',' | null, declared = 
   if (given.length > maxChars || !/\d/.test(given)) return null;
   // Most are this.
   if (/^(?:0|-?[1-9]\d*)$/.test(given)) return { value: given, ambiguous: false, decimal: null };
+  // Or that: three digits after the point could be a group of thousands.
+  if (decimal !== ',' && /^(?:0|[1-9]\d*)\.(?:\d\d?|\d{4,})$/.test(given))
+    return { value: given, ambiguous: false, decimal: '.' };
   let text = given
     .replaceAll(/[\u00A0\u2007\u2009\u202F]/g, ' ')
     .replaceAll('\u2212', '-')

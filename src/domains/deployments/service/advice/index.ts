@@ -187,14 +187,10 @@ const askJob = defineJob({
 });
 
 // One that failed is looked at once. What was deployed is looked at again when there are figures of it.
-watchDeployments(async (app, tx, deploymentId) => {
-  const run = await tx.db.run.findUniqueOrThrow({
-    where: { id: deploymentId },
-    select: { workspaceId: true, status: true },
-  });
-  if (!isTerminal(run.status) || run.status === 'CANCELED') return;
-  const payload = { workspaceId: run.workspaceId, deploymentId };
-  const serves = run.status === 'SUCCEEDED';
+watchDeployments(async (app, tx, { id: deploymentId, workspaceId, status }) => {
+  if (!isTerminal(status) || status === 'CANCELED') return;
+  const payload = { workspaceId, deploymentId };
+  const serves = status === 'SUCCEEDED';
   await app.jobs.enqueue(tx, adviseJob, { ...payload, final: !serves });
   if (serves)
     await app.jobs.enqueue(

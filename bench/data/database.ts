@@ -1,0 +1,133 @@
+import { createHash } from 'node:crypto';
+import { execFileSync } from 'node:child_process';
+import { readdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import pg from 'pg';
+import pino from 'pino';
+import { acquireEmbeddedPostgres } from '../../src/kernel/db/embedded/index.ts';
+import { migrate } from '../../src/kernel/db/migrate.ts';
+import { resolveStateDirs } from '../../src/kernel/db/state-dirs.ts';
+import { jobQueues } from './queues.ts';
+import { contendersSql } from './contenders-sql.ts';
+import { fill } from './fill.ts';
+import type { Shape } from './shape.ts';
+
+const log = pino({ level: 'warn' });
+const root = path.resolve(import.meta.dirname, '../..');
+
+/** A PostgreSQL server. */
+export interface Postgres {
+  /** Of its database for administration. */
+  readonly url: string;
+  /** Of its first process, where it runs on this machine as far as we know. */
+  readonly pid: number | null;
+  release(): Promise<void>;
+}
+
+/** The given server, or an embedded one that keeps its data in the cache. */
+export async function postgres(options: { url: string | undefined; cache: string; core: number | null }) {
+  if (options.url) return { url: options.url, pid: null, release: async () => undefined } satisfies Postgres;
+  const dirs = await resolveStateDirs({ stateDir: path.join(options.cache, 'state') });
+  const server = await acquireEmbeddedPostgres({ ...dirs, log, database: 'bench' });
+  const client = new pg.Client({ connectionString: server.url });
+  await client.connect();
+  // For everybody the same: statements and caches are measured, not the disk.
+  for (const [name, value] of [
+    ['synchronous_commit', 'off'],
+    ['shared_buffers', '512MB'],
+    ['max_connections', '200'],
+    ['max_wal_size', '4GB'],
+    ['jit', 'off'],
+    ['shared_preload_libraries', 'pg_stat_statements'],
+    // Counted only while somebody asks.
+    ['pg_stat_statements.track', 'none'],
+  ] as const)
+    await client.query(`alter system set ${name} = '${value}'`);
+  await client.query('select pg_reload_conf()');
+  const pending = await client.query(`select 1 from pg_settings where pending_restart`);
+  await client.end();
+  if (pending.rows.length > 0 && !server.adopted) {
+    await server.release();
+    return postgres(options);
+  }
+  if (options.core !== null) pin(server.pid, options.core);
+  return { url: server.url, pid: server.pid, release: () => server.release() } satisfies Postgres;
+}
+
+/** All threads of a process and of its children, and what they start later. */
+function pin(pid: number, core: number): void {
+  const children = execFileSync('ps', ['-o', 'pid=', '--ppid', String(pid)], { encoding: 'utf8' });
+  for (const one of [pid, ...children.split('\n').map(Number).filter(Boolean)]) {
+    execFileSync('taskset', ['-acp', String(core), String(one)], { stdio: 'ignore' });
+  }
+}
+
+export const databaseUrl = (server: string, name: string): string => {
+  const url = new URL(server);
+  url.pathname = `/${name}`;
+  return url.href;
+};
+
+/** Runs statements on the server's own database. */
+export async function admin(server: string, ...statements: readonly string[]): Promise<pg.QueryResult[]> {
+  const client = new pg.Client({ connectionString: server });
+  await client.connect();
+  try {
+    const results = [];
+    for (const sql of statements) results.push(await client.query(sql));
+    return results;
+  } finally {
+    await client.end();
+  }
+}
+
+/** What the data is made by: another migration, or another rule, is other data. */
+async function version(): Promise<string> {
+  const hash = createHash('sha256');
+  const migrations = path.join(root, 'prisma/migrations');
+  for (const name of (await readdir(migrations)).toSorted()) {
+    if (!name.includes('.')) hash.update(await readFile(path.join(migrations, name, 'migration.sql')));
+  }
+  for (const name of ['shape.ts', 'fill.ts', 'queues.ts', 'contenders-sql.ts']) {
+    hash.update(await readFile(path.join(import.meta.dirname, name)));
+  }
+  return hash.digest('hex').slice(0, 10);
+}
+
+/** The data of a shape, made unless it is there. @returns the name of a database that nobody writes to */
+export async function template(server: string, shape: Shape, tell: (what: string) => void): Promise<string> {
+  const family = `bench_${String(shape.scale).replace('.', '_')}_`;
+  const name = `${family}${await version()}`;
+  const [found] = await admin(server, `select datname from pg_database where datname like '${family}%'`);
+  const names = (found?.rows ?? []).map(({ datname }: { datname: string }) => datname);
+  if (names.includes(name)) return name;
+  for (const old of names.filter((one) => /_[0-9a-f]{10}$/.test(one))) {
+    await admin(server, `drop database if exists ${old} with (force)`);
+  }
+  const draft = `${name}_draft`;
+  await admin(server, `drop database if exists ${draft} with (force)`, `create database ${draft}`);
+  const url = databaseUrl(server, draft);
+  tell(`building the data, scale ${shape.scale}`);
+  await migrate(url, { log });
+  await jobQueues(url);
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query(contendersSql);
+  await client.query('create extension if not exists pg_stat_statements').catch(() => undefined);
+  await fill(client, shape, tell);
+  await client.end();
+  await admin(server, `alter database ${draft} rename to ${name}`);
+  return name;
+}
+
+/** A copy to work on. */
+export async function workingCopy(server: string, of: string): Promise<string> {
+  const name = 'bench_work';
+  await admin(
+    server,
+    `drop database if exists ${name} with (force)`,
+    `create database ${name} template ${of} strategy file_copy`,
+    'checkpoint',
+  );
+  return databaseUrl(server, name);
+}

@@ -1,0 +1,100 @@
+import { execFileSync } from 'node:child_process';
+import { mkdir } from 'node:fs/promises';
+import { cpus } from 'node:os';
+import path from 'node:path';
+import { contenders, start } from './contenders/index.ts';
+import { admin, databaseUrl, postgres, template, workingCopy } from './data/database.ts';
+import { shapeOf } from './data/shape.ts';
+import { hasWrk } from './load/http.ts';
+import { cores } from './measure.ts';
+import { help, optionsOf, type Options } from './options.ts';
+import type { Sample } from './report/results.ts';
+import { writeReport } from './report/write.ts';
+import type { Bench } from './workloads/bench.ts';
+import { measureRequests } from './workloads/http.ts';
+import { isLiveWorkload, liveWorkloads, measureLive } from './workloads/live.ts';
+import { profile } from './workloads/profile.ts';
+import { isRequestWorkload, requestWorkloads } from './workloads/requests.ts';
+
+// Measures the server against others: npm --prefix bench start -- --help
+
+const allWorkloads = { ...requestWorkloads, ...liveWorkloads };
+const root = path.resolve(import.meta.dirname, '..');
+const git = (...args: string[]): string => execFileSync('git', ['-C', root, ...args], { encoding: 'utf8' }).trim();
+const begun = performance.now();
+const tell = (what: string): void =>
+  console.log(`${((performance.now() - begun) / 1000).toFixed(0).padStart(5)} s  ${what}`);
+
+/** A checkout of another commit, kept in the cache, with this one's packages. */
+function checkout(ref: string, cache: string): string {
+  const commit = git('rev-parse', `${ref}^{commit}`);
+  const folder = path.join(cache, `commit-${commit.slice(0, 12)}`);
+  try {
+    execFileSync('git', ['-C', folder, 'rev-parse'], { stdio: 'ignore' });
+  } catch {
+    git('worktree', 'prune');
+    git('worktree', 'add', '--detach', folder, commit);
+    execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: folder, stdio: 'inherit' });
+    execFileSync('npm', ['run', 'generate', '--if-present'], { cwd: folder, stdio: 'inherit' });
+  }
+  return folder;
+}
+
+async function measure(options: Options): Promise<void> {
+  await mkdir(options.cache, { recursive: true });
+  const against = options.against === null ? null : checkout(options.against, options.cache);
+  const all = contenders(path.join(options.cache, 'server'), against);
+  const chosen = all.filter(({ name }) => name === 'switchyard' || options.contenders.includes(name));
+  const server = await postgres({ url: options.database, cache: options.cache, core: cores.others });
+  const samples: Sample[] = [];
+  try {
+    for (const scale of options.scales) {
+      const shape = shapeOf(scale);
+      const data = await template(server.url, shape, tell);
+      tell(`scale ${scale}: ${shape.deployments} deployments in ${data}`);
+      const bench: Bench = {
+        options,
+        shape,
+        contenders: chosen,
+        databaseUrl: await workingCopy(server.url, data),
+        databasePid: server.pid,
+        tell,
+        start: (contender) => start(contender, databaseUrl(server.url, 'bench_work')),
+      };
+      if (options.profile !== null) {
+        await profile(bench, options.profile, options.workloads);
+        continue;
+      }
+      const requests = options.workloads.filter(isRequestWorkload);
+      if (requests.length > 0) samples.push(...(await measureRequests(bench, requests)));
+      const live = options.workloads.filter(isLiveWorkload);
+      if (live.length > 0) samples.push(...(await measureLive(bench, live)));
+    }
+    if (options.profile !== null) return;
+    const [version] = await admin(server.url, 'show server_version');
+    const about = {
+      when: new Date().toISOString(),
+      node: process.versions.node,
+      postgres: String((version?.rows[0] as { server_version?: string } | undefined)?.server_version),
+      processor: `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}`,
+      commit: git('describe', '--always', '--dirty'),
+      load: hasWrk ? 'wrk' : 'autocannon',
+      workloads: allWorkloads,
+      contenders: Object.fromEntries(chosen.map(({ name, label }) => [name, label])),
+      options,
+    };
+    console.log(await writeReport(options.out, about, samples));
+    tell(`the report is in ${options.out}`);
+  } finally {
+    await server.release();
+  }
+}
+
+const known = {
+  workloads: Object.keys(allWorkloads),
+  contenders: contenders('', '').map(({ name }) => name),
+};
+const options = optionsOf(process.argv.slice(2), known);
+if (options) await measure(options);
+else console.log(help);
+process.exit();

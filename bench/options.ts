@@ -1,0 +1,92 @@
+import { homedir } from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+
+export interface Options {
+  readonly workloads: readonly string[];
+  readonly contenders: readonly string[];
+  readonly rounds: number;
+  readonly seconds: number;
+  readonly warmSeconds: number;
+  readonly scales: readonly number[];
+  readonly connections: number;
+  readonly subscribers: number;
+  readonly sockets: number;
+  readonly against: string | null;
+  readonly out: string;
+  readonly cache: string;
+  readonly database: string | undefined;
+  readonly profile: string | null;
+}
+
+export const help = `npm --prefix bench start -- [options]
+  --workloads Q1,Q2      which ones (default: all)
+  --contenders a,b       which ones (default: all; switchyard is always one)
+  --rounds 7             interleaved: A B C A B C …
+  --seconds 5            of one load
+  --warm 3               seconds of load before the rounds
+  --scale 1              size of the data, 0.01 to 10; several, comma-separated, tell how costs grow
+  --connections 32       of HTTP loads
+  --subscribers 2000     of S1, S2, L1; S3 has a tenth on each of 10 documents, R1 a twentieth
+  --sockets 10000        of K1
+  --against <git ref>    measures the server of that commit, too
+  --database <url>       of a server where databases may be made; default: an embedded one
+  --cache <folder>       of the data; default: ${cacheFolder()}
+  --out <folder>         of the report; default: bench/results/<time>
+  --profile <contender>  no rounds: where that one spends its time in each workload
+  --quick                a smoke run: one round of one second, few subscribers`;
+
+function cacheFolder(): string {
+  // Root's database runs as another user, who must get there.
+  const own =
+    process.getuid?.() === 0 ? '/var/cache' : (process.env['XDG_CACHE_HOME'] ?? path.join(homedir(), '.cache'));
+  return path.join(own, 'switchyard-bench');
+}
+
+/** @throws {TypeError} for an unknown option */
+export function optionsOf(
+  args: readonly string[],
+  all: { workloads: readonly string[]; contenders: readonly string[] },
+) {
+  const text = { type: 'string' } as const;
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      workloads: text, contenders: text, rounds: text, seconds: text, warm: text, scale: text, connections: text,
+      subscribers: text, sockets: text, against: text, database: text, cache: text, out: text, profile: text,
+      quick: { type: 'boolean' }, help: { type: 'boolean' },
+    },
+  }); // prettier-ignore
+  if (values.help) return null;
+  const { quick = false } = values;
+  const number = (given: string | undefined, usual: number, smoke: number): number => {
+    const value = Number(given ?? (quick ? smoke : usual));
+    if (!(value > 0 || (value === 0 && smoke === 0)))
+      throw new TypeError(`${given} is too small or no number\n${help}`);
+    return value;
+  };
+  const list = (given: string | undefined, of: readonly string[]): readonly string[] => {
+    const chosen = given?.split(',').map((one) => one.trim()) ?? of;
+    const unknown = chosen.find((one) => !of.includes(one));
+    if (unknown !== undefined) throw new TypeError(`${unknown} is none of: ${of.join(', ')}\n${help}`);
+    return of.filter((one) => chosen.includes(one));
+  };
+  return {
+    workloads: list(values.workloads, all.workloads),
+    contenders: list(values.contenders, all.contenders),
+    rounds: number(values.rounds, 7, 1),
+    seconds: number(values.seconds, 5, 1),
+    warmSeconds: number(values.warm, 3, 0),
+    scales: (values.scale ?? '1').split(',').map((one) => Math.min(10, number(one, 1, 1))),
+    connections: number(values.connections, 32, 8),
+    subscribers: number(values.subscribers, 2000, 40),
+    sockets: number(values.sockets, 10_000, 100),
+    against: values.against ?? null,
+    out: path.resolve(
+      values.out ?? path.join(import.meta.dirname, 'results', new Date().toISOString().replaceAll(/[:.]/g, '-')),
+    ),
+    cache: path.resolve(values.cache ?? cacheFolder()),
+    database: values.database,
+    profile: values.profile ?? null,
+  } satisfies Options;
+}

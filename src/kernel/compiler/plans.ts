@@ -1,0 +1,186 @@
+import {
+  getArgumentValues,
+  getNamedType,
+  getOperationAST,
+  Kind,
+  OperationTypeNode,
+  TypeInfo,
+  visit,
+  visitWithTypeInfo,
+  type DocumentNode,
+  type FieldNode,
+  type FragmentDefinitionNode,
+  type GraphQLField,
+  type GraphQLSchema,
+  type OperationDefinitionNode,
+} from 'graphql';
+import { createHash } from 'node:crypto';
+import { isConnection } from '../graphql/builder.ts';
+import { decodeNodeId } from '../graphql/global-id.ts';
+import type { Models } from './models.ts';
+import { compile } from './select.ts';
+import type { Parameter } from './where.ts';
+
+/** One statement for one operation. */
+export interface Plan {
+  /** Of the prepared statement; undefined: it has none. */
+  readonly name: string | undefined;
+  readonly text: string;
+  readonly parameters: readonly Parameter[];
+}
+
+/** What makes the text of a variable's statement another: its value, whether it has one, or the type that its ids name. */
+type Part = 'value' | 'presence' | 'types';
+
+interface Operation {
+  readonly node: OperationDefinitionNode;
+  readonly fragments: ReadonlyMap<string, FragmentDefinitionNode>;
+  readonly parts: ReadonlyMap<string, Part>;
+  /** Every page that is asked for anywhere. */
+  readonly pages: readonly { readonly field: GraphQLField<unknown, unknown>; readonly node: FieldNode }[];
+  /** By key; null: it does not compile. */
+  readonly plans: Map<string, Plan | null>;
+}
+
+/** Plans of one operation; beyond them its values are too many, and it is executed in the ordinary way. */
+const maxPlans = 200;
+/** Statements that are prepared by name: each is memory of every connection. */
+const maxNames = 500;
+
+/** Plans by document, for as long as somebody has it. */
+export class Plans {
+  readonly #schema: GraphQLSchema;
+  readonly #models: Models;
+  readonly #named: boolean;
+  readonly #operations = new WeakMap<DocumentNode, Map<string, Operation | null>>();
+  readonly #names = new Map<string, string>();
+
+  /** @param options.named whether statements may be prepared by name */
+  constructor(options: { schema: GraphQLSchema; models: Models; named: boolean }) {
+    this.#schema = options.schema;
+    this.#models = options.models;
+    this.#named = options.named;
+  }
+
+  /** The operation's definition, where it is a query. */
+  operation(document: DocumentNode, name: string | null | undefined): Operation | null {
+    let ofDocument = this.#operations.get(document);
+    if (!ofDocument) this.#operations.set(document, (ofDocument = new Map()));
+    const key = name ?? '';
+    let operation = ofDocument.get(key);
+    if (operation === undefined) ofDocument.set(key, (operation = this.#read(document, name)));
+    return operation;
+  }
+
+  /** Its plan for these variables, which are coerced; null: it does not compile. */
+  plan(operation: Operation, variables: Readonly<Record<string, unknown>>): Plan | null {
+    const key = keyOf(operation.parts, variables);
+    const known = operation.plans.get(key);
+    if (known !== undefined || operation.plans.size >= maxPlans) return known ?? null;
+    const plan = this.#compile(operation, variables);
+    operation.plans.set(key, plan);
+    return plan;
+  }
+
+  #read(document: DocumentNode, name: string | null | undefined): Operation | null {
+    const node = getOperationAST(document, name);
+    if (node?.operation !== OperationTypeNode.QUERY) return null;
+    const fragments = document.definitions.filter((one) => one.kind === Kind.FRAGMENT_DEFINITION);
+    return {
+      node,
+      fragments: new Map(fragments.map((one) => [one.name.value, one])),
+      parts: this.#parts(document),
+      pages: this.#pages(document),
+      plans: new Map(),
+    };
+  }
+
+  #pages(document: DocumentNode): Operation['pages'] {
+    const pages: { field: GraphQLField<unknown, unknown>; node: FieldNode }[] = [];
+    const info = new TypeInfo(this.#schema);
+    visit(
+      document,
+      visitWithTypeInfo(info, {
+        Field(node) {
+          const field = info.getFieldDef();
+          if (field && isConnection(getNamedType(field.type))) pages.push({ field, node });
+        },
+      }),
+    );
+    return pages;
+  }
+
+  #parts(document: DocumentNode): Map<string, Part> {
+    const parts = new Map<string, Part>();
+    const info = new TypeInfo(this.#schema);
+    visit(
+      document,
+      visitWithTypeInfo(info, {
+        Variable(node, _key, _parent, _path, ancestors) {
+          const parent = ancestors.at(-1);
+          if (parent && 'kind' in parent && parent.kind === Kind.VARIABLE_DEFINITION) return;
+          const name = node.name.value;
+          const part = partOf(info);
+          const known = parts.get(name);
+          parts.set(name, known === undefined || known === part ? part : 'value');
+        },
+      }),
+    );
+    return parts;
+  }
+
+  #compile(operation: Operation, variables: Readonly<Record<string, unknown>>): Plan | null {
+    try {
+      // The ordinary way refuses these also in a fragment that applies to no row.
+      if (operation.pages.some(({ field, node }) => isNoPage(getArgumentValues(field, node, variables)))) return null;
+      const { text, parameters } = compile({
+        schema: this.#schema,
+        models: this.#models,
+        operation: operation.node,
+        fragments: operation.fragments,
+        variables,
+      });
+      return { name: this.#named ? this.#name(text) : undefined, text, parameters };
+    } catch {
+      // What is not compiled, and what the ordinary way throws for these arguments: it tells that itself.
+      return null;
+    }
+  }
+
+  #name(text: string): string | undefined {
+    const known = this.#names.get(text);
+    if (known !== undefined || this.#names.size >= maxNames) return known;
+    const made = `compiled ${createHash('sha1').update(text).digest('base64url')}`;
+    this.#names.set(text, made);
+    return made;
+  }
+}
+
+function partOf(info: TypeInfo): Part {
+  const field = info.getFieldDef();
+  const argument = info.getArgument();
+  if (!field || !argument || info.getDirective()) return 'value';
+  const type = getNamedType(field.type);
+  if (isConnection(type) && (argument.name === 'after' || argument.name === 'before')) return 'presence';
+  const compiled = (field.extensions['pothosOptions'] as { compiled?: unknown } | undefined)?.compiled;
+  if (compiled === 'node' || compiled === 'nodes') return 'types';
+  return typeof compiled === 'object' && compiled !== null && 'by' in compiled ? 'presence' : 'value';
+}
+
+const isNoPage = ({ first, last, after, before }: Readonly<Record<string, unknown>>): boolean =>
+  (before != null && (after != null || first != null)) || (after != null && last != null);
+
+function keyOf(parts: ReadonlyMap<string, Part>, variables: Readonly<Record<string, unknown>>): string {
+  let key = '';
+  for (const [name, part] of parts) {
+    const value = variables[name];
+    key += `${part === 'value' ? valueKey(value) : part === 'presence' ? String(value != null) : typesKey(value)}\n`;
+  }
+  return key;
+}
+
+const valueKey = (value: unknown): string =>
+  JSON.stringify(value, (_, one: unknown) => (typeof one === 'bigint' ? `${one}n` : one)) ?? '';
+
+const typesKey = (value: unknown): string =>
+  [...new Set([value].flat().map((id) => decodeNodeId(String(id)).typename))].join(' ');

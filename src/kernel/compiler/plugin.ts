@@ -1,0 +1,78 @@
+import { getVariableValues, type ExecutionArgs, type ExecutionResult, type GraphQLSchema } from 'graphql';
+import type { Plugin } from 'graphql-yoga';
+import { DatabaseError } from 'pg';
+import type { App } from '../app.ts';
+import { accessOf, admit, rootFieldsOf } from '../graphql/access.ts';
+import type { Context } from '../graphql/context.ts';
+import { finished } from './json.ts';
+import { modelsOf } from './models.ts';
+import { Plans, type Plan } from './plans.ts';
+import type { Asked } from './where.ts';
+
+/** An operation's answer as its text; whoever wants to look into it has it parsed. */
+const answer = (data: string): ExecutionResult & { readonly stringify: () => string } => ({
+  get data() {
+    return JSON.parse(data) as Record<string, unknown>;
+  },
+  stringify: () => `{"data":${data}}`,
+});
+
+/**
+ * Executes queries whose fields are all columns, relations, pages and counts as one statement that answers their text,
+ * and leaves all others as they are, also where a statement comes upon what is an error. What is wrapped around
+ * execution, by plugins after this one, is around both.
+ */
+export function compiled({ app, schema }: { readonly app: App; readonly schema: GraphQLSchema }): Plugin<Context> {
+  const plans = new Plans({ schema, models: modelsOf(app.db), named: !app.database.pooled });
+  return {
+    onExecute({ args, executeFn, setExecuteFn }) {
+      const operation = plans.operation(args.document, args.operationName);
+      if (!operation) return;
+      setExecuteFn(async (given: ExecutionArgs) => {
+        const { actor } = given.contextValue as Context;
+        const { coerced: variables } = getVariableValues(
+          schema,
+          operation.node.variableDefinitions ?? [],
+          given.variableValues ?? {},
+        );
+        const plan = variables && isAdmitted(given, actor) ? plans.plan(operation, variables) : null;
+        const told: Told = plan && variables ? await run(app, plan, { actor, variables }) : { outcome: 'ordinary' };
+        app.metrics.graphqlCompiled.inc({ outcome: told.outcome });
+        return told.outcome === 'compiled' ? answer(told.data) : (executeFn(given) as unknown);
+      });
+    },
+  };
+}
+
+/** Whether the actor may ask for what stands at the root; who may not is told so in the ordinary way. */
+function isAdmitted({ schema, document, operationName }: ExecutionArgs, actor: Asked['actor']): boolean {
+  try {
+    for (const field of rootFieldsOf(schema, document, operationName))
+      admit(actor, accessOf(field), { kind: 'Query', name: field.name });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** `refused`: there is an error to be told; `failed`: the statement itself is wrong. */
+type Told =
+  { readonly outcome: 'compiled'; readonly data: string } | { readonly outcome: 'ordinary' | 'refused' | 'failed' };
+
+/** The text of `data`, or why the ordinary way has to tell it. */
+async function run(app: App, { name, text, parameters }: Plan, asked: Asked): Promise<Told> {
+  const statement = { ...(name === undefined ? {} : { name }), text, values: parameters.map((one) => one(asked)) };
+  try {
+    const { rows } = await app.database.pool.query<[string | null]>({ ...statement, rowMode: 'array' });
+    const data = rows[0]?.[0] == null ? null : finished(rows[0][0]);
+    return data === null ? { outcome: 'refused' } : { outcome: 'compiled', data };
+  } catch (error) {
+    // A fault of the compiler, which nobody has to suffer from. Whatever else went wrong would do so again.
+    if (!(error instanceof DatabaseError && ofStatement.test(error.code ?? ''))) throw error;
+    app.log.error({ err: error, statement: text }, 'a compiled statement failed');
+    return { outcome: 'failed' };
+  }
+}
+
+/** Errors of a statement, and not of the connection or the server. @see https://www.postgresql.org/docs/current/errcodes-appendix.html */
+const ofStatement = /^(?:0A|21|22|42|54)/;

@@ -1,0 +1,614 @@
+import {
+  getArgumentValues,
+  getDirectiveValues,
+  getNamedType,
+  getNullableType,
+  GraphQLIncludeDirective,
+  GraphQLSkipDirective,
+  isAbstractType,
+  isInterfaceType,
+  isListType,
+  isObjectType,
+  Kind,
+  type FieldNode,
+  type FragmentDefinitionNode,
+  type GraphQLField,
+  type GraphQLNamedType,
+  type GraphQLObjectType,
+  type GraphQLOutputType,
+  type GraphQLSchema,
+  type OperationDefinitionNode,
+  type SelectionSetNode,
+} from 'graphql';
+import { anyActor, rowRule, type Where } from '../auth/policy.ts';
+import { isConnection } from '../graphql/builder.ts';
+import type { Context } from '../graphql/context.ts';
+import { decodeNodeId } from '../graphql/global-id.ts';
+import { modelOfNode } from '../graphql/nodes.ts';
+import { isId } from '../ids.ts';
+import { typeColumn, type Compiled, type Ordering } from './declared.ts';
+import { absent, cursorSql, globalIdSql, nullSql, objectSql, refusalSql, valueSql } from './json.ts';
+import { columnOf, modelOf, refuse, relationOf, type Model, type Models } from './models.ts';
+import { isRuled, joined, maySee, ruled, Statement, whereSql, type Parameter } from './where.ts';
+
+/** A row that is selected from: its alias, and what is joined to it. */
+interface Row {
+  readonly model: Model;
+  readonly alias: string;
+  /** Its lateral joins: each adds one row or none, so that the order of rows stays. */
+  readonly joins: string[];
+  readonly linked: Map<string, Row>;
+  /** The condition that it is there; null: it is. */
+  readonly there: string | null;
+  /** Whether its `where` lets only rows through that the rule of its model lets the actor see. */
+  readonly isRuled: boolean;
+}
+
+/** What Prisma would be asked for. */
+interface Query {
+  readonly where?: Where;
+  readonly orderBy?: Ordering | readonly Ordering[];
+  readonly take?: number;
+  readonly skip?: number;
+  readonly cursor?: Where;
+  readonly select?: Readonly<Record<string, Query | boolean>>;
+}
+
+/** The condition that rows of this alias belong to what they hang on. */
+type Link = (alias: string) => string;
+
+type Selections = readonly SelectionSetNode[];
+type Fields = ReadonlyMap<string, readonly FieldNode[]>;
+
+/** In what a field selects: what is asked of its type stands here. */
+const asked = '#';
+
+interface Options {
+  readonly compiled?: Compiled;
+  readonly authScopes?: unknown;
+  readonly errors?: unknown;
+  readonly id?: { readonly resolve: (row: object, context: object) => unknown };
+}
+
+/** A context that tells nothing, so that what is made with it holds for everybody. */
+const nobody = new Proxy({} as Context, {
+  get: (_, name) => (name === 'actor' ? anyActor : refuse(`the context's ${String(name)}`)),
+});
+
+/** What an operation is compiled from. The variables hold those that its text depends on. */
+export interface Source {
+  readonly schema: GraphQLSchema;
+  readonly models: Models;
+  readonly operation: OperationDefinitionNode;
+  readonly fragments: ReadonlyMap<string, FragmentDefinitionNode>;
+  readonly variables: Readonly<Record<string, unknown>>;
+}
+
+/** An operation as one statement that answers one text. @throws {NotCompiled} */
+export function compile(source: Source): { readonly text: string; readonly parameters: readonly Parameter[] } {
+  const compiler = new Compiler(source);
+  return compiler.statement.finished(`select ${compiler.root()}`);
+}
+
+class Compiler {
+  readonly statement: Statement;
+  readonly #source: Source;
+
+  constructor(source: Source) {
+    this.#source = source;
+    this.statement = new Statement(source.models);
+  }
+
+  root(): string {
+    const { schema, operation } = this.#source;
+    const type = schema.getQueryType() ?? refuse('no queries');
+    const fields = this.#fields(type, [operation.selectionSet]);
+    if (fields.size === 0) refuse('nothing is asked');
+    return objectSql([...fields].map(([key, nodes]) => [key, this.#rootField(type, nodes)]));
+  }
+
+  #rootField(type: GraphQLObjectType, nodes: readonly FieldNode[]): string {
+    const name = first(nodes).name.value;
+    if (name === '__typename') return typenameSql(type.name);
+    const field = fieldOf(type, name);
+    const compiled = optionsOf(field).compiled;
+    if (compiled === 'node') return this.#node(nodes);
+    if (compiled === 'nodes') return this.#nodes(nodes);
+    if (typeof compiled !== 'object') return refuse(`Query.${name}`);
+    if ('page' in compiled) {
+      const { where, orderBy = [] } = compiled.rows(this.#args(field, nodes) as never, nobody);
+      const model = this.#model(compiled.page);
+      return this.#page(model, { where, orderBy, ...this.#pageArgs(field, nodes) }, field, nodes, {
+        link: () => 'true',
+        node: (row) => row,
+      });
+    }
+    const model = this.#model('one' in compiled ? compiled.one : '');
+    const alias = this.statement.alias();
+    const conditions: string[] = [];
+    if ('rule' in compiled) conditions.push(ruled(this.statement, compiled.rule, model, alias));
+    else if ('by' in compiled) {
+      conditions.push(maySee(this.statement, model, alias));
+      for (const [arg, column] of Object.entries(compiled.by))
+        conditions.push(`${alias}.${columnOf(model, column).sql} = ${this.#argument(nodes, arg)}`);
+    } else return refuse(`Query.${name}`);
+    return this.#row(field.type, nodes, model, alias, conditions, 'by' in compiled);
+  }
+
+  /** A subselect of one row, or of none. */
+  #row(
+    type: GraphQLOutputType,
+    nodes: readonly FieldNode[],
+    model: Model,
+    alias: string,
+    conditions: readonly string[],
+    isRuledBy: boolean,
+  ): string {
+    const row: Row = { model, alias, joins: [], linked: new Map(), there: null, isRuled: isRuledBy };
+    const text = this.#value(getNamedType(type), selectionsOf(nodes), row);
+    const from = [`${model.table} ${alias}`, ...row.joins].join(' ');
+    return `coalesce((select ${text} from ${from} where ${conditions.join(' and ')}), ${absent(type)})`;
+  }
+
+  #node(nodes: readonly FieldNode[]): string {
+    const value = first(nodes).arguments?.find(({ name }) => name.value === 'id')?.value ?? refuse('no id');
+    const given = value.kind === Kind.VARIABLE ? this.#source.variables[value.name.value] : undefined;
+    const id = value.kind === Kind.STRING ? value.value : given;
+    if (typeof id !== 'string') return refuse('an id that is no text');
+    const { typename } = decodeNodeId(id);
+    const get: Parameter = ({ variables }) =>
+      rowIdOf(value.kind === Kind.VARIABLE ? String(variables[value.name.value]) : id);
+    return this.#nodeOf(typename, `${this.statement.parameter(get)}::uuid`, nodes) ?? nullSql;
+  }
+
+  #nodeOf(typename: string, id: string, nodes: readonly FieldNode[]): string | null {
+    const { schema, models } = this.#source;
+    const name = modelOfNode(schema, typename);
+    if (name === null) return null;
+    const type = objectType(schema, typename);
+    const model = modelOf(models, name);
+    const alias = this.statement.alias();
+    const conditions = [`${alias}.${columnOf(model, 'id').sql} = ${id}`, maySee(this.statement, model, alias)];
+    for (const one of type.getInterfaces()) {
+      const column = one.extensions[typeColumn];
+      // A kind of run is a variant of one model: an id names the kind too.
+      if (typeof column === 'string') conditions.push(`${alias}.${columnOf(model, column).sql} = '${typename}'`);
+    }
+    return this.#row(type, nodes, model, alias, conditions, true);
+  }
+
+  #nodes(nodes: readonly FieldNode[]): string {
+    const value = first(nodes).arguments?.find(({ name }) => name.value === 'ids')?.value ?? refuse('no ids');
+    if (value.kind !== Kind.VARIABLE) return refuse('ids in the document');
+    const { value: variable } = value.name;
+    const idsOf = (variables: Readonly<Record<string, unknown>>): string[] =>
+      [variables[variable] ?? []].flat() as string[];
+    const ids = idsOf(this.#source.variables);
+    const types = [...new Set(ids.map((id) => decodeNodeId(id).typename))];
+    const n = this.statement.alias();
+    const given: Parameter = ({ variables }) => idsOf(variables).map(rowIdOf);
+    const named: Parameter = ({ variables }) => idsOf(variables).map((id) => decodeNodeId(id).typename);
+    const from = `unnest(${this.statement.parameter(given)}::uuid[], ${this.statement.parameter(named)}::text[]) with ordinality ${n}(id, type, place)`;
+    const cases = types.flatMap((one) => {
+      const text = this.#nodeOf(one, `${n}.id`, nodes);
+      return text === null ? [] : [`when '${one}' then ${text}`];
+    });
+    const item = cases.length === 0 ? nullSql : `case ${n}.type ${cases.join(' ')} else ${nullSql} end`;
+    return `(select '[' || coalesce(string_agg(${item}, ',' order by ${n}.place), '') || ']' from ${from})`;
+  }
+
+  /** A row as a value of a type, guarded as the type is. */
+  #value(type: GraphQLNamedType, selections: Selections, row: Row): string {
+    const { schema } = this.#source;
+    if (isObjectType(type)) return this.#guarded(type, selections, row, null);
+    const column = isInterfaceType(type) ? type.extensions[typeColumn] : undefined;
+    if (!isInterfaceType(type) || typeof column !== 'string') return refuse(`a value of ${type.name}`);
+    const kind = `${row.alias}.${columnOf(row.model, column).sql}`;
+    const byText = Map.groupBy(schema.getPossibleTypes(type), (one) => this.#guarded(one, selections, row, kind));
+    const cases = [...byText].map(([text, types]) => `when ${kind} in (${types.map(({ name }) => `'${name}'`).join(', ')}) then ${text}`); // prettier-ignore
+    return `case ${cases.join(' ')} else ${refusalSql} end`;
+  }
+
+  #guarded(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): string {
+    const text = this.#object(type, selections, row, kind);
+    const model = guardOf(type);
+    if (model !== null && model !== row.model.name) return refuse(`${type.name} is guarded as ${model}`);
+    if (model === null || row.isRuled || rowRule(model).by === 'parent') return text;
+    return `case when ${maySee(this.statement, row.model, row.alias)} then ${text} else ${refusalSql} end`;
+  }
+
+  #object(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): string {
+    if (type.extensions['pothosPrismaModel'] !== row.model.name) return refuse(`${type.name} is no ${row.model.name}`);
+    const fields = [...this.#fields(type, selections)];
+    return objectSql(fields.map(([key, nodes]) => [key, this.#field(type, nodes, row, kind)]));
+  }
+
+  #field(type: GraphQLObjectType, nodes: readonly FieldNode[], row: Row, kind: string | null): string {
+    const name = first(nodes).name.value;
+    if (name === '__typename') return kind === null ? typenameSql(type.name) : `'"' || ${kind} || '"'`;
+    const field = fieldOf(type, name);
+    const { compiled, authScopes, errors } = optionsOf(field);
+    if (authScopes !== undefined || errors !== undefined) return refuse(`${type.name}.${name} is guarded`);
+    if (name === 'id' && isNode(type)) {
+      if (!hasRowId(type)) return refuse(`the id of ${type.name}`);
+      return globalIdSql(type.name, `${row.alias}.${columnOf(row.model, 'id').sql}`, kind);
+    }
+    if (typeof compiled === 'object') {
+      if ('column' in compiled) return this.#column(field.type, row, compiled.column);
+      if ('one' in compiled && 'id' in compiled) {
+        const model = this.#model(compiled.one);
+        const alias = this.statement.alias();
+        const id = `${alias}.${columnOf(model, 'id').sql} = ${row.alias}.${columnOf(row.model, compiled.id).sql}`;
+        return this.#row(field.type, nodes, model, alias, [id, maySee(this.statement, model, alias)], true);
+      }
+      return refuse(`${type.name}.${name}`);
+    }
+    const exposed = field.extensions['pothosExposedField'];
+    if (typeof exposed === 'string') return this.#column(field.type, row, exposed);
+    const isRelation = field.extensions['pothosPrismaRelationField'] !== undefined;
+    if (!isRelation && compiled !== 'selected') return refuse(`${type.name}.${name} has a resolver`);
+    if (field.extensions['pothosPrismaFallback'] !== undefined) return refuse(`${type.name}.${name} has a resolver`);
+    return this.#selected(field, nodes, row, this.#query(field, nodes));
+  }
+
+  #column(type: GraphQLOutputType, row: Row, name: string): string {
+    const column = columnOf(row.model, name);
+    return valueSql(type, column, `${row.alias}.${column.sql}`, row.there !== null);
+  }
+
+  /** What the ordinary way would ask Prisma for, with a mark where the type's own selection stands. */
+  #query(field: GraphQLField<unknown, unknown>, nodes: readonly FieldNode[]): Query {
+    const select = field.extensions['pothosPrismaSelect'];
+    if (typeof select !== 'function') return { select: select as Query['select'] & object };
+    const args = this.#args(field, nodes);
+    const nested = (query: unknown): Query => ({
+      ...((typeof query === 'function' ? query(args, nobody) : query) as Query),
+      select: { [asked]: true },
+    });
+    const selected = select(args, nobody, nested, () => new Set(['edges'])) as Query;
+    return selected.select ? selected : refuse('a selection of its own');
+  }
+
+  /** Follows a selection to its one leaf. */
+  #selected(field: GraphQLField<unknown, unknown>, nodes: readonly FieldNode[], row: Row, query: Query): string {
+    const select = query.select ?? refuse('nothing is selected');
+    if (select[asked]) {
+      const text = this.#value(getNamedType(field.type), selectionsOf(nodes), row);
+      return row.there === null ? text : `case when ${row.there} then ${text} else ${absent(field.type)} end`;
+    }
+    const [name, ...more] = Object.keys(select);
+    if (name === undefined || more.length > 0) return refuse(`${field.name} selects several things`);
+    const below = select[name];
+    if (below === true) return this.#column(field.type, row, name);
+    if (typeof below !== 'object') return refuse('nothing is selected');
+    const relation = relationOf(row.model, name);
+    if (!relation.isList) return this.#selected(field, nodes, this.#link(row, name, below), below);
+    const model = this.#model(relation.model);
+    const link: Link = (there) => joined(relation, row.alias, there);
+    const path = pathOf(below);
+    const node = (of: Row): Row => path.reduce((at, step) => this.#link(at, step, {}), of);
+    const there = (text: string): string =>
+      row.there === null ? text : `case when ${row.there} then ${text} else ${refusalSql} end`;
+    if (isConnection(getNamedType(field.type))) return there(this.#page(model, below, field, nodes, { link, node }));
+    if (!isListType(getNullableType(field.type)) || path.length > 0) return refuse(`${field.name} is no list of rows`);
+    if (below.cursor || below.skip) return refuse('a list with a cursor');
+    const { page, of } = this.#rows(model, link, below, {
+      limit: below.take ?? null,
+      backward: false,
+      numbered: false,
+    });
+    const item = this.#value(getNamedType(field.type), selectionsOf(nodes), of);
+    return there(`(select '[' || coalesce(string_agg(${item}, ','), '') || ']' from ${[page, ...of.joins].join(' ')})`);
+  }
+
+  /** The row that a relation to one leads to. */
+  #link(row: Row, name: string, query: Query): Row {
+    if (query.where ?? query.orderBy ?? query.take ?? query.cursor) return refuse('a condition on a single row');
+    const known = row.linked.get(name);
+    if (known) return known;
+    const relation = relationOf(row.model, name);
+    if (relation.isList) return refuse(`${name} is a list`);
+    const model = this.#model(relation.model);
+    const inner = this.statement.alias();
+    const alias = this.statement.alias();
+    // What lies behind an offset is no subject of planning: a look-up by key for each row, in the order of the rows.
+    row.joins.push(`left join lateral (select * from ${model.table} ${inner} where ${joined(relation, row.alias, inner)} offset 0) ${alias} on true`); // prettier-ignore
+    const there = `${alias}.${relation.on[0]?.[1]} is not null`;
+    const linked: Row = { model, alias, joins: row.joins, linked: new Map(), there, isRuled: false };
+    row.linked.set(name, linked);
+    return linked;
+  }
+
+  /** Rows in their order, as something to select from. */
+  #rows(
+    model: Model,
+    link: Link,
+    query: Query,
+    how: { limit: number | null; backward: boolean; numbered: boolean; after?: (alias: string) => string },
+  ): { page: string; of: Row } {
+    const [inner, alias] = [this.statement.alias(), this.statement.alias()];
+    const where = query.where ?? {};
+    const order = orderSql(model, inner, query.orderBy, how.backward);
+    const conditions = [
+      link(inner),
+      whereSql(this.statement, model, inner, where),
+      how.after?.(inner) ?? 'true',
+    ].filter((one) => one !== 'true');
+    const number = how.numbered ? `, row_number() over (order by ${order}) as rn` : '';
+    const page = `(select ${inner}.*${number} from ${model.table} ${inner}${conditions.length > 0 ? ` where ${conditions.join(' and ')}` : ''} order by ${order}${how.limit === null ? '' : ` limit ${how.limit}`}) ${alias}`;
+    const of: Row = { model, alias, joins: [], linked: new Map(), there: null, isRuled: isRuled(where, model.name) };
+    return { page, of };
+  }
+
+  /** A connection. */
+  #page(
+    model: Model,
+    query: Query,
+    field: GraphQLField<unknown, unknown>,
+    nodes: readonly FieldNode[],
+    from: { link: Link; node: (row: Row) => Row },
+  ): string {
+    const type = getNamedType(field.type);
+    if (!isObjectType(type)) return refuse(`${field.name} is no connection`);
+    const args = this.#args(field, nodes) as { first?: number; last?: number; after?: string; before?: string };
+    const { take = 0, cursor } = query;
+    const backward = take < 0;
+    const size = Math.abs(take) - 1;
+    if (size < 0 || (cursor && Object.keys(cursor).join() !== 'id')) return refuse('another kind of page');
+    const name = args.before == null ? 'after' : 'before';
+    const after = cursor && ((alias: string) => this.#after(model, query, alias, from.link, backward, nodes, name));
+
+    const fields = [...this.#fields(type, selectionsOf(nodes))];
+    const names = fields.map(([, [node]]) => node?.name.value);
+    const informed = names.includes('pageInfo');
+    const { page, of } = this.#rows(model, from.link, query, {
+      limit: informed ? size + 1 : size,
+      backward,
+      numbered: informed || backward,
+      ...(after ? { after } : {}),
+    });
+    const id = columnOf(model, 'id').sql;
+    if (columnOf(model, 'id').type !== 'String') return refuse('a cursor of another kind');
+    const shown = informed ? ` filter (where ${of.alias}.rn <= ${size})` : '';
+    const inOrder = backward ? ` order by ${of.alias}.rn desc` : '';
+    const many = (item: string): string => `'[' || coalesce(string_agg(${item}, ','${inOrder})${shown}, '') || ']'`;
+    const full = `count(*) = ${size + 1}`;
+    const at = (place: string): string =>
+      `coalesce(${cursorSql(`(array_agg(${of.alias}.${id} order by ${of.alias}.rn))[${place}]`)}, 'null')`;
+    const last = `least(count(*), ${size})`;
+    const info: Readonly<Record<string, string>> = {
+      hasNextPage: args.before == null ? (backward ? "'false'" : `(${full})::text`) : "'true'",
+      hasPreviousPage: args.after == null ? (backward ? `(${full})::text` : "'false'") : "'true'",
+      startCursor: size === 0 ? nullSql : at(backward ? last : '1'),
+      endCursor: size === 0 ? nullSql : at(backward ? '1' : last),
+    };
+    const nodeText = (one: GraphQLOutputType, selections: Selections): string => {
+      const row = from.node(of);
+      const text = this.#value(getNamedType(one), selections, row);
+      return row.there === null ? text : `case when ${row.there} then ${text} else ${refusalSql} end`;
+    };
+    const part = (one: GraphQLField<unknown, unknown>, asking: readonly FieldNode[]): string => {
+      switch (one.name) {
+        case 'pageInfo':
+          return this.#known(one.type, asking, (name) => info[name] ?? refuse(`PageInfo.${name}`));
+        case 'nodes':
+          return many(nodeText(one.type, selectionsOf(asking)));
+        case 'edges':
+          return many(
+            this.#known(one.type, asking, (name, below, ofEdge) =>
+              name === 'cursor'
+                ? cursorSql(`${of.alias}.${id}`)
+                : name === 'node'
+                  ? nodeText(ofEdge.type, selectionsOf(below))
+                  : refuse(`an edge's ${name}`),
+            ),
+          );
+        case 'totalCount':
+          return this.#count(model, query.where ?? {}, from.link);
+        default:
+          return refuse(`${type.name}.${one.name}`);
+      }
+    };
+    const parts = fields.map(([key, asking]) => {
+      const name = first(asking).name.value;
+      return [key, name === '__typename' ? typenameSql(type.name) : part(fieldOf(type, name), asking)] as const;
+    });
+    const text = objectSql(parts);
+    return names.some((name) => name === 'edges' || name === 'nodes' || name === 'pageInfo')
+      ? // One row, also where nothing in it is made of all rows.
+        `(select ${text} from ${[page, ...of.joins].join(' ')} having true)`
+      : text;
+  }
+
+  #count(model: Model, where: Where, link: Link): string {
+    const alias = this.statement.alias();
+    const condition = `${link(alias)} and ${whereSql(this.statement, model, alias, where)}`;
+    return `(select count(*)::text from ${model.table} ${alias} where ${condition})`;
+  }
+
+  /** An object of the library's own, whose fields are told one by one. */
+  #known(
+    type: GraphQLOutputType,
+    nodes: readonly FieldNode[],
+    tell: (name: string, nodes: readonly FieldNode[], field: GraphQLField<unknown, unknown>) => string,
+  ): string {
+    const named = getNamedType(type);
+    if (!isObjectType(named)) return refuse(`a value of ${named.name}`);
+    const fields = [...this.#fields(named, selectionsOf(nodes))];
+    return objectSql(
+      fields.map(([key, below]) => {
+        const name = first(below).name.value;
+        return [key, name === '__typename' ? typenameSql(named.name) : tell(name, below, fieldOf(named, name))];
+      }),
+    );
+  }
+
+  /** The condition that a row comes after that of the cursor, which must be of the same list. */
+  #after(
+    model: Model,
+    query: Query,
+    alias: string,
+    link: Link,
+    backward: boolean,
+    nodes: readonly FieldNode[],
+    name: 'after' | 'before',
+  ): string {
+    const id = this.#argument(nodes, name, cursorId);
+    const orders = orderingsOf(model, query.orderBy);
+    const at = this.statement.alias();
+    const where = `${at}.${columnOf(model, 'id').sql} = ${id}::uuid and ${link(at)} and ${whereSql(this.statement, model, at, query.where ?? {})}`;
+    const row = (of: string, columns: readonly string[]) => columns.map((column) => `${of}.${column}`).join(', ');
+    const place = (...columns: string[]) => `(select ${row(at, columns)} from ${model.table} ${at} where ${where})`;
+    const sign = (descending: boolean): string => (descending === backward ? '>' : '<');
+    const columns = orders.map(([column]) => column);
+    const descending = orders[0]?.[1] ?? false;
+    // One comparison of rows, which an index can answer, where all go the same way.
+    if (orders.every(([, one]) => one === descending))
+      return `row(${row(alias, columns)}) ${sign(descending)} ${columns.length === 1 ? `row(${place(...columns)})` : place(...columns)}`;
+    const cases = orders.map(([column, down], i) =>
+      [
+        ...columns.slice(0, i).map((one) => `${alias}.${one} = ${place(one)}`),
+        `${alias}.${column} ${sign(down)} ${place(column)}`,
+      ].join(' and '),
+    );
+    return `(${cases.join(' or ')})`;
+  }
+
+  /** An argument as a parameter. */
+  #argument(nodes: readonly FieldNode[], name: string, as: (value: unknown) => unknown = (value) => value): string {
+    const value = first(nodes).arguments?.find((one) => one.name.value === name)?.value;
+    if (value?.kind === Kind.VARIABLE) {
+      const variable = value.name.value;
+      return this.statement.parameter(({ variables }) => as(variables[variable]), `${variable} ${as.name}`);
+    }
+    if (value?.kind === Kind.STRING) {
+      const text = value.value;
+      return this.statement.parameter(() => as(text));
+    }
+    return refuse(`the argument ${name}`);
+  }
+
+  #args(field: GraphQLField<unknown, unknown>, nodes: readonly FieldNode[]): Record<string, unknown> {
+    const mappers = field.extensions['pothosArgMappers'];
+    if (Array.isArray(mappers) && mappers.length > 0) return refuse(`${field.name} has mapped arguments`);
+    return getArgumentValues(field, first(nodes), this.#source.variables);
+  }
+
+  /** Pages at the root are not asked of the library: its rules are those of a field that is. */
+  #pageArgs(field: GraphQLField<unknown, unknown>, nodes: readonly FieldNode[]): Query {
+    const { first: size, last, after, before } = this.#args(field, nodes) as Record<string, number | string | null>;
+    if (last != null || after != null || before != null) return refuse('a cursor at the root');
+    return { take: Math.min(Number(size ?? 20), 100) + 1 };
+  }
+
+  #model(name: string): Model {
+    return modelOf(this.#source.models, name);
+  }
+
+  /** The fields that are asked of a type, by their names in the answer, in order. @see https://spec.graphql.org/October2021/#CollectFields() */
+  #fields(type: GraphQLObjectType, selections: Selections): Fields {
+    const fields = new Map<string, FieldNode[]>();
+    const seen = new Set<string>();
+    const { schema, fragments, variables } = this.#source;
+    const applies = (condition: string | undefined): boolean => {
+      if (condition === undefined || condition === type.name) return true;
+      const named = schema.getType(condition);
+      return isAbstractType(named) && schema.isSubType(named, type);
+    };
+    const collect = (set: SelectionSetNode): void => {
+      for (const one of set.selections) {
+        if (getDirectiveValues(GraphQLSkipDirective, one, variables)?.['if'] === true) continue;
+        if (getDirectiveValues(GraphQLIncludeDirective, one, variables)?.['if'] === false) continue;
+        if (one.kind === Kind.FIELD) {
+          const key = (one.alias ?? one.name).value;
+          const known = fields.get(key);
+          if (known) known.push(one);
+          else fields.set(key, [one]);
+        } else if (one.kind === Kind.INLINE_FRAGMENT) {
+          if (applies(one.typeCondition?.name.value)) collect(one.selectionSet);
+        } else if (!seen.has(one.name.value)) {
+          seen.add(one.name.value);
+          const fragment = fragments.get(one.name.value) ?? refuse('a fragment that is not there');
+          if (applies(fragment.typeCondition.name.value)) collect(fragment.selectionSet);
+        }
+      }
+    };
+    for (const set of selections) collect(set);
+    return fields;
+  }
+}
+
+const first = <T>([one]: readonly T[]): T => one ?? refuse('nothing is asked');
+
+const selectionsOf = (nodes: readonly FieldNode[]): SelectionSetNode[] =>
+  nodes.flatMap(({ selectionSet }) => selectionSet ?? []);
+
+const fieldOf = (type: GraphQLObjectType, name: string): GraphQLField<unknown, unknown> =>
+  type.getFields()[name] ?? refuse(`${type.name}.${name}`);
+
+const optionsOf = (of: { readonly extensions: Readonly<Record<string, unknown>> }): Options =>
+  of.extensions['pothosOptions'] ?? {};
+
+const objectType = (schema: GraphQLSchema, name: string): GraphQLObjectType => {
+  const type = schema.getType(name);
+  return isObjectType(type) ? type : refuse(`${name} is no object`);
+};
+
+const typenameSql = (name: string): string => `'"${name}"'`;
+
+const isNode = (type: GraphQLObjectType): boolean => type.getInterfaces().some(({ name }) => name === 'Node');
+
+/** Whether the global id of a type is made of the row's id: tried with one. */
+function hasRowId(type: GraphQLObjectType): boolean {
+  return optionsOf(type).id?.resolve({ id: asked }, nobody) === asked;
+}
+
+/** The model by whose rule a type is guarded, as its `authScopes` tell; null: it is not. */
+function guardOf(type: GraphQLObjectType): string | null {
+  for (const one of type.getInterfaces()) if (optionsOf(one).authScopes !== undefined) refuse(`${one.name} is guarded`);
+  const { authScopes } = optionsOf(type);
+  if (authScopes === undefined) return null;
+  if (typeof authScopes !== 'function') return refuse(`${type.name} is guarded otherwise`);
+  const row = new Proxy({}, { get: (_, name) => refuse(`a guard that looks at ${String(name)}`) });
+  const scopes = authScopes(row, nobody) as { row?: readonly unknown[] };
+  const [model, same] = scopes.row ?? [];
+  return Object.keys(scopes).length === 1 && typeof model === 'string' && same === row
+    ? model
+    : refuse(`${type.name} is guarded otherwise`);
+}
+
+/** Relations from a row of a page to what is shown of it. */
+function pathOf({ select = {} }: Query): string[] {
+  if (select[asked]) return [];
+  const [name, ...more] = Object.keys(select).filter((one) => one !== 'id');
+  const below = name === undefined ? undefined : select[name];
+  if (name === undefined || more.length > 0 || typeof below !== 'object') return refuse('a page of several things');
+  return [name, ...pathOf(below)];
+}
+
+/** Columns in their order; true: descending. Only those that are never null, and in all a total order. */
+function orderingsOf(model: Model, orderBy: Query['orderBy']): [column: string, descending: boolean][] {
+  const all = [orderBy ?? []].flat().flatMap((one) => Object.entries(one));
+  if (all.length === 0) refuse(`a list of ${model.name} without an order`);
+  return all.map(([name, direction]) => {
+    const column = columnOf(model, name);
+    if (!column.isRequired || (direction !== 'asc' && direction !== 'desc')) refuse(`the order of ${model.name}`);
+    return [column.sql, direction === 'desc'];
+  });
+}
+
+const orderSql = (model: Model, alias: string, orderBy: Query['orderBy'], backward: boolean): string =>
+  orderingsOf(model, orderBy)
+    .map(([column, descending]) => `${alias}.${column}${descending === backward ? '' : ' desc'}`)
+    .join(', ');
+
+const rowIdOf = (id: string): string | null => {
+  const decoded = decodeNodeId(id).id;
+  return isId(decoded) ? decoded : null;
+};
+
+/** The row that a cursor of the Prisma plugin tells of. */
+function cursorId(cursor: unknown): string {
+  const [, id] = /^GPC:S:(.*)$/.exec(Buffer.from(String(cursor), 'base64').toString()) ?? [];
+  return id !== undefined && isId(id) ? id : refuse('a cursor of another kind');
+}

@@ -1,0 +1,157 @@
+import { isPerson, workspacesWith, type Actor } from '../auth/actor.ts';
+import { rowRule, ruledBy, type RowRule, type Where } from '../auth/policy.ts';
+import { columnOf, modelOf, refuse, relationOf, type Model, type Models, type Relation } from './models.ts';
+
+/** What the parameters of a statement are taken from. */
+export interface Asked {
+  readonly actor: Actor;
+  readonly variables: Readonly<Record<string, unknown>>;
+}
+
+export type Parameter = (asked: Asked) => unknown;
+
+/** The parameters and aliases of one statement. */
+export class Statement {
+  readonly models: Models;
+  readonly parameters: Parameter[] = [];
+  readonly #known = new Map<string, string>();
+  #aliases = 0;
+
+  constructor(models: Models) {
+    this.models = models;
+  }
+
+  alias(): string {
+    return `t${this.#aliases++}`;
+  }
+
+  /** @param key parameters with the same key are one */
+  parameter(get: Parameter, key?: string): string {
+    const known = key === undefined ? undefined : this.#known.get(key);
+    if (known !== undefined) return known;
+    const made = `$${this.parameters.push(get)}`;
+    if (key !== undefined) this.#known.set(key, made);
+    return made;
+  }
+
+  /** A text with those of the parameters that it has: some parts were made and not needed. */
+  finished(text: string): { readonly text: string; readonly parameters: readonly Parameter[] } {
+    const used = [...new Set(text.match(/\$\d+/g))];
+    return {
+      text: text.replaceAll(/\$\d+/g, (one) => `$${used.indexOf(one) + 1}`),
+      parameters: used.flatMap((one) => this.parameters[Number(one.slice(1)) - 1] ?? []),
+    };
+  }
+
+  value(value: unknown): string {
+    // A point in time is that of the first who asked, not of who asks now.
+    if (value instanceof Date) refuse('a date');
+    return this.parameter(() => value);
+  }
+}
+
+export const joined = (relation: Relation, here: string, there: string): string =>
+  relation.on.map(([a, b]) => `${there}.${b} = ${here}.${a}`).join(' and ');
+
+/** True for the rows of a model that the actor may see, by its rule in the policy. */
+export const maySee = (statement: Statement, model: Model, alias: string): string =>
+  ruled(statement, rowRule(model.name), model, alias);
+
+/** A rule of the policy as a predicate: the third of its readings, next to `whereOf` and `decidedByRow`. */
+export function ruled(statement: Statement, rule: RowRule, model: Model, alias: string): string {
+  switch (rule.by) {
+    case 'workspace': {
+      const { least } = rule;
+      const reached = statement.parameter(({ actor }) => workspacesWith(actor, least), `with ${least}`);
+      return `${alias}.${columnOf(model, rule.column).sql} = any(${reached}::uuid[])`;
+    }
+    case 'self': {
+      const { person } = rule;
+      const self = statement.parameter(
+        ({ actor }) => (!person || isPerson(actor) ? actor.userId : null),
+        `self ${String(person)}`,
+      );
+      return `${alias}.${columnOf(model, rule.column).sql} = ${self}::uuid`;
+    }
+    case 'some':
+      return related(statement, model, rule.relation, alias, (to, there) => ruled(statement, rule.rule, to, there));
+    case 'any':
+      return `(${rule.rules.map((one) => ruled(statement, one, model, alias)).join(' or ') || 'false'})`;
+    case 'all':
+      return `(${rule.rules.map((one) => ruled(statement, one, model, alias)).join(' and ') || 'true'})`;
+    case 'parent':
+      return 'true';
+    default:
+      return rule satisfies never;
+  }
+}
+
+/** A Prisma `where` as a predicate; what is not known here is not compiled. */
+export function whereSql(statement: Statement, model: Model, alias: string, where: Where): string {
+  const all = Object.entries(where).flatMap(([name, value]) => {
+    if (value === undefined) return [];
+    if (name === ruledBy) return [maySee(statement, modelOf(statement.models, value as string), alias)];
+    if (name === 'AND') return list(value).map((one) => whereSql(statement, model, alias, one));
+    if (name === 'OR')
+      return [`(${list(value).map((one) => whereSql(statement, model, alias, one)).join(' or ') || 'false'})`]; // prettier-ignore
+    if (name === 'NOT') return list(value).map((one) => `not ${whereSql(statement, model, alias, one)}`);
+    if (model.relations.has(name)) return [relatedSql(statement, model, name, alias, value)];
+    return comparisons(statement, model, alias, name, value);
+  });
+  return all.length === 0 ? 'true' : `(${all.join(' and ')})`;
+}
+
+/** Whether a `where` holds only for rows that the rule of their model lets the actor see. */
+export const isRuled = (where: Where, model: string): boolean =>
+  where[ruledBy] === model || (where['AND'] !== undefined && list(where['AND']).some((one) => isRuled(one, model)));
+
+const list = (value: unknown): Where[] => (Array.isArray(value) ? value : [value]) as Where[];
+
+const operators: Readonly<Record<string, string>> = { gt: '>', gte: '>=', lt: '<', lte: '<=' };
+
+function comparisons(statement: Statement, model: Model, alias: string, name: string, value: unknown): string[] {
+  const column = columnOf(model, name);
+  if (column.isList || column.type === 'Json') refuse(`a condition on ${model.name}.${name}`);
+  const sql = `${alias}.${column.sql}`;
+  if (value === null) return [`${sql} is null`];
+  if (typeof value !== 'object') return [`${sql} = ${statement.value(value)}`];
+  return Object.entries(value as Where).flatMap(([operator, operand]) => {
+    if (operand === undefined) return [];
+    if (operator === 'in' && Array.isArray(operand) && operand.every((one) => one !== null))
+      return [`${sql} = any(${statement.value(operand)})`];
+    if (operator === 'not' && operand === null) return [`${sql} is not null`];
+    if (operator === 'equals' && operand === null) return [`${sql} is null`];
+    const sign = operator === 'equals' ? '=' : operators[operator];
+    if (sign === undefined || operand === null || (typeof operand === 'object' && !(operand instanceof Date)))
+      refuse(`the condition ${operator} on ${model.name}.${name}`);
+    return [`${sql} ${sign} ${statement.value(operand)}`];
+  });
+}
+
+function related(
+  statement: Statement,
+  model: Model,
+  name: string,
+  alias: string,
+  condition: (to: Model, there: string) => string,
+): string {
+  const relation = relationOf(model, name);
+  const to = modelOf(statement.models, relation.model);
+  const there = statement.alias();
+  return `exists (select 1 from ${to.table} ${there} where ${joined(relation, alias, there)} and ${condition(to, there)})`;
+}
+
+function relatedSql(statement: Statement, model: Model, name: string, alias: string, value: unknown): string {
+  const holds = (where: Where) =>
+    related(statement, model, name, alias, (to, there) => whereSql(statement, to, there, where));
+  if (value === null) return `not ${holds({})}`;
+  const filter = value as Where;
+  if (relationOf(model, name).isList) {
+    const [how, ...more] = Object.keys(filter);
+    if (more.length > 0 || (how !== 'some' && how !== 'none')) refuse(`the condition on ${model.name}.${name}`);
+    return `${how === 'none' ? 'not ' : ''}${holds(filter[how as 'some'] as Where)}`;
+  }
+  if (!('is' in filter)) return holds(filter);
+  if (Object.keys(filter).length > 1) refuse(`the condition on ${model.name}.${name}`);
+  return filter['is'] === null ? `not ${holds({})}` : holds(filter['is'] as Where);
+}

@@ -1,0 +1,134 @@
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
+import { memberRemoved } from '../../../src/domains/identity/events.ts';
+import { system } from '../../../src/kernel/auth/actor.ts';
+import { rowId } from '../../../src/kernel/graphql/global-id.ts';
+import { Audiences } from '../../../src/kernel/live/audiences.ts';
+import { member, person, workspace, type Person } from '../../support/actors.ts';
+import type { Auth } from '../../support/client.ts';
+import { until } from '../../support/embedded.ts';
+import { append, documents, noted, upTo } from '../../support/live.ts';
+import { RawSocket } from '../../support/raw-socket.ts';
+import { startTestServer, type TestServer } from '../../support/server.ts';
+
+let server: TestServer;
+let ada: Person;
+let bob: Person;
+let eve: Person;
+let id: string;
+
+beforeAll(async () => {
+  server = await startTestServer({ SWITCHYARD_ROLES: 'api' });
+  ada = await person(server.url);
+  ({ id } = await workspace(server.url, ada));
+  [bob, eve] = [await member(server.url, ada, id, 'VIEWER'), await member(server.url, ada, id, 'VIEWER')];
+});
+afterAll(() => server.stop());
+
+const app = () => server.running.app;
+const size = () => app().use(Audiences).size;
+async function open(auth: Auth): Promise<RawSocket> {
+  const socket = await RawSocket.open(server.url, auth);
+  onTestFinished(() => socket.close());
+  return socket;
+}
+const shared = (audiences: number, members: number) =>
+  until('they share', async () => size().audiences === audiences && size().members === members);
+const selecting = (selection: string) =>
+  `subscription ($id: ID!, $after: String) { item: workspaceEvents(workspaceId: $id, after: $after) { __typename ... on Event { ${selection} } } }`;
+const notedIn = (texts: readonly string[]): number[] =>
+  texts.flatMap((text) => {
+    const { item } = (JSON.parse(text) as { data: { item: { data?: { n?: number } } } }).data;
+    return item.data?.n === undefined ? [] : [item.data.n];
+  });
+
+test('those with the same document, variables and rights share one execution and its bytes, whoever they are', async () => {
+  const [one, two] = [await open(bob), await open(eve)];
+  one.subscribe('a', documents.workspaceEvents, { id });
+  two.subscribe('"\\é', documents.workspaceEvents, { id });
+  await shared(1, 2);
+  // Another role, another document, other variables: each an audience of its own.
+  const hers = await open(ada);
+  hers.subscribe('b', documents.workspaceEvents, { id });
+  one.subscribe('c', selecting('seq'), { id });
+  one.subscribe('d', documents.workspaceEvents, { id, filter: { types: ['test.*'] } });
+  await shared(4, 5);
+  await append(app(), id, 3);
+  await until('all have them', async () => notedIn(hers.of('b')).length === 3 && notedIn(two.of('"\\é')).length === 3);
+  expect(two.of('"\\é').slice(1)).toEqual(one.of('a').slice(1));
+  // The last one leaves: its execution ends.
+  for (const socket of [one, two, hers]) socket.close();
+  await shared(0, 0);
+  await until('nothing is held', async () => app().hub.watched === 0);
+});
+
+test('a document that tells of the person, or of the credential, is shared with nobody else', async () => {
+  const [one, two] = [await open(bob), await open(eve)];
+  for (const socket of [one, two]) {
+    socket.subscribe('person', selecting('seq run { actor { id } }'), { id });
+    socket.subscribe('credential', selecting('seq run { viewerCanCancel }'), { id });
+    socket.subscribe('role', selecting('seq run { id status }'), { id });
+  }
+  await shared(5, 6);
+  expect([one.errors.size, two.errors.size]).toEqual([0, 0]);
+});
+
+test('where they began does not keep them apart, and nothing is left out or told twice', async () => {
+  const { id: own, cursor } = await workspace(server.url, ada);
+  await append(app(), own, 5);
+  const sockets = await Promise.all(upTo(4).map(() => open(ada)));
+  for (const [index, socket] of sockets.entries())
+    socket.subscribe('a', documents.workspaceEvents, { id: own, after: index < 2 ? cursor : null });
+  await shared(1, 4);
+  await append(app(), own, 5, noted, 6);
+  await until('all have all', async () => sockets.every((socket) => notedIn(socket.of('a')).at(-1) === 10));
+  for (const [index, socket] of sockets.entries())
+    expect(notedIn(socket.of('a'))).toEqual(index < 2 ? upTo(10) : upTo(5, 6));
+});
+
+test('whose right ends goes between two events of one transaction; the others are told both', async () => {
+  const { id: own } = await workspace(server.url, ada);
+  const [leaves, stays] = [await member(server.url, ada, own, 'VIEWER'), await member(server.url, ada, own, 'VIEWER')];
+  const [his, hers] = [await open(leaves), await open(stays)];
+  for (const socket of [his, hers]) socket.subscribe('a', documents.workspaceEvents, { id: own });
+  await shared(1, 2);
+  const workspaceId = rowId('Workspace', own);
+  await app().transact(system, async (tx) => {
+    const note = (n: number) => tx.append({ type: noted, workspaceId, subjectId: workspaceId, data: { n } });
+    await tx.db.membership.delete({ where: { id: rowId('Membership', leaves.membershipId) } });
+    note(1);
+    tx.append({
+      type: memberRemoved,
+      workspaceId,
+      subjectId: rowId('Membership', leaves.membershipId),
+      data: { userId: rowId('User', leaves.id) },
+    });
+    note(2);
+  });
+  await until('his socket is closed', async () => his.closed !== null);
+  expect(his.closed).toBe(4403);
+  expect(notedIn(his.of('a'))).toEqual([1]);
+  await until('the other has both', async () => notedIn(hers.of('a')).length === 2);
+  expect(hers.closed).toBeNull();
+});
+
+test('who does not read is left to its own pace, misses nothing, and comes back', async () => {
+  const { id: own } = await workspace(server.url, ada);
+  const [slow, quick] = [await open(ada), await open(ada)];
+  for (const socket of [slow, quick]) socket.subscribe('a', documents.workspaceEvents, { id: own });
+  await shared(1, 2);
+  slow.ws.pause();
+  const text = 'x'.repeat(30_000);
+  const workspaceId = rowId('Workspace', own);
+  const events = 400;
+  for (let n = 0; n < events; n += 20)
+    await app().transact(system, async (tx) => {
+      for (const m of upTo(20, n + 1))
+        tx.append({ type: noted, workspaceId, subjectId: workspaceId, data: { n: m, text } });
+    });
+  await until('the other one has all', async () => notedIn(quick.of('a')).length === events);
+  expect(size()).toEqual({ audiences: 1, members: 1 });
+  slow.ws.resume();
+  await until('it has all, too', async () => notedIn(slow.of('a')).length === events);
+  expect(notedIn(slow.of('a'))).toEqual(upTo(events));
+  await shared(1, 2);
+});
