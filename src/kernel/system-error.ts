@@ -5,11 +5,11 @@ export function codeOf(error: unknown): unknown {
   return error instanceof Error && 'code' in error ? error.code : undefined;
 }
 
-/** The file system of the host that does the work is full: its operator has to make room, or to give it more. */
+/** The file system of the host that does the work, or of its engine, is full: its operator has to make room, or to give it more. */
 export class DiskFull extends DomainError {
   readonly code = 'DISK_FULL';
-  constructor() {
-    super('There is no room left on the disk of the host.');
+  constructor(whose: 'the host' | 'the Docker engine' = 'the host') {
+    super(`There is no room left on the disk of ${whose}.`);
   }
 }
 

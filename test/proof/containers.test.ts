@@ -1,4 +1,8 @@
-import { rm } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { rm, statfs } from 'node:fs/promises';
+import path from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test, type TestContext } from 'vitest';
 import { livenessMs, plain, raw, repository, serving, team } from '../domains/deployments/harness.ts';
 import { fresh, scenarios, switches, type Ground } from '../domains/deployments/scenarios.ts';
@@ -7,6 +11,8 @@ import { until } from '../support/embedded.ts';
 import { startTestServer, testFolder, type TestServer } from '../support/server.ts';
 import { nodeImage, present, testEngine } from '../support/test-engine.ts';
 import { dieInAll, dyingGround, measured, type DyingGround, type Place, type Runner } from './dying.ts';
+
+const run = promisify(execFile);
 
 /** Multiplies the size of the load; the time that it may take grows with it. */
 const atOnce = 50 * Number(process.env['PROOF_SCALE'] ?? '1');
@@ -139,6 +145,37 @@ test(`${atOnce} containers at once: all are deployed, each answers as itself, an
     return all.split('\n').filter((one) => ids.some((id) => raw('Application', id) === one));
   };
   await until('none runs', async () => (await running()).length === 0, livenessMs);
+});
+
+test('a full disk of the engine: the deployment fails and says so, what serves serves on, and room helps', async (context) => {
+  const place = await ground(context);
+  const { dataDir } = present(engine, context);
+  const on = await team(place.server.url);
+  const { id, source } = await fresh(on, place, 'small', { 'server.js': serving('small') });
+  expect((await on.deploy(id)).phase).toBe('DEPLOYED');
+  const { blocks, bfree, bsize } = await statfs(dataDir);
+  const room = 24 * 2 ** 20;
+  const resize = (bytes: number) => run('mount', ['-o', `remount,size=${bytes}`, dataDir]);
+  context.onTestFinished(async () => void (await resize(2 ** 32)));
+  await resize((blocks - bfree) * bsize + room);
+  // More than there is room for: as a commit, and as what a build writes.
+  const noise = createHash('shake256', { outputLength: room }).update('1').digest('hex');
+  await source.commit({ 'large.bin': noise });
+  const sent = await on.deploy(id);
+  expect([sent.phase, sent.statusReason]).toEqual([
+    'FAILED',
+    'There is no room left on the disk of the Docker engine.',
+  ]);
+  expect(await on.answer(id)).toBe('small');
+  await rm(path.join(folder, 'small', 'large.bin'));
+  await source.commit({ 'package.json': JSON.stringify({ main: 'server.js', scripts: { build: 'yes > filled' } }) });
+  const built = await on.deploy(id);
+  expect([built.phase, built.attempt]).toEqual(['FAILED', 1]);
+  expect(built.logs.nodes.map(({ text }) => text).join('\n')).toMatch(/no space left on device/i);
+  expect(await on.answer(id)).toBe('small');
+  await source.commit({ ...plain, 'server.js': serving('room again') });
+  expect(await on.deploy(id)).toMatchObject({ phase: 'DEPLOYED', statusReason: null });
+  expect(await on.answer(id)).toBe('room again');
 });
 
 test('an engine that is restarted while it builds, and while health is checked: the run goes on', async (context) => {

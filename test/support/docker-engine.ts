@@ -20,6 +20,8 @@ export interface DockerEngine {
   /** Makes a small image of Node, npm and a shell in the same way. */
   makeNode(tag: string): Promise<void>;
   readonly socketPath: string;
+  /** Where images and containers are; with a network a file system of its own, which a test can make small. */
+  readonly dataDir: string;
   /** Where its containers reach this machine; null: they have no network. */
   readonly address: string | null;
   /** Stops the engine, as a restart of it does. */
@@ -61,13 +63,13 @@ export async function startDockerEngine({ network = false }: EngineOptions = {})
   const socket = path.join(folder, 's');
   const logFile = path.join(folder, 'log');
   const log = await open(logFile, 'w');
-  const data = path.join(folder, 'data');
-  await mkdir(data);
+  const dataDir = path.join(folder, 'data');
+  await mkdir(dataDir);
   // Small images, of which each step waits for the disk several times: in memory they are there at once.
-  if (network) await run('mount', ['-t', 'tmpfs', '-o', 'size=4g,mode=711', 'switchyard-test', data]);
+  if (network) await run('mount', ['-t', 'tmpfs', '-o', 'size=4g,mode=711', 'switchyard-test', dataDir]);
   // Without a bridge it changes nothing of the machine's network: containers use the host's.
   const options = {
-    'data-root': data,
+    'data-root': dataDir,
     'exec-root': path.join(folder, 'exec'),
     pidfile: path.join(folder, 'pid'),
     host: `unix://${socket}`,
@@ -114,6 +116,7 @@ export async function startDockerEngine({ network = false }: EngineOptions = {})
   return {
     docker,
     socketPath: socket,
+    dataDir,
     address: bridge ? bridgeAddress : null,
     makeBase: (tag) => makeBase(folder, docker, tag),
     makeNode: (tag) => makeNode(folder, docker, tag),

@@ -3,7 +3,8 @@ import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { DomainError } from '#kernel/errors.ts';
-import { absentAsNull, createEngine, DriverUnavailable, saidBy, statusOf, translated } from './engine.ts';
+import { DiskFull } from '#kernel/system-error.ts';
+import { absentAsNull, createEngine, DriverUnavailable, isFull, saidBy, statusOf, translated } from './engine.ts';
 import { toUsage } from './usage.ts';
 import { linesOf, messagesOf, type Splitter } from './streams.ts';
 import { objectionTo } from './dockerfile.ts';
@@ -500,6 +501,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     const status = Number(/non-zero code: (\d+)$/.exec(said)?.[1]);
     const ended = status === 137 || status === 143;
     if (!Number.isNaN(status) && !ended) return new ImageBuildFailed(said.slice(0, 2000));
+    if (isFull(said)) return new DiskFull('the Docker engine');
     if (await engine.leaves()) return new DriverUnavailable('it stopped in the middle of the build');
     const limit = `: a build may take ${options.build.memoryMb} MiB of memory, it may have been more.`;
     return new ImageBuildFailed(`${said.slice(0, 2000)}${ended ? limit : ''}`);

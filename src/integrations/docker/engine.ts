@@ -2,7 +2,7 @@ import type { Agent } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { DomainError } from '#kernel/errors.ts';
-import { codeOf } from '#kernel/system-error.ts';
+import { codeOf, DiskFull } from '#kernel/system-error.ts';
 
 /** The Docker engine does not answer, or went away in the middle. It may be back soon: ask again. */
 export class DriverUnavailable extends DomainError {
@@ -23,7 +23,7 @@ export interface Engine {
   readonly docker: Docker;
   /** For streams, which may be silent for long. */
   readonly streams: Docker;
-  /** @throws DriverUnavailable in place of an error of the connection, or of an engine that is about to go away */
+  /** @throws DriverUnavailable in place of an error of the connection, or of an engine that is about to go away; DiskFull */
   ask<T>(work: (docker: Docker) => Promise<T>): Promise<T>;
   /** Whether it goes away soon: an engine that stops still answers for a while, with strange errors. */
   leaves(): Promise<boolean>;
@@ -70,7 +70,10 @@ export async function createEngine(address: EngineAddress): Promise<Engine> {
   };
 }
 
-/** DriverUnavailable when the connection to the engine is what failed; else the error itself. */
+/** Whether an engine says that it has no room. */
+export const isFull = (said: string): boolean => /no space left on device|disk quota exceeded/i.test(said);
+
+/** DriverUnavailable when the connection to the engine is what failed, DiskFull when it has no room; else the error itself. */
 export function translated(error: unknown): unknown {
   const code = codeOf(error);
   const named = typeof code === 'string' ? code : null;
@@ -79,7 +82,7 @@ export function translated(error: unknown): unknown {
     return new DriverUnavailable(named ?? said);
   // The engine answers while it stops or before it is ready.
   if (statusOf(error) === 503) return new DriverUnavailable(said);
-  return error;
+  return (statusOf(error) ?? 0) >= 500 && isFull(said) ? new DiskFull('the Docker engine') : error;
 }
 
 /** Status of the engine's answer; undefined: it was none. */
