@@ -34,7 +34,8 @@ export async function* readTables(
   const tables = new Tables(source, sampleRows ?? undefined);
   let rows = 0;
   for await (const raw of reader(source)) {
-    yield* tables.take(raw);
+    // Not delegated: most rows give nothing yet, and that would be waited for.
+    for (const item of tables.take(raw)) yield item;
     if (!('type' in raw) || raw.type !== 'row') continue;
     rows += 1;
     if (rows % progressEvery === 0 && format !== 'PDF' && format !== 'LINES')
