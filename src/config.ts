@@ -577,7 +577,7 @@ export const settings = {
   SWITCHYARD_LLM_URL: optional({
     group: 'Deployments',
     description:
-      'Base URL of an API like that of OpenAI (chat completions) whose language model gives advice on deployments of workspaces that allow it. Unset: advice comes from rules only, and nothing leaves the server.',
+      'Base URL of an API like that of OpenAI (chat completions) whose language model gives advice on deployments, and extracts tables of documents, of workspaces that allow it. Unset: advice comes from rules only, and nothing leaves the server.',
     example: 'https://api.example.com/v1',
     schema: webUrl,
   }),
@@ -599,7 +599,8 @@ export const settings = {
   }),
   SWITCHYARD_LLM_DAILY: setting({
     group: 'Deployments',
-    description: 'Most deployments of one workspace within 24 hours that the language model is asked about.',
+    description:
+      'Most deployments of one workspace within 24 hours that the language model is asked about, and most extractions that it does.',
     unit: 'deployments',
     default: '100',
     example: '20',

@@ -60,8 +60,10 @@ test('the hourly clean-up removes used-up keys and abandoned uploads, and nothin
     status,
     createdAt,
   });
-  const kept = [artifact('READY', old), artifact('PENDING', new Date())];
-  await app.db.artifact.createMany({ data: [...kept, artifact('PENDING', old)] });
+  const kept = [artifact('READY', new Date()), artifact('PENDING', new Date())];
+  // Nothing makes use of the first one, the second one never came.
+  const gone = [artifact('READY', old), artifact('PENDING', old)];
+  await app.db.artifact.createMany({ data: [...kept, ...gone] });
   const key = (name: string, createdAt: Date) => ({
     workspaceId,
     actorId: newId(),
@@ -77,6 +79,10 @@ test('the hourly clean-up removes used-up keys and abandoned uploads, and nothin
   await job?.handle({} as never, { app, signal: AbortSignal.timeout(60_000), attempt: 1 });
   const left = await app.db.artifact.findMany({ where: { workspaceId } });
   expect(left.map(({ id }) => id).toSorted()).toEqual(kept.map(({ id }) => id).toSorted());
+  const told = await app.db.event.findMany({ where: { workspaceId, type: 'artifact.expired' } });
+  expect(new Map(told.map(({ subjectId, data }) => [subjectId, (data as { reason: string }).reason]))).toEqual(
+    new Map(gone.map(({ id, status }) => [id, status === 'READY' ? 'NOT_USED' : 'NOT_SENT'])),
+  );
   expect((await app.db.idempotencyKey.findMany({ where: { workspaceId } })).map((one) => one.key)).toEqual(['new']);
 });
 

@@ -234,7 +234,7 @@ test('the storage is away in the middle: nothing is registered by half, and a re
   const id = await submit(api.url, ada, { documentId: document.id });
   expect(await over(id)).toMatchObject({ status: 'FAILED', errorCode: 'FILE_DAMAGED' });
   expect((await register(api.url, ada, artifact)).__typename).toBe('FileDamaged');
-  await expect(put(api.url, ada, of, { name: 'none.csv', bytes: csv(10, 'none') })).rejects.toThrow('PUT answered 500');
+  await expect(put(api.url, ada, of, { name: 'none.csv', bytes: csv(10, 'none') })).rejects.toThrow('PUT answered 503');
   await rm(blobs, { recursive: true, force: true });
   await rename(`${blobs}.away`, blobs);
   const { rows } = await sql.query(

@@ -17,6 +17,7 @@ const run = promisify(execFile);
 const chromium: Counterpart = { program: 'chromium', package: 'chromium' };
 const pdftotext: Counterpart = { program: 'pdftotext', package: 'poppler-utils' };
 const qpdf: Counterpart = { program: 'qpdf', package: 'qpdf' };
+const ssconvert: Counterpart = { program: 'ssconvert', package: 'gnumeric' };
 const reportLab = 'python3-reportlab';
 
 /** A process of Node that has done nothing has 60 of these. */
@@ -206,16 +207,20 @@ table = Table(rows, style=TableStyle(lines), repeatRows=1, colWidths=[50, 150, 9
 SimpleDocTemplate(file, pagesize=A4).build([heading, table])
 `;
 
-/** Skips the test, and says so, when ReportLab is missing; throws when it must be there. */
+/** Skips the test, and says so, when a module of Python is missing; throws when it must be there. */
+async function requireModule(name: string, from: string, context: TestContext): Promise<void> {
+  try {
+    await run('/usr/bin/python3', ['-c', `import ${name}`]);
+  } catch (error) {
+    const reason = `${name} is not installed: apt-get install -y ${from}`;
+    if (process.env['REQUIRE_COUNTERPARTS']) throw new Error(reason, { cause: error });
+    context.skip(reason);
+  }
+}
+
 async function draw(kind: string, context: TestContext): Promise<string> {
   const file = path.join(folder, `reportlab-${kind}.pdf`);
-  try {
-    await run('/usr/bin/python3', ['-c', 'import reportlab']);
-  } catch (error) {
-    const reason = `reportlab is not installed: apt-get install -y ${reportLab}`;
-    if (process.env['REQUIRE_COUNTERPARTS']) throw new Error(reason, { cause: error });
-    return context.skip(reason);
-  }
+  await requireModule('reportlab', reportLab, context);
   await run('/usr/bin/python3', ['-c', drawing, file, kind, JSON.stringify(rows)]);
   return file;
 }
@@ -245,5 +250,113 @@ describe('PDFs that ReportLab draws', () => {
     expect(await extractors.detect(owned, signal)).toMatchObject({ format: 'PDF', encrypted: false });
     await expect(extract(locked, 'PDF')).rejects.toMatchObject({ code: 'DOCUMENT_ENCRYPTED' });
     expect(whole(await extract(owned, 'PDF'))).toEqual([rows]);
+  });
+});
+
+/** What openpyxl writes: types, both epochs, merged cells, a formula whose result nobody has computed, a hidden sheet. */
+const book = `
+import datetime, sys
+from openpyxl import Workbook
+from openpyxl.utils.datetime import CALENDAR_MAC_1904
+file, epoch = sys.argv[1], sys.argv[2]
+book = Workbook()
+if epoch == '1904': book.epoch = CALENDAR_MAC_1904
+sheet = book.active
+sheet.title = 'Figures & more'
+sheet.append(['Name', 'Count', 'Price', 'Day', 'Noon', 'Good'])
+for at in range(60):
+  sheet.append([f'name {at}', at, at / 8, datetime.date(2024, 1, 1) + datetime.timedelta(days=at),
+    datetime.datetime(2024, 2, 28, 12, 30, 15) + datetime.timedelta(days=at), at % 2 == 0])
+sheet['A62'] = 'merged'
+sheet.merge_cells('A62:B62')
+sheet['C62'] = '=SUM(C2:C61)'
+hidden = book.create_sheet('Hidden')
+hidden.append(['a', 'b'])
+hidden.append([1, 2])
+hidden.sheet_state = 'hidden'
+book.save(file)
+`;
+/** What python-docx writes: a table between paragraphs, cells that go over columns and rows. */
+const letter = `
+import sys
+from docx import Document
+document = Document()
+document.add_paragraph('A paragraph before the table.')
+rows = [['Item', 'Count', 'Price'], ['Saw', '2', '9.50'], ['Hammer & nails', '3', '12.00'], ['Total', '', '21.50']]
+table = document.add_table(rows=len(rows), cols=3)
+for row, texts in enumerate(rows):
+  for column, text in enumerate(texts): table.cell(row, column).text = text
+table.cell(3, 0).merge(table.cell(3, 1))
+document.add_paragraph('And one after it.')
+document.save(sys.argv[1])
+`;
+
+describe('office files that other programs write', () => {
+  const day = (at: number, first = Date.UTC(2024, 0, 1)): string =>
+    new Date(first + at * 86_400_000).toISOString().slice(0, 10);
+  const detected = (file: string) => extractors.detect(file, AbortSignal.timeout(60_000));
+
+  for (const epoch of ['1900', '1904'])
+    test(`a workbook of openpyxl, with dates from ${epoch} on`, async (context) => {
+      await requireModule('openpyxl', 'python3-openpyxl', context);
+      const file = path.join(folder, `openpyxl-${epoch}.xlsx`);
+      await run('/usr/bin/python3', ['-c', book, file, epoch]);
+      expect(await detected(file)).toMatchObject({ format: 'XLSX', encrypted: false });
+      const { tables } = await extract(file, 'XLSX');
+      expect(tables.map(({ head }) => head.sheet)).toEqual(['Figures & more']);
+      const [{ rows: found, end } = { rows: [], end: null }] = tables;
+      expect(end?.columns).toEqual([
+        { name: 'Name', type: 'TEXT' },
+        { name: 'Count', type: 'INTEGER' },
+        { name: 'Price', type: 'DECIMAL' },
+        { name: 'Day', type: 'DATE' },
+        { name: 'Noon', type: 'DATETIME' },
+        { name: 'Good', type: 'BOOLEAN' },
+      ]);
+      for (const [at, row] of found.slice(0, 60).entries())
+        expect(row.map(({ value }) => (typeof value === 'string' && /^\d+(\.\d+)?$/.test(value) ? Number(value) : value))).toEqual([`name ${at}`, at, at / 8, day(at), `${day(at, Date.UTC(2024, 1, 28))}T12:30:15`, at % 2 === 0]); // prettier-ignore
+      const cellAt = (row: number, column: number) => found[row]?.[column];
+      expect(cellAt(60, 0)).toMatchObject({ text: 'merged', citation: { sheet: 'Figures & more', ref: 'A62' } });
+      expect(cellAt(60, 1)).toMatchObject({ text: 'merged', citation: { ref: 'B62' } });
+      expect(cellAt(60, 2)).toMatchObject({ value: null, note: 'FORMULA_WITHOUT_VALUE' });
+    });
+
+  test('workbooks of Gnumeric, new and old, are the same table; what it has computed is read', async (context) => {
+    const program = await locate(ssconvert, context);
+    const source = path.join(folder, 'gnumeric.csv');
+    const lines = Array.from({ length: 200 }, (_, at) => `"name, ${at}",${at},${at / 4},${day(at)},=B${at + 2}*2`);
+    await writeFile(source, ['Name,Count,Price,Day,Double', ...lines].join('\n'));
+    for (const [format, exporter, name] of [
+      ['XLSX', 'Gnumeric_Excel:xlsx', 'new.xlsx'],
+      ['XLS', 'Gnumeric_Excel:excel_biff8', 'old.xls'],
+      ['XLS', 'Gnumeric_Excel:excel_biff7', 'older.xls'],
+    ] as const) {
+      const file = path.join(folder, name);
+      await run(program, [`--export-type=${exporter}`, source, file], { env: { ...process.env, HOME: folder, LC_ALL: 'C.UTF-8' } }); // prettier-ignore
+      expect(await detected(file)).toMatchObject({ format, encrypted: false });
+      const { tables } = await extract(file, format);
+      expect(tables).toHaveLength(1);
+      expect(tables[0]?.head.columns.map((column) => column.name)).toEqual(['Name', 'Count', 'Price', 'Day', 'Double']);
+      const found = (tables[0]?.rows ?? []).map((row) => row.map(({ value }) => String(value)));
+      expect(found).toEqual(
+        Array.from({ length: 200 }, (_, at) => [`name, ${at}`, String(at), String(at / 4), day(at), String(at * 2)]),
+      );
+    }
+  });
+
+  test('a table of a document of python-docx', async (context) => {
+    await requireModule('docx', 'python3-docx', context);
+    const file = path.join(folder, 'letter.docx');
+    await run('/usr/bin/python3', ['-c', letter, file]);
+    expect(await detected(file)).toMatchObject({ format: 'DOCX', encrypted: false });
+    const { tables } = await extract(file, 'DOCX');
+    expect(tables).toHaveLength(1);
+    expect(tables[0]?.head.columns.map((column) => column.name)).toEqual(['Item', 'Count', 'Price']);
+    expect(texts(tables[0]?.rows ?? [])).toEqual([
+      ['Saw', '2', '9.50'],
+      ['Hammer & nails', '3', '12.00'],
+      ['Total', 'Total', '21.50'],
+    ]);
+    expect(tables[0]?.rows[2]?.[1]).toMatchObject({ note: 'MERGED' });
   });
 });

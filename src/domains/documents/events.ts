@@ -31,6 +31,11 @@ export const documentRetentionSet = defineEvent<{ days: number | null }>('worksp
   description: 'Somebody said for how many days documents are kept; null: for ever.',
 });
 
+export const documentModelSet = defineEvent<{ allowed: boolean }>('workspace.documentModelSet', {
+  subject: 'Workspace',
+  description: 'Whether the language model of the server may be told of its documents was decided.',
+});
+
 export const configurationCreated = defineEvent<{ version: number }>('extractionConfiguration.created', {
   subject: 'ExtractionConfiguration',
   description: 'The configuration was created.',

@@ -81,6 +81,8 @@ export const NewPreview = z
 
 export const NewRetention = z.object({ workspaceId: z.string(), days: z.int().min(1).max(36_500).nullable() });
 
+export const NewModelUse = z.object({ workspaceId: z.string(), allowed: z.boolean() });
+
 /** Formats that tables are extracted from; a file of any other is a document only as what an export made. */
 export const extractable = ['CSV', 'TSV', 'XLSX', 'XLS', 'PDF', 'DOCX', 'HTML'] as const satisfies DocumentFormat[];
 export type ExtractableFormat = (typeof extractable)[number];

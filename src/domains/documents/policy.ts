@@ -16,10 +16,13 @@ export const can = definePolicy('documents', {
     exportTables: 'MEMBER',
     // It removes what others uploaded.
     setDocumentRetention: 'ADMIN',
+    // What the model is told leaves the server.
+    setDocumentModel: 'ADMIN',
   },
   rows: {
     Document: inWorkspace('VIEWER'),
     DocumentRetention: withParent,
+    DocumentModelSetting: withParent,
     ExtractionConfiguration: inWorkspace('VIEWER'),
     // Reached through their configuration.
     ExtractionConfigurationVersion: withParent,

@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 const run = promisify(execFile);
 const here = fileURLToPath(new URL('.', import.meta.url));
 const strip = fileURLToPath(new URL('./strip.mjs', import.meta.url));
-const errors = fileURLToPath(import.meta.resolve('#kernel/errors.ts'));
+const errors = fileURLToPath(new URL('../../kernel/errors.ts', import.meta.url));
 /** Larger than all of them, bytes. */
 const maxBytes = 8_388_608;
 

@@ -1,8 +1,11 @@
+import type { LanguageModel } from '#kernel/llm.ts';
 import { defaultLimits, ExtractorUnavailable, type Limits } from './errors.ts';
 import type { Detected, Extracted, ExtractRequest, Extractors, FileReader, Progress } from './extractor.ts';
 import { createHttpExtractor, type HttpExtractorOptions } from './http.ts';
 import type { Task } from './messages.ts';
+import { asText, createModelExtractor } from './model.ts';
 import { unpack } from './packing.ts';
+import type { TaskFormat } from './raw.ts';
 import { startChild, type Answer, type Child, type Spent } from './process.ts';
 
 export * from './extractor.ts';
@@ -15,14 +18,13 @@ export interface ExtractorsOptions {
   readonly maxChildren?: number;
   /** The extractor HTTP, when there is one. */
   readonly http?: HttpExtractorOptions | undefined;
-  /** The extractor MODEL, when there is one: what it yields is given on as it is. */
-  readonly model?: ((request: ExtractRequest) => AsyncIterable<Extracted | Progress>) | undefined;
+  /** The extractor MODEL, when there is one. */
+  readonly model?: LanguageModel | null | undefined;
   /** Told what each child process has taken when it has ended. For measurements. */
   readonly measured?: (spent: Spent) => void;
 }
 
 type Asked = Omit<ExtractRequest, 'file' | 'limits' | 'format'>;
-type TaskFormat = Extract<Task, { kind: 'EXTRACT' }>['format'];
 
 /** Of a look at what a file is. */
 const detectLimits = { timeoutMs: 30_000, maxBytes: Number.MAX_SAFE_INTEGER } as const;
@@ -66,7 +68,8 @@ class Turns {
 
 /** Extractors of this host. A process is started for each document, and ends with it. */
 export function createExtractors(options: ExtractorsOptions = {}): Extractors {
-  const { maxChildren = 4, model, measured } = options;
+  const { maxChildren = 4, measured } = options;
+  const model = options.model ? createModelExtractor(options.model) : null;
   const http = options.http && createHttpExtractor(options.http);
   const closing = new AbortController();
   const turns = new Turns(maxChildren);
@@ -151,7 +154,17 @@ export function createExtractors(options: ExtractorsOptions = {}): Extractors {
         if (extractor === 'BUILT_IN') return yield* read(request.format, request);
         if (extractor === 'MODEL') {
           if (!model) throw new ExtractorUnavailable('No model is configured for extraction.');
-          return yield* model({ ...request, file: await file(), limits });
+          const asked = { definition: asText(request.definition), signal: request.signal };
+          const text = (async function* () {
+            try {
+              yield* read(request.format === 'PDF' ? 'LINES' : request.format, asked);
+            } finally {
+              // Its turn is the next one's, who reads the answer.
+              await close();
+            }
+          })();
+          const whole = { ...request, file: await file() };
+          return yield* model.ask(whole, limits, text, (answer) => answerOf(answer, request, limits));
         }
         if (!http) throw new ExtractorUnavailable('No external extractor is configured.');
         await close();

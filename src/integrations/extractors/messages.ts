@@ -7,16 +7,16 @@ import {
   type ExtractionError,
   type Limits,
 } from './errors.ts';
-import type { Definition, Detected, Format } from './extractor.ts';
+import type { Definition, Detected } from './extractor.ts';
 import type { Packed } from './packing.ts';
+import type { TaskFormat } from './raw.ts';
 
 /** What the child is asked for, one after the other. The file is open as `fileDescriptor`. */
 export type Task =
   | { readonly kind: 'DETECT'; readonly limits: Limits }
   | {
       readonly kind: 'EXTRACT';
-      /** ANSWER: of an external extractor. */
-      readonly format: Format | 'ANSWER';
+      readonly format: TaskFormat;
       readonly definition: Definition;
       readonly limits: Limits;
       readonly sampleRows: number | null;

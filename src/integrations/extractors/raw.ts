@@ -45,8 +45,11 @@ export interface OpenFile {
   readonly sizeBytes: number;
 }
 
+/** ANSWER: of an external extractor. LINES: the text of a PDF as it is laid out, a table a page. */
+export type TaskFormat = Format | 'ANSWER' | 'LINES';
+
 export interface Source extends OpenFile {
-  readonly format: Format | 'ANSWER';
+  readonly format: TaskFormat;
   readonly definition: Definition;
   readonly limits: Limits;
   /** A reader may leave out what is beyond so many rows of a table; Infinity: none. */

@@ -1,14 +1,15 @@
-import type { Extracted, Format, Progress } from './extractor.ts';
+import type { Extracted, Progress } from './extractor.ts';
 import type { Task } from './messages.ts';
-import type { OpenFile, Reader } from './raw.ts';
+import type { OpenFile, Reader, TaskFormat } from './raw.ts';
 import { inferenceRows, Tables } from './tables.ts';
 
 // What one format needs is loaded for it only.
-const readers: Readonly<Record<Format | 'ANSWER', () => Promise<Reader>>> = {
+const readers: Readonly<Record<TaskFormat, () => Promise<Reader>>> = {
   CSV: async () => (await import('./readers/delimited.ts')).readDelimited,
   TSV: async () => (await import('./readers/delimited.ts')).readDelimited,
   XLSX: async () => (await import('./readers/xlsx.ts')).readXlsx,
   XLS: async () => (await import('./readers/xls.ts')).readXls,
+  LINES: async () => (await import('./readers/pdf.ts')).readLines,
   PDF: async () => (await import('./readers/pdf.ts')).readPdf,
   DOCX: async () => (await import('./readers/docx.ts')).readDocx,
   HTML: async () => (await import('./readers/html.ts')).readHtml,
@@ -33,10 +34,11 @@ export async function* readTables(
   const tables = new Tables(source, sampleRows ?? undefined);
   let rows = 0;
   for await (const raw of reader(source)) {
-    yield* tables.take(raw);
+    // Not delegated: most rows give nothing yet, and that would be waited for.
+    for (const item of tables.take(raw)) yield item;
     if (!('type' in raw) || raw.type !== 'row') continue;
     rows += 1;
-    if (rows % progressEvery === 0 && format !== 'PDF')
+    if (rows % progressEvery === 0 && format !== 'PDF' && format !== 'LINES')
       yield { step: 'extract', unit: 'ROWS', done: rows, total: null };
   }
 }

@@ -113,13 +113,16 @@ describe('what a file claims to be', () => {
     expect(await mutate(server.url, 'previewExtraction', { documentId: document.id }, 'truncated', ada)).toMatchObject({
       __typename: 'DocumentQuarantined',
     });
-    const { node } = await data<{ node: { download: null; events: { nodes: { type: string }[] } } }>(
+    const { node } = await data<{
+      node: { problemMessage: string; download: null; events: { nodes: { type: string }[] } };
+    }>(
       server.url,
-      'query ($id: ID!) { node(id: $id) { ... on Document { download { url } events { nodes { type } } } } }',
+      'query ($id: ID!) { node(id: $id) { ... on Document { problemMessage download { url } events { nodes { type } } } } }',
       { id: document.id },
       ada,
     );
     expect(node).toEqual({
+      problemMessage: 'Its bytes are something else than its name or its media type says.',
       download: null,
       events: { nodes: [{ type: 'document.uploaded' }, { type: 'document.quarantined' }] },
     });

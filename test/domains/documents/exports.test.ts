@@ -14,6 +14,7 @@ import { Fenced } from '../../../src/kernel/runs/errors.ts';
 import { isTerminal } from '../../../src/kernel/runs/model.ts';
 import { Runs } from '../../../src/kernel/runs/runs.ts';
 import { Artifacts } from '../../../src/kernel/storage/artifacts.ts';
+import { DocumentSettings } from '../../../src/domains/documents/service/shared.ts';
 import { csv, withoutFormula, xlsx, type WrittenTable } from '../../../src/domains/documents/service/writers.ts';
 import type { Cell, Column } from '../../../src/integrations/extractors/index.ts';
 import type { Auth } from '../../support/client.ts';
@@ -98,7 +99,7 @@ const start = async (input: object, who: Auth = a.owner): Promise<Outcome> => {
   const mutation = `mutation ($input: ${type}Input!) { ${name}(input: $input) { __typename ... on ${type}Success { export { id } } } }`;
   return (await data<Record<string, Outcome>>(server.url, mutation, { input }, who))[name] as Outcome;
 };
-const ended = async (id = ''): Promise<Exported> => {
+const ended = async (id = '', who: Auth = a.owner): Promise<Exported> => {
   const where = { id: rowId('TableExport', id) };
   await until(
     `export ${id} is over`,
@@ -107,7 +108,7 @@ const ended = async (id = ''): Promise<Exported> => {
   );
   const query = `query ($id: ID!) { node(id: $id) { ... on TableExport { id status statusReason format parent { id } table { id }
     document { id name format source sizeBytes sha256 download { url } exportedBy { id } } } } }`;
-  return (await data<{ node: Exported }>(server.url, query, { id }, a.owner)).node;
+  return (await data<{ node: Exported }>(server.url, query, { id }, who)).node;
 };
 const bytesOf = async ({ document, statusReason }: Exported): Promise<Buffer> => {
   if (!document?.download) throw new Error(`no document: ${statusReason}`);
@@ -322,6 +323,41 @@ test('what a workbook cannot hold fails with the place, and leaves nothing', asy
   const book = read(await buffer(xlsx([{ ...tall, rows: rowsOf }], options)));
   expect(book.SheetNames).toEqual(['Tall', 'Tall (2)']);
   expect(ranges).toEqual([[0, 1_048_575], [1_048_575, 1_048_576]]); // prettier-ignore
+});
+
+test('control characters that a table has come back from its CSV file, and it is a document of its own', async () => {
+  const odd = ['\u0007', 'a\u0001b', '\u001b[31m', 'plain', '\u0008\u0002'];
+  const made = await extracted(app(), a, [{ name: 'Odd', columns: [{ name: 'T', type: 'TEXT' }, { name: 'N', type: 'TEXT' }], rows: odd.map((text) => [cell(text), cell('x')]) }]); // prettier-ignore
+  const run = await ended((await start({ tableId: globalId('ExtractedTable', first(made.tables)), format: 'CSV' })).export?.id); // prettier-ignore
+  const again = await submit(server.url, a.owner, { documentId: run.document?.id });
+  expect(await jobWhere(server.url, a.owner, again, isOver)).toMatchObject({
+    status: 'SUCCEEDED',
+    rowCount: odd.length,
+  });
+  const cells = await app().db.extractedCell.findMany({
+    where: { table: { jobId: rowId('Run', again) }, column: 0 },
+    orderBy: { row: 'asc' },
+  });
+  expect(cells.map(({ text }) => text)).toEqual(odd);
+});
+
+test('a workspace has no more cells than it may: no job begins, and one that would have more fails', async () => {
+  const c = first(await tenants(app(), ['cells']));
+  const { tables, documentId } = await extracted(app(), c, [table]);
+  const settings = app().use(DocumentSettings) as { maxStoredCells: number };
+  const { maxStoredCells } = settings;
+  onTestFinished(() => void (settings.maxStoredCells = maxStoredCells));
+  const ask = () =>
+    mutate<{ __typename: string; quota?: string }>(server.url, 'submitExtractionJob', { documentId: exportedId }, 'job { id }', c.owner); // prettier-ignore
+  const run = await ended((await start({ tableId: globalId('ExtractedTable', first(tables)), format: 'CSV' }, c.owner)).export?.id, c.owner); // prettier-ignore
+  const { documentId: exportedRow } = await app().db.tableExport.findUniqueOrThrow({ where: { id: rowId('TableExport', run.id) } }); // prettier-ignore
+  const exportedId = globalId('Document', exportedRow ?? '');
+  const { _sum: sum } = await app().db.extractedTable.aggregate({ where: { documentId }, _sum: { cellCount: true } });
+  settings.maxStoredCells = (sum.cellCount ?? 0) + 5;
+  const job = await submit(server.url, c.owner, { documentId: exportedId });
+  expect(await jobWhere(server.url, c.owner, job, isOver)).toMatchObject({ status: 'FAILED', errorCode: 'DOCUMENT_QUOTA_EXCEEDED' }); // prettier-ignore
+  settings.maxStoredCells = sum.cellCount ?? 0;
+  expect(await ask()).toMatchObject({ __typename: 'DocumentQuotaExceeded', code: 'DOCUMENT_QUOTA_EXCEEDED' });
 });
 
 test('no more is exported than a workspace may store', async () => {

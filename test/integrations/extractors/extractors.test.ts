@@ -3,7 +3,6 @@ import { once } from 'node:events';
 import { execFile } from 'node:child_process';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -351,6 +350,23 @@ describe('a hostile file', () => {
   });
 });
 
+test('one process looks at a file and reads it, after a failure another one', async () => {
+  const spent: number[] = [];
+  const own = createExtractors({ measured: ({ cpuMs }) => void spent.push(cpuMs) });
+  const file = await folder.put(csv);
+  const reader = own.open(async () => file);
+  const definition = definitionSchema.parse({});
+  expect(await reader.detect(never)).toMatchObject({ format: 'CSV' });
+  expect((await collect(reader.extract({ format: 'CSV', definition, signal: never }))).tables).toHaveLength(1);
+  expect(spent).toEqual([]);
+  await expect(collect(reader.extract({ format: 'XLSX', definition, signal: never }))).rejects.toThrow('damaged');
+  expect(spent).toHaveLength(1);
+  expect(await reader.detect(never)).toMatchObject({ format: 'CSV' });
+  await reader.close();
+  expect(spent).toHaveLength(2);
+  await own.close();
+});
+
 describe('an external extractor', () => {
   const answer = {
     version: 1,
@@ -394,6 +410,7 @@ describe('an external extractor', () => {
       const file = await folder.put(csv);
       const definition = definitionSchema.parse({ extractor: 'HTTP', locale: 'en', pages: '2' });
       const request = { file, format: 'PDF' as const, definition, signal: never };
+      const beside = await readdir(path.dirname(file));
       const { tables, warnings } = await collect(outside.extract(request));
       expect(asked).toEqual([
         ['POST', '/tables?format=PDF&pages=2&locale=en', 'Bearer secret', 'application/pdf', csv],
@@ -422,7 +439,8 @@ describe('an external extractor', () => {
         await expect(collect(outside.extract(request))).rejects.toMatchObject({ code });
       }
       await expect(collect(forbidden.extract(request))).rejects.toMatchObject({ code: 'EXTRACTOR_UNAVAILABLE' });
-      expect((await readdir(tmpdir())).filter((name) => name.startsWith('switchyard-answer-'))).toEqual([]);
+      // Answers lie beside the document for as long as they are read.
+      expect(await readdir(path.dirname(file))).toEqual(beside);
     } finally {
       await Promise.all([outside.close(), forbidden.close()]);
       server.close();

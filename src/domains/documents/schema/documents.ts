@@ -12,6 +12,7 @@ import {
   newestFirst,
   visible,
 } from '#kernel/graphql/kit.ts';
+import { Llm } from '#kernel/llm.ts';
 import { loadUser, UserRef } from '#kernel/auth/schema.ts';
 import { EventPage, timeline, timelineArgs, timelineCost } from '#kernel/runs/schema.ts';
 import { Artifacts } from '#kernel/storage/artifacts.ts';
@@ -26,6 +27,7 @@ import {
   DocumentUnsupported,
   ExtractionError,
   ExtractorUnavailable,
+  ModelUse,
   Retentions,
   sentenceOf,
   type Written,
@@ -256,6 +258,30 @@ builder.prismaObjectField('Workspace', 'documentRetentionDays', (t) =>
   }),
 );
 
+const DocumentModelRef = builder.objectRef<{ allowed: boolean }>('DocumentModel').implement({
+  description: "Whether the server's language model extracts tables of a workspace's documents.",
+  fields: (t) => ({
+    model: t.string({
+      nullable: true,
+      description: "Name of the server's model; null: it has none.",
+      resolve: (_parent, _args, { app }) => app.use(Llm).model?.name ?? null,
+    }),
+    allowed: t.boolean({
+      description: 'Whether the workspace allows that the model is told of its documents; at first it does not.',
+      resolve: ({ allowed }) => allowed,
+    }),
+  }),
+});
+
+builder.prismaObjectField('Workspace', 'documentModel', (t) =>
+  t.field({
+    type: DocumentModelRef,
+    description: "Whether the server's language model extracts tables of its documents.",
+    select: { documentModel: { select: { allowed: true } } },
+    resolve: ({ documentModel }) => ({ allowed: documentModel?.allowed ?? false }),
+  }),
+);
+
 const documentSuccess = (name: string, description: string) =>
   builder.objectRef<Written>(name).implement({
     description,
@@ -324,6 +350,35 @@ builder.mutationFields((t) => ({
       'Deletes a document for good: its bytes, its jobs, the tables that they found, and the documents that were exported of those. What is large goes in the background.',
     input: { id: t.input.id({ description: 'Global id of the document.' }) },
     resolve: (_, { input }, { app, actor }) => app.use(Documents).delete(actor, rowId('Document', input.id)),
+  }),
+  setDocumentModel: t.fieldWithInput({
+    access: can.setDocumentModel,
+    type: builder.objectRef<Written>('SetDocumentModelSuccess').implement({
+      description: 'It holds for extractions from now on.',
+      fields: (f) => ({
+        documentModel: f.field({
+          type: DocumentModelRef,
+          description: 'What holds now.',
+          resolve: async ({ workspaceId }, _, { app }) => ({
+            allowed: await app.use(ModelUse).isAllowed(app.db, workspaceId),
+          }),
+        }),
+        eventCursor: f.string({
+          nullable: true,
+          description: descriptionOfCursor,
+          resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
+        }),
+      }),
+    }),
+    errors: failing(),
+    description:
+      "Says whether the text of a workspace's documents may be told to the language model that the operator of the server has configured. Configurations with the extractor MODEL need it.",
+    input: {
+      workspaceId: t.input.id({ description: 'Global id of the workspace.' }),
+      allowed: t.input.boolean({ description: 'True: it may.' }),
+    },
+    resolve: (_, { input }, { app, actor }) =>
+      app.use(ModelUse).set(actor, { ...input, workspaceId: rowId('Workspace', input.workspaceId) }),
   }),
   setDocumentRetention: t.fieldWithInput({
     access: can.setDocumentRetention,

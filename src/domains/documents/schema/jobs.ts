@@ -1,6 +1,6 @@
 import { prismaConnectionHelpers } from '@pothos/plugin-prisma';
 import DataLoader from 'dataloader';
-import { Conflict, IdempotencyConflict } from '#kernel/errors.ts';
+import { Conflict, IdempotencyConflict, RateLimited } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
@@ -255,6 +255,7 @@ builder.mutationField('submitExtractionJob', (t) =>
       DocumentQuotaExceeded,
       DocumentUnsupported,
       ExtractorUnavailable,
+      RateLimited,
     ),
     description:
       'Extracts the tables of a document. While a job of the same document with the same version of the same configuration is open, that one is answered.',

@@ -14,6 +14,7 @@ import { outputsPersisted } from '../events.ts';
 import { isExtractable, type ExtractionInput } from '../model.ts';
 import { Configurations } from './configurations.ts';
 import { Copies } from './copies.ts';
+import { ModelUse } from './model-use.ts';
 import { DocumentExtractors, DocumentSettings, defaultMinConfidence } from './shared.ts';
 import { Tables } from './tables.ts';
 
@@ -46,6 +47,11 @@ export async function extract(context: Context): Promise<{ phase: string; reason
     );
     await context.step('extract', { timeoutS: timeouts.extractS }, async (step) => {
       const extractor = definition.extractor ?? 'BUILT_IN';
+      // It may have been taken back since.
+      if (extractor === 'MODEL') {
+        await app.use(ModelUse).requireAllowed(app.db, run.workspaceId);
+        await app.use(ModelUse).requireRoom(app.db, run.workspaceId, run.id);
+      }
       await context.write((tx) => tx.db.extractionJob.update({ where: { id: run.id }, data: { extractor } }));
       const items = reader.extract({ format, definition, signal: step.signal });
       return store(context, step, items, minConfidence);

@@ -21,6 +21,7 @@ import {
 import { can } from '../policy.ts';
 import { Configurations } from './configurations.ts';
 import { extract } from './extract.ts';
+import { ModelUse } from './model-use.ts';
 import { sentenceOf } from './quarantine.ts';
 import { Reviews, reviewWaitS } from './review.ts';
 import { DocumentSettings, lockDocument, type Written } from './shared.ts';
@@ -66,7 +67,7 @@ export const ExtractionJobs = service('extraction jobs', (app) => ({
    * Queues an extraction. While one of the same document with the same version of the same configuration is open, that
    * one is answered: two would do the same.
    * @throws {ValidationError} {NotFound} {Forbidden} {Conflict} {IdempotencyConflict} {DocumentQuarantined}
-   *   {DocumentUnsupported} {DocumentQuotaExceeded} {ExtractorUnavailable}
+   *   {DocumentUnsupported} {DocumentQuotaExceeded} {ExtractorUnavailable} {RateLimited}
    */
   async submit(actor: Actor, raw: unknown): Promise<Written> {
     const { idempotencyKey, ...input } = parse(NewExtraction, raw);
@@ -96,6 +97,8 @@ async function start(
     version: input.configurationVersion,
   });
   const { configurationId, version: configurationVersion } = chosen;
+  const byModel = chosen.definition.extractor === 'MODEL';
+  if (byModel) await app.use(ModelUse).requireAllowed(tx.db, workspaceId);
   const open = await tx.db.run.findFirst({
     where: {
       kind: extractionKind.name,
@@ -106,6 +109,7 @@ async function start(
     select: { id: true },
   });
   if (open) return { id: open.id, event: { seq: null, epoch: 0 } };
+  if (byModel) await app.use(ModelUse).requireRoom(tx.db, workspaceId);
   return app.use(Runs).create(tx, {
     kind: extractionKind,
     workspaceId,

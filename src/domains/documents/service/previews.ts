@@ -6,6 +6,7 @@ import { parse } from '#kernel/input.ts';
 import { defineThrottle, Throttles } from '#kernel/rates/throttles.ts';
 import {
   ExtractionTimedOut,
+  ExtractorUnavailable,
   type Cell,
   type Column,
   type Definition,
@@ -73,6 +74,8 @@ export const Previews = service('previews of extractions', (app) => ({
       definition = definitionOf(input.definition);
       requireExtractor(app, definition);
     }
+    if (definition.extractor === 'MODEL')
+      throw new ExtractorUnavailable('A preview does not ask the language model: submit a job.');
     await app.use(Throttles).consume(previews, actor.credentialId ?? actor.userId ?? workspaceId);
     const late = AbortSignal.timeout(patienceMs);
     const signal = gone ? AbortSignal.any([gone, late]) : late;

@@ -1,6 +1,7 @@
 import path from 'node:path';
 import type { App, Service } from '#kernel/app.ts';
-import { createExtractors } from '../../../integrations/extractors/index.ts';
+import { Llm } from '#kernel/llm.ts';
+import { createExtractors, type Definition } from '../../../integrations/extractors/index.ts';
 import { Copies } from './copies.ts';
 import { Readers, readersOf, slots } from './readers.ts';
 import { DocumentExtractors, DocumentSettings } from './shared.ts';
@@ -21,14 +22,19 @@ export async function startDocuments(
   provided: Map<Service<unknown>, unknown>,
   { stateDir, workers, external, allowLoopback, ...limits }: DocumentsOptions,
 ): Promise<{ stop(): Promise<void> }> {
+  const { model } = app.use(Llm);
   provided.set(DocumentSettings, {
     ...limits,
     folder: path.join(stateDir, 'documents'),
-    extractors: new Set(external ? ['BUILT_IN', 'HTTP'] : ['BUILT_IN']),
+    extractors: new Set<NonNullable<Definition['extractor']>>([
+      'BUILT_IN',
+      ...(external ? (['HTTP'] as const) : []),
+      ...(model ? (['MODEL'] as const) : []),
+    ]),
   } satisfies DocumentSettings);
   const http = external && { ...external, allowLoopback };
   // Jobs do not keep those waiting who look at a document.
-  const jobs = createExtractors({ maxChildren: workers, http });
+  const jobs = createExtractors({ maxChildren: workers, http, model });
   const readers = createExtractors({ maxChildren: slots, http });
   provided.set(DocumentExtractors, jobs);
   provided.set(Readers, readersOf(readers));

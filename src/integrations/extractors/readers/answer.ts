@@ -5,6 +5,12 @@ import { readBytes, type Raw, type RawCell, type Source } from '../raw.ts';
 
 const box = z.tuple([z.number(), z.number(), z.number().nonnegative(), z.number().nonnegative()]);
 const page = z.int().min(1).max(1_000_000);
+const place = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('SHEET'), sheet: z.string().max(200), ref: z.string().max(20) }),
+  z.object({ kind: z.literal('PAGE'), page, box }),
+  z.object({ kind: z.literal('LINE'), line: z.int().min(1), column: z.int().min(1) }),
+  z.object({ kind: z.literal('ELEMENT'), path: z.string().max(200) }),
+]);
 const cell = z.union([
   z.string(),
   z.null(),
@@ -14,6 +20,8 @@ const cell = z.union([
     confidence: z.number().min(0).max(1).optional(),
     page: page.optional(),
     box: box.optional(),
+    /** Where it is, when that is no box on a page. */
+    at: place.optional(),
     /** Repeats a cell over several rows or columns. */
     merged: z.boolean().optional(),
   }),
@@ -68,6 +76,7 @@ export async function* readAnswer(source: Source): AsyncGenerator<Raw> {
         cite: (column): Citation => {
           const given = row[column];
           const own = given !== null && typeof given === 'object' ? given : undefined;
+          if (own?.at) return own.at;
           const where = own?.page ?? table.page;
           const what = own?.box ?? table.box;
           return where !== undefined && what

@@ -101,6 +101,39 @@ export async function* readPdf(source: Source): AsyncGenerator<Raw> {
   yield { step: 'extract', unit: 'PAGES', done: pages.length, total: pages.length };
 }
 
+/** Text of the pages, a table each: of a line what stands together, from left to right. */
+export async function* readLines(source: Source): AsyncGenerator<Raw> {
+  const document = await openPdf(await readBytes(source));
+  const pages = pagesOf(document.numPages, source.definition.pages);
+  if (pages.length > source.limits.maxPages) throw new DocumentBeyondLimits('maxPages', source.limits.maxPages);
+  for (const at of pages) {
+    const page = await load(document, at);
+    if (!page) continue;
+    yield { type: 'table', name: `Page ${at}`, page: at };
+    for (const line of linesOf(page.pieces))
+      yield {
+        type: 'row',
+        cells: line.map(({ text }) => ({ text })),
+        cite: (column) => {
+          const piece = line[Math.min(column, line.length - 1)];
+          return { kind: 'PAGE', page: at, box: boxOf(page.toPage(piece ?? { left: 0, top: 0, right: 0, bottom: 0 })) };
+        },
+      };
+    yield { type: 'end' };
+  }
+}
+
+/** Pieces whose feet are on one height are a line. */
+function linesOf(pieces: readonly Piece[]): Piece[][] {
+  const lines: Piece[][] = [];
+  for (const piece of pieces.toSorted((a, b) => a.baseline - b.baseline)) {
+    const first = lines.at(-1)?.[0];
+    if (first && Math.abs(first.baseline - piece.baseline) < Math.max(1, first.size / 3)) lines.at(-1)?.push(piece);
+    else lines.push([piece]);
+  }
+  return lines.map((line) => line.toSorted((a, b) => a.left - b.left));
+}
+
 async function load(document: PDFDocumentProxy, at: number): Promise<PageContent | null> {
   const parts = await partsOf(document, at);
   return parts && contentOf(at, parts);
