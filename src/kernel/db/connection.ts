@@ -76,6 +76,7 @@ export class Connection {
   readonly #nameOf: (text: string) => string;
   readonly #timer: NodeJS.Timeout;
   #timedOut = false;
+  #undone: Promise<unknown> | null = null;
   #corked = false;
   /** The first statement's error, and whether somebody waited for it: those of the others follow from it. */
   #failure: { readonly error: unknown; readonly awaited: boolean } | null = null;
@@ -89,7 +90,7 @@ export class Connection {
     client.on('error', this.#onError);
     this.#timer = setTimeout(() => {
       this.#timedOut = true;
-      this.#control('ROLLBACK').catch(() => undefined);
+      this.#undone = this.#control('ROLLBACK').catch(this.#onError);
     }, timeoutMs);
   }
 
@@ -159,6 +160,7 @@ export class Connection {
 
   async #end(): Promise<void> {
     clearTimeout(this.#timer);
+    await this.#undone;
     this.#joined?.over();
     // It began and ends nothing itself; what its statements met is known already.
     await this.#joined?.end.catch(() => undefined);
