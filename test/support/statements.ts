@@ -36,7 +36,7 @@ export async function roundTrips(fn: () => Promise<unknown>): Promise<{ statemen
   const spy = vi.spyOn(prototype, 'query').mockImplementation(function (this: pg.Client, ...args: unknown[]) {
     const [statement] = args;
     const text = typeof statement === 'string' ? statement : (statement as { text: string }).text;
-    if (/pg_notify|set last_seen_at/.test(text)) return query.apply(this, args);
+    if (/^select pg_notify|set last_seen_at/.test(text)) return query.apply(this, args);
     statements.push(text);
     const before = open.get(this) ?? 0;
     if (before === 0) trips++;

@@ -122,10 +122,13 @@ export class Connection {
   /** @returns its rows with the names that Prisma gives the columns; int8 is a bigint */
   query<R>(text: string, values: readonly SqlValue[]): Promise<R[]> {
     const statement = { name: this.#nameOf(text), text, values: checked(values) as unknown[], rowMode: 'array', types };
-    return this.#statement(statement).then(({ rows, fields }) => {
+    const answer = this.#statement(statement).then(({ rows, fields }) => {
       const names = fields.map(({ name }) => nameOf(name));
       return (rows as unknown[][]).map((row) => Object.fromEntries(row.map((value, i) => [names[i], value])) as R);
     });
+    // Whoever does not wait for it any more hears of it by the transaction, which fails.
+    answer.catch(() => undefined);
+    return answer;
   }
 
   /** The same for a statement whose answer nobody needs: what it fails with fails the transaction. */

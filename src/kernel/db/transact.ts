@@ -163,35 +163,28 @@ function flush(
     hooks.push(() => options.places.wrote(place));
   }
   const byWorkspace = Map.groupBy(pending, ({ event }) => event.workspaceId);
+  const statements = [...byWorkspace.keys()].toSorted().map((workspaceId) => {
+    const group = byWorkspace.get(workspaceId) ?? [];
+    const rows = group.map(({ event }) => ({
+      type: event.type.name,
+      version: event.type.version,
+      from_state: event.from ?? null,
+      to_state: event.to ?? null,
+      subject_type: event.type.subject,
+      subject_id: event.subjectId,
+      run_id: event.run?.id ?? null,
+      run_kind: event.run?.kind ?? null,
+      data: event.data ?? {},
+    }));
+    const json = JSON.stringify(rows);
+    return { group, values: [workspaceId, rows.length, json, userId, kind, credentialId, originId, traceparent] };
+  });
   return Promise.all(
-    [...byWorkspace.keys()].toSorted().map((workspaceId) => {
-      const group = byWorkspace.get(workspaceId) ?? [];
-      const rows = group.map(({ event }) => ({
-        type: event.type.name,
-        version: event.type.version,
-        from_state: event.from ?? null,
-        to_state: event.to ?? null,
-        subject_type: event.type.subject,
-        subject_id: event.subjectId,
-        run_id: event.run?.id ?? null,
-        run_kind: event.run?.kind ?? null,
-        data: event.data ?? {},
-      }));
-      const values = [
-        workspaceId,
-        rows.length,
-        JSON.stringify(rows),
-        userId,
-        kind,
-        credentialId,
-        originId,
-        traceparent,
-      ];
-      return connection.query<{ seq: bigint; epoch: number }>(eventsText, values).then(([head]) => {
-        group.forEach(({ at }, index) => {
-          at.seq = (head?.seq ?? 0n) - BigInt(rows.length - 1 - index);
-          at.epoch = head?.epoch ?? 0;
-        });
+    statements.map(async ({ group, values }) => {
+      const [head] = await connection.query<{ seq: bigint; epoch: number }>(eventsText, values);
+      group.forEach(({ at }, index) => {
+        at.seq = (head?.seq ?? 0n) - BigInt(group.length - 1 - index);
+        at.epoch = head?.epoch ?? 0;
       });
     }),
   );

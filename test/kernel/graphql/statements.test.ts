@@ -216,7 +216,9 @@ test('a deployment is asked for in four round trips, with who asks; one that giv
   const [, given] = [await ask(), await ask()];
   await app.db.run.updateMany({ where: { lockKey: { not: null }, status: 'QUEUED' }, data: { phase: 'SUPERSEDED' } });
   const { statements: texts, trips } = await ask();
-  expect({ trips, given: given.trips, statements: texts.map((text) => text.trim().slice(0, 30)) }).toEqual({ trips: 4, given: 6, statements: [] });
+  expect([trips, given.trips]).toEqual([4, 6]);
+  const written = texts.slice(texts.findIndex((text) => text.startsWith('BEGIN')));
+  expect([written.length, written.at(-1)]).toEqual([10, 'COMMIT']);
 });
 
 test('pages of deployments lie end to end, newest first', async () => {
