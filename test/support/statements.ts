@@ -1,4 +1,4 @@
-import type pg from 'pg';
+import pg from 'pg';
 import { vi } from 'vitest';
 
 /**
@@ -20,4 +20,42 @@ export async function statements(pool: pg.Pool, fn: () => Promise<unknown>): Pro
     spy.mockRestore();
   }
   return texts;
+}
+
+/**
+ * The statements that all connections of this process are given while `fn` runs, and how often one of them had to wait
+ * for answers before it was given more. What is said after the commit (NOTIFY) does not count.
+ */
+export async function roundTrips(fn: () => Promise<unknown>): Promise<{ statements: string[]; trips: number }> {
+  const statements: string[] = [];
+  const open = new Map<pg.Client, number>();
+  let trips = 0;
+  type Send = (this: pg.Client, ...args: unknown[]) => unknown;
+  const prototype = pg.Client.prototype as unknown as { query: Send };
+  const { query } = prototype;
+  const spy = vi.spyOn(prototype, 'query').mockImplementation(function (this: pg.Client, ...args: unknown[]) {
+    const [statement] = args;
+    const text = typeof statement === 'string' ? statement : (statement as { text: string }).text;
+    if (/^select pg_notify|set last_seen_at/.test(text)) return query.apply(this, args);
+    statements.push(text);
+    const before = open.get(this) ?? 0;
+    if (before === 0) trips++;
+    open.set(this, before + 1);
+    const answered = () => open.set(this, (open.get(this) ?? 1) - 1);
+    const callback = args.at(-1);
+    if (typeof callback === 'function')
+      args[args.length - 1] = (...answer: unknown[]) => {
+        answered();
+        (callback as (...answer: unknown[]) => void)(...answer);
+      };
+    const sent = query.apply(this, args);
+    if (sent instanceof Promise) sent.then(answered, answered);
+    return sent;
+  });
+  try {
+    await fn();
+  } finally {
+    spy.mockRestore();
+  }
+  return { statements, trips };
 }

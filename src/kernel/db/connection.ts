@@ -76,6 +76,7 @@ export class Connection {
   readonly #nameOf: (text: string) => string;
   readonly #timer: NodeJS.Timeout;
   #timedOut = false;
+  #undone: Promise<unknown> | null = null;
   #corked = false;
   /** The first statement's error, and whether somebody waited for it: those of the others follow from it. */
   #failure: { readonly error: unknown; readonly awaited: boolean } | null = null;
@@ -89,7 +90,7 @@ export class Connection {
     client.on('error', this.#onError);
     this.#timer = setTimeout(() => {
       this.#timedOut = true;
-      this.#control('ROLLBACK').catch(() => undefined);
+      this.#undone = this.#control('ROLLBACK').catch(this.#onError);
     }, timeoutMs);
   }
 
@@ -121,10 +122,13 @@ export class Connection {
   /** @returns its rows with the names that Prisma gives the columns; int8 is a bigint */
   query<R>(text: string, values: readonly SqlValue[]): Promise<R[]> {
     const statement = { name: this.#nameOf(text), text, values: checked(values) as unknown[], rowMode: 'array', types };
-    return this.#statement(statement).then(({ rows, fields }) => {
+    const answer = this.#statement(statement).then(({ rows, fields }) => {
       const names = fields.map(({ name }) => nameOf(name));
       return (rows as unknown[][]).map((row) => Object.fromEntries(row.map((value, i) => [names[i], value])) as R);
     });
+    // Whoever does not wait for it any more hears of it by the transaction, which fails.
+    answer.catch(() => undefined);
+    return answer;
   }
 
   /** The same for a statement whose answer nobody needs: what it fails with fails the transaction. */
@@ -159,6 +163,7 @@ export class Connection {
 
   async #end(): Promise<void> {
     clearTimeout(this.#timer);
+    await this.#undone;
     this.#joined?.over();
     // It began and ends nothing itself; what its statements met is known already.
     await this.#joined?.end.catch(() => undefined);

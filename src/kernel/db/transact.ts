@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import { Prisma } from '#prisma';
-import type { Actor } from '../auth/actor.ts';
+import type { Actor, Origin } from '../auth/actor.ts';
 import type { OriginIds } from '../auth/origins.ts';
 import type { LoggedEvent, NewEvent } from '../events/define.ts';
 import type { Database, DbTx } from './client.ts';
@@ -43,30 +43,34 @@ const retriable = new Set(['40P01', '40001', 'P2034', 'P2028']);
 const attempts = 4;
 
 interface Settings extends TransactOptions {
-  /** Origins that this process wrote of within the hour: the row says no more than that. */
-  readonly seen: Recent;
+  readonly places: Places;
 }
 
-interface Recent {
-  has(key: string): boolean;
-  add(key: string): void;
-}
+/** Places that requests come from, each written by this process once an hour: its row says no more than that. */
+class Places {
+  readonly #known = new Map<string, { readonly id: string; readonly until: number }>();
+  readonly #ids: OriginIds;
 
-/** Keys that were added within so many milliseconds, the newest 10,000 of them. */
-function recently(ms: number): Recent {
-  const until = new Map<string, number>();
-  return {
-    has: (key) => (until.get(key) ?? 0) > performance.now(),
-    add(key) {
-      if (until.has(key) && (until.get(key) ?? 0) > performance.now()) return;
-      until.delete(key);
-      until.set(key, performance.now() + ms);
-      for (const oldest of until.keys()) {
-        if (until.size <= 10_000) break;
-        until.delete(oldest);
-      }
-    },
-  };
+  constructor(ids: OriginIds) {
+    this.#ids = ids;
+  }
+
+  of(userId: string | null, origin: Origin): { readonly key: string; readonly id: string; readonly written: boolean } {
+    const key = JSON.stringify([userId, origin.address, origin.userAgent]);
+    const known = this.#known.get(key);
+    if (known && known.until > performance.now()) return { key, id: known.id, written: true };
+    return { key, id: this.#ids(userId, origin), written: false };
+  }
+
+  /** Call it after the commit. */
+  wrote({ key, id }: { readonly key: string; readonly id: string }): void {
+    this.#known.delete(key);
+    this.#known.set(key, { id, until: performance.now() + 3_600_000 });
+    for (const oldest of this.#known.keys()) {
+      if (this.#known.size <= 10_000) break;
+      this.#known.delete(oldest);
+    }
+  }
 }
 
 export type Transact = <T>(actor: Actor, fn: (tx: Transaction) => Promise<T>) => Promise<T>;
@@ -76,7 +80,7 @@ export type Transact = <T>(actor: Actor, fn: (tx: Transaction) => Promise<T>) =>
  * commits. Repeats it at most three times on a deadlock: so `fn` has no effect outside the database but `afterCommit`.
  */
 export function createTransact(options: TransactOptions): Transact {
-  const settings = { ...options, seen: recently(3_600_000) };
+  const settings = { ...options, places: new Places(options.originIds) };
   return async (actor, fn) => {
     for (let attempt = 1; ; attempt++) {
       try {
@@ -123,7 +127,7 @@ async function once<T>(options: Settings, actor: Actor, fn: (tx: Transaction) =>
       },
     });
     open = false;
-    flushed = pending.length > 0 ? flush(connection, actor, pending, options) : Promise.resolve();
+    flushed = pending.length > 0 ? flush(connection, actor, pending, hooks, options) : Promise.resolve();
   } catch (error) {
     open = false;
     throw await connection.rollback(error);
@@ -133,7 +137,6 @@ async function once<T>(options: Settings, actor: Actor, fn: (tx: Transaction) =>
   if (committed.status === 'rejected') throw headless(committed.reason, pending);
   if (written.status === 'rejected') throw written.reason;
   if (pending.length > 0) {
-    if (actor.origin) options.seen.add(options.originIds(actor.userId, actor.origin));
     options.onAppended(
       pending.map(({ event, at }) => ({ workspaceId: event.workspaceId, seq: at.seq ?? 0n, type: event.type.name })),
     );
@@ -147,44 +150,41 @@ function flush(
   connection: Connection,
   actor: Actor,
   pending: readonly { event: NewEvent; at: Appended }[],
+  hooks: (() => void)[],
   options: Settings,
 ): Promise<unknown> {
   const { userId, kind, credentialId, origin } = actor;
   const traceparent = options.traceparent() ?? null;
-  const originId = origin ? options.originIds(userId, origin) : null;
-  // Its own statement: what the log's head is locked for stays short.
-  if (origin && originId && !options.seen.has(originId))
+  const place = origin && options.places.of(userId, origin);
+  const originId = place?.id ?? null;
+  if (place && !place.written) {
+    // Its own statement: what the log's head is locked for stays short.
     connection.send(originText, [originId, userId, origin.address, origin.userAgent]);
+    hooks.push(() => options.places.wrote(place));
+  }
   const byWorkspace = Map.groupBy(pending, ({ event }) => event.workspaceId);
+  const statements = [...byWorkspace.keys()].toSorted().map((workspaceId) => {
+    const group = byWorkspace.get(workspaceId) ?? [];
+    const rows = group.map(({ event }) => ({
+      type: event.type.name,
+      version: event.type.version,
+      from_state: event.from ?? null,
+      to_state: event.to ?? null,
+      subject_type: event.type.subject,
+      subject_id: event.subjectId,
+      run_id: event.run?.id ?? null,
+      run_kind: event.run?.kind ?? null,
+      data: event.data ?? {},
+    }));
+    const json = JSON.stringify(rows);
+    return { group, values: [workspaceId, rows.length, json, userId, kind, credentialId, originId, traceparent] };
+  });
   return Promise.all(
-    [...byWorkspace.keys()].toSorted().map((workspaceId) => {
-      const group = byWorkspace.get(workspaceId) ?? [];
-      const rows = group.map(({ event }) => ({
-        type: event.type.name,
-        version: event.type.version,
-        from_state: event.from ?? null,
-        to_state: event.to ?? null,
-        subject_type: event.type.subject,
-        subject_id: event.subjectId,
-        run_id: event.run?.id ?? null,
-        run_kind: event.run?.kind ?? null,
-        data: event.data ?? {},
-      }));
-      const values = [
-        workspaceId,
-        rows.length,
-        JSON.stringify(rows),
-        userId,
-        kind,
-        credentialId,
-        originId,
-        traceparent,
-      ];
-      return connection.query<{ seq: bigint; epoch: number }>(eventsText, values).then(([head]) => {
-        group.forEach(({ at }, index) => {
-          at.seq = (head?.seq ?? 0n) - BigInt(rows.length - 1 - index);
-          at.epoch = head?.epoch ?? 0;
-        });
+    statements.map(async ({ group, values }) => {
+      const [head] = await connection.query<{ seq: bigint; epoch: number }>(eventsText, values);
+      group.forEach(({ at }, index) => {
+        at.seq = (head?.seq ?? 0n) - BigInt(group.length - 1 - index);
+        at.epoch = head?.epoch ?? 0;
       });
     }),
   );

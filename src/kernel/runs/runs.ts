@@ -379,7 +379,6 @@ export const Runs = service('runs', (app) => ({
         to: begin,
       });
       // Not waited for: it goes out with the event and the commit. When it fails, so do they.
-      taken.catch(() => undefined);
       return { taken };
     });
     return (await taken)?.[0] ?? null;

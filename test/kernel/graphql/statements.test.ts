@@ -3,8 +3,8 @@ import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import { data, send } from '../../support/client.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
-import { statements } from '../../support/statements.ts';
-import { deployment, memberOf, rowOf, tenant, type Tenant } from '../../support/world.ts';
+import { roundTrips, statements } from '../../support/statements.ts';
+import { application, deployment, memberOf, rowOf, tenant, type Tenant } from '../../support/world.ts';
 
 /*
  * How many SQL statements a request costs, and that it is as many for 20 items as for 5: nothing is asked once an item.
@@ -191,6 +191,34 @@ test('a stranger costs nothing, whether refused or not', async () => {
     expect(refused.errors?.[0]?.extensions?.['code']).toBe('UNAUTHENTICATED');
   });
   expect(texts).toEqual([]);
+});
+
+test('a deployment is asked for in four round trips, with who asks; one that gives way to it costs two more', async () => {
+  const { app } = server.running;
+  const applicationId = globalId('Application', await application(app, of));
+  const ask = async (more: object = {}) => {
+    let made = '';
+    const counted = await roundTrips(async () => {
+      const answer = await data<{ createDeployment: { __typename: string; deployment: { status: string } } }>(
+        server.url,
+        `mutation ($input: CreateDeploymentInput!) { createDeployment(input: $input) {
+          __typename ... on CreateDeploymentSuccess { deployment { id status phase } eventCursor } } }`,
+        { input: { applicationId, idempotencyKey: newId(), ...more } },
+        of.owner,
+      );
+      made = answer.createDeployment.deployment.status;
+    });
+    expect(made).toBe('QUEUED');
+    return counted;
+  };
+  await ask();
+  // Prepared, and the queue known, from here on.
+  const [, given] = [await ask(), await ask()];
+  await app.db.run.updateMany({ where: { lockKey: { not: null }, status: 'QUEUED' }, data: { phase: 'SUPERSEDED' } });
+  const { statements: texts, trips } = await ask();
+  expect([trips, given.trips]).toEqual([4, 6]);
+  const written = texts.slice(texts.findIndex((text) => text.startsWith('BEGIN')));
+  expect([written.length, written.at(-1)]).toEqual([10, 'COMMIT']);
 });
 
 test('pages of deployments lie end to end, newest first', async () => {

@@ -12,6 +12,7 @@ import { Fenced } from '../../../src/kernel/runs/errors.ts';
 import { leadsTo } from '../../../src/kernel/runs/kinds.ts';
 import { isTerminal, statusMayBecome, statusTransitions } from '../../../src/kernel/runs/model.ts';
 import { Runs } from '../../../src/kernel/runs/runs.ts';
+import { until } from '../../support/embedded.ts';
 import { begin, bench, eventsOf, expire, hold, owner, row, script, testKind, type Bench } from './harness.ts';
 
 let on: Bench;
@@ -21,6 +22,14 @@ beforeAll(async () => {
 afterAll(() => on.stop());
 
 const runs = () => on.app.use(Runs);
+/** The event of a step of a run. */
+const stepped = (id: string, what: 'started' | 'succeeded') => ({
+  type: testKind.step[what],
+  workspaceId: on.workspaceId,
+  subjectId: id,
+  run: { id, kind: testKind.name },
+  data: { step: 'one', attempt: 1 },
+});
 const statuses = Object.keys(statusTransitions) as (keyof typeof statusTransitions)[];
 
 describe('transitions', () => {
@@ -160,13 +169,48 @@ describe('fencing', () => {
       on.app.transact(system, (tx) => runs().handBack(tx, stale)),
       on.app.transact(system, (tx) => runs().fence(tx, stale)),
       runs().recordChild(stale, randomUUID(), { pid: 1, startTime: 'x' }),
+      runs().beginStep(stale, 'one', stepped(id, 'started')),
+      runs().completeStep(stale, { name: 'one', output: 1, children: true }, stepped(id, 'succeeded')),
     ];
     for (const one of await Promise.allSettled(refused)) {
       expect(one.status === 'rejected' && one.reason instanceof Fenced).toBe(true);
     }
+    expect((await runs().steps(id)).get('one')).toEqual({ status: 'PENDING', output: null });
+    expect(await eventsOf(on, id)).not.toContain('stepStarted one');
     expect(await runs().renew(stale.workerId, [id])).toEqual([]);
     expect(await runs().renew(fresh.workerId, [id])).toEqual([{ id, attempt: 2, status: 'RUNNING' }]);
     expect(await row(on, id)).toMatchObject({ status: 'RUNNING', phase: 'WORKING', attempt: 2 });
+  });
+
+  test('a step is written with its event by whoever holds the run, and a row that is locked delays no other lease', async () => {
+    const [id, other] = [await begin(on), await begin(on)];
+    const held = await hold(on, id);
+    await on.app.database.pool.query(
+      'update run set worker_id = $1, attempt = 1, status = $2, lease_until = $3 where id = $4',
+      [held.workerId, 'RUNNING', new Date(Date.now() + 60_000), other],
+    );
+    await runs().beginStep(held, 'one', stepped(id, 'started'));
+    await runs().completeStep(held, { name: 'one', output: { n: 1 }, children: false }, stepped(id, 'succeeded'));
+    expect((await runs().steps(id)).get('one')).toEqual({ status: 'SUCCEEDED', output: { n: 1 } });
+    expect((await eventsOf(on, id)).slice(-2)).toEqual(['stepStarted one', 'stepSucceeded one']);
+
+    const renewed = await on.app.transact(system, async (tx) => {
+      await runs().lock(tx, id);
+      return runs().renew(held.workerId, [id, other], false);
+    });
+    expect(renewed.map((row) => row.id)).toEqual([other]);
+    const waiting = on.app.transact(system, async (tx) => {
+      await runs().lock(tx, id);
+      const late = runs().renew(held.workerId, [id]);
+      await until('it waits for the lock', async () => {
+        const { rowCount } = await on.app.database.pool.query(
+          `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+        );
+        return (rowCount ?? 0) > 0;
+      });
+      return { late };
+    });
+    expect((await (await waiting).late).map((row) => row.id)).toEqual([id]);
   });
 
   test('a run that loses five workers is given up, and its children stay known until they are ended', async () => {
