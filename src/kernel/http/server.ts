@@ -34,7 +34,7 @@ export interface HttpOptions {
   /** How long a WebSocket may take to say who it is; default 5 s. */
   readonly initTimeoutMs?: number;
   readonly secureCookies: boolean;
-  readonly graphql: Pick<GraphQLOptions, 'introspection' | 'graphiql' | 'persisted'>;
+  readonly graphql: Pick<GraphQLOptions, 'introspection' | 'graphiql' | 'persisted' | 'stamped'>;
   /** False: Yoga answers everything, also what the front could; for tests. */
   readonly front?: boolean | undefined;
   readonly limits: GraphQLOptions['limits'] & {
