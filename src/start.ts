@@ -221,6 +221,7 @@ async function begin(
     }),
     actors: new Actors({
       pool: database.pool,
+      named: !database.pooled,
       tokens,
       log,
       operators: new Set(config.operators),

@@ -1,4 +1,4 @@
-import { argon2, createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { argon2, createHash, createHmac, hash as hashOf, randomBytes, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
 
@@ -168,7 +168,7 @@ export const hashToken = (token: string): string => sha256Hex(token);
 export const hashApiKey = (key: string): string => sha256Hex(key);
 
 /** SHA-256 in 64 lower-case hexadecimal digits; a text is taken as UTF-8. */
-export const sha256Hex = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex');
+export const sha256Hex = (data: string | Uint8Array): string => hashOf('sha256', data);
 
 /** Whether two texts are the same, in a time that does not depend on where they differ. */
 export function timingSafeEqualText(a: string, b: string): boolean {

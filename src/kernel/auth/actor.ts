@@ -1,4 +1,5 @@
 import type { Role } from '#prisma';
+import type { Stamp } from './rights.ts';
 
 /** Roles from least to most; a role includes every one before it. */
 export const roles = ['VIEWER', 'MEMBER', 'ADMIN', 'OWNER'] as const satisfies readonly Role[];
@@ -44,6 +45,8 @@ export interface Actor {
   readonly scopes: ReadonlySet<string> | null;
   /** Null inside the server. */
   readonly origin: Origin | null;
+  /** Only of one whose rights are as they were read some time ago: they count when this holds, or after `confirm`. */
+  readonly stamp?: Stamp;
 }
 
 export const anonymous: Actor = {

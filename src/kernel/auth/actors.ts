@@ -1,11 +1,12 @@
 import type pg from 'pg';
 import type { Role } from '#prisma';
-import { hashApiKey, isApiKey } from '../crypto.ts';
+import { hashApiKey, isApiKey, sha256Hex } from '../crypto.ts';
 import { Unauthenticated } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { anonymous, lowerRole, type Actor, type Origin } from './actor.ts';
 import { instanceWorkspaceId } from './instance.ts';
-import type { SessionTokens } from './session-tokens.ts';
+import { Stamps, type Stamp } from './rights.ts';
+import type { SessionToken, SessionTokens } from './session-tokens.ts';
 
 export const sessionCookie = 'switchyard_session';
 /** Of a browser whose person is at another system to sign in. */
@@ -39,6 +40,8 @@ export interface ActorsOptions {
   /** E-mail addresses, lower case, of the people who operate this server. */
   readonly operators: ReadonlySet<string>;
   readonly external?: ExternalTokens | undefined;
+  /** Whether statements may have names, which a pooler in transaction mode does not allow; default true. */
+  readonly named?: boolean;
 }
 
 interface PersonRow {
@@ -47,7 +50,9 @@ interface PersonRow {
   operator: boolean;
   workspace_id: string | null;
   role: Role | null;
-  stale: boolean;
+  version: string | null;
+  /** Milliseconds until the last use is to be noted again; null: it is not. */
+  due: number | null;
 }
 
 interface KeyRow {
@@ -58,7 +63,8 @@ interface KeyRow {
   member_role: Role;
   scopes: string[];
   expires_at: Date | null;
-  stale: boolean;
+  version: string | null;
+  due: number;
 }
 
 // An owner reaches the workspace without its provider, which may be what has to be mended.
@@ -67,32 +73,68 @@ const memberships = (ssoConnectionId: string): string =>
      on m.user_id = u.id and (not w.sso_enforced or m.role = 'OWNER'
        or exists (select 1 from sso_connection c where c.id = ${ssoConnectionId} and c.workspace_id = w.id and c.disabled_at is null))`;
 const person = `u.email_verified_at is not null and u.email = any($2) as operator, m.workspace_id, m.role`;
-const sessionSql = `select ${person}, s.expires_at, s.last_seen_at < now() - interval '1 minute' stale
-  from session s join app_user u on u.id = s.user_id ${memberships('s.sso_connection_id')}
+/** When a last use was a minute ago. */
+const due = (lastSeenAt: string): string =>
+  `coalesce(extract(epoch from ${lastSeenAt} + interval '1 minute' - now()) * 1000, 0)::float8 due`;
+// Whatever these read has a trigger that changes `user_rights.version`.
+const sessionSql = `select ${person}, s.expires_at, r.version, ${due('s.last_seen_at')}
+  from session s join app_user u on u.id = s.user_id left join user_rights r on r.user_id = u.id
+    ${memberships('s.sso_connection_id')}
   where s.id = $1 and u.id = $3 and s.ended_at is null and s.expires_at > now() and u.closed_at is null`;
-const userSql = `select ${person}, null::timestamptz expires_at, false stale from app_user u ${memberships('null')}
+const userSql = `select ${person}, null::timestamptz expires_at, null::uuid as version, null::float8 due from app_user u ${memberships('null')}
   where u.id = $1 and u.closed_at is null`;
 const keySql = `select k.id, k.created_by_id user_id, k.workspace_id, k.role key_role, m.role member_role, k.scopes,
-    k.expires_at, (k.last_seen_at is null or k.last_seen_at < now() - interval '1 minute') stale
-  from api_key k join membership m on m.workspace_id = k.workspace_id and m.user_id = k.created_by_id
+    k.expires_at, r.version, ${due('k.last_seen_at')}
+  from api_key k left join user_rights r on r.user_id = k.created_by_id
+  join membership m on m.workspace_id = k.workspace_id and m.user_id = k.created_by_id
   join workspace w on w.id = k.workspace_id and w.deleted_at is null
   where k.revoked_at is null and (k.expires_at is null or k.expires_at > now()) and `;
 
 const everything = '*';
 
+/** How long a last use is not noted again, milliseconds. */
+const noteEveryMs = 60_000;
+
+/** What was read of a credential. */
+interface Read {
+  /** Without its origin; `expiresAt` is the row's own. */
+  readonly actor: Actor;
+  readonly stamp: Stamp | null;
+  /** From then on it is read again: its last use is to be noted. Milliseconds since 1970. */
+  readonly until: number;
+}
+
+interface Kept extends Read {
+  readonly stamp: Stamp;
+}
+
+/** Credentials that are remembered, at most. */
+const maxKept = 10_000;
+
 /** A renewal brings the end of a session's row forward; the token's own stays. */
 const earlier = (a: Date | null, b: Date | null): Date | null => (a && b && b < a ? b : (a ?? b));
 
-/** Makes actors of credentials. Rights are read from the database each time: they are never older than the operation. */
+/**
+ * Makes actors of credentials. Rights are never older than the operation: they are read from the database, or were read
+ * before, and the database says that they are still the same. So a process remembers what it read for a minute, and
+ * nothing of it counts without {@link Stamps}.
+ */
 export class Actors {
   readonly #pool: pg.Pool;
   readonly #tokens: SessionTokens;
   readonly #log: Logger;
   readonly #operators: readonly string[];
   readonly #external: ExternalTokens | undefined;
+  readonly #stamps: Stamps;
+  readonly #named: boolean;
+  readonly #kept = new Map<string, Kept>();
+  /** What verified tokens say, by their hash. */
+  readonly #verified = new Map<string, SessionToken>();
 
   constructor(options: ActorsOptions) {
     this.#pool = options.pool;
+    this.#named = options.named ?? true;
+    this.#stamps = new Stamps(options.pool, this.#named);
     this.#tokens = options.tokens;
     this.#log = options.log;
     this.#operators = [...options.operators];
@@ -104,21 +146,31 @@ export class Actors {
    * @throws {Unauthenticated} for a credential that is there and is not good
    */
   async authenticate(credentials: Credentials, origin: Origin | null = null): Promise<Actor> {
-    const actor = await this.#actorOf(credentials, origin);
+    const actor = await this.#actorOf(credentials, origin, false);
     return origin ? { ...actor, origin } : actor;
   }
 
-  #actorOf(credentials: Credentials, origin: Origin | null): Actor | Promise<Actor> {
-    if (credentials.apiKey) return this.#byKey(credentials.apiKey);
+  /**
+   * The same with the rights that were read last, where they are remembered, without a question to the database: the
+   * actor has a `stamp` then, and whoever reads anything for it makes sure first that it holds.
+   * @throws {Unauthenticated} like `authenticate`; one that has one must go there when its stamp does not hold
+   */
+  async recall(credentials: Credentials, origin: Origin | null = null): Promise<Actor> {
+    const actor = await this.#actorOf(credentials, origin, true);
+    return origin ? { ...actor, origin } : actor;
+  }
+
+  #actorOf(credentials: Credentials, origin: Origin | null, unasked: boolean): Actor | Promise<Actor> {
+    if (credentials.apiKey) return this.#byKey(credentials.apiKey, unasked);
     if (credentials.authorization) {
       const bearer = /^Bearer ([\w.~+/=-]+)$/i.exec(credentials.authorization)?.[1];
       if (!bearer) throw new Unauthenticated('The Authorization header must be `Bearer <token>`.');
-      if (bearer.startsWith('sy_')) return this.#byKey(bearer);
+      if (bearer.startsWith('sy_')) return this.#byKey(bearer, unasked);
       return this.#external?.claims(bearer)
         ? this.#byExternalToken(this.#external, bearer, origin)
-        : this.#bySession(bearer);
+        : this.#bySession(bearer, unasked);
     }
-    if (credentials.session) return this.#bySession(credentials.session);
+    if (credentials.session) return this.#bySession(credentials.session, unasked);
     return anonymous;
   }
 
@@ -135,47 +187,70 @@ export class Actors {
   }
 
   #again(actor: Actor): Actor | Promise<Actor> {
-    if (actor.kind === 'API_KEY' && actor.credentialId) return this.#keyActor('k.id = $1', actor.credentialId);
-    if (actor.kind === 'SESSION' || actor.kind === 'TOKEN') return this.#withRoles(actor);
+    if (actor.kind === 'API_KEY' && actor.credentialId) return this.#keyActor('id', actor.credentialId, false);
+    if (actor.kind === 'SESSION' || actor.kind === 'TOKEN') return this.#withRoles(actor, false);
     return actor;
   }
 
-  async #bySession(token: string): Promise<Actor> {
-    const { userId, sessionId, expiresAt } = await this.#tokens.verify(token);
-    return this.#withRoles({ ...anonymous, kind: 'SESSION', userId, credentialId: sessionId, expiresAt });
+  async #bySession(token: string, unasked: boolean): Promise<Actor> {
+    const { userId, sessionId, expiresAt } = await this.#verify(token);
+    return this.#withRoles({ ...anonymous, kind: 'SESSION', userId, credentialId: sessionId, expiresAt }, unasked);
+  }
+
+  /** What a token says; a signature is looked at once. */
+  async #verify(token: string): Promise<SessionToken> {
+    const digest = sha256Hex(token);
+    const known = this.#verified.get(digest);
+    if (known && this.#tokens.isLive(known)) return known;
+    const said = await this.#tokens.verify(token);
+    remember(this.#verified, digest, said);
+    return said;
   }
 
   async #byExternalToken(external: ExternalTokens, token: string, origin: Origin | null): Promise<Actor> {
     const { userId, expiresAt } = await external.verify(token, origin);
-    return this.#withRoles({ ...anonymous, kind: 'TOKEN', userId, expiresAt });
+    return this.#withRoles({ ...anonymous, kind: 'TOKEN', userId, expiresAt }, false);
   }
 
-  async #withRoles(base: Actor): Promise<Actor> {
+  async #withRoles(base: Actor, unasked: boolean): Promise<Actor> {
+    if (base.kind !== 'SESSION') return (await this.#readPerson(base)).actor;
+    const key = `SESSION ${base.credentialId} ${base.userId}`;
+    const actor = (await this.#remembered(key, unasked)) ?? this.#keep(key, await this.#readPerson(base));
+    return { ...actor, expiresAt: earlier(base.expiresAt, actor.expiresAt) };
+  }
+
+  async #readPerson(base: Actor): Promise<Read> {
     const { rows } =
       base.kind === 'SESSION'
-        ? await this.#pool.query<PersonRow>(sessionSql, [base.credentialId, this.#operators, base.userId])
-        : await this.#pool.query<PersonRow>(userSql, [base.userId, this.#operators]);
+        ? await this.#query<PersonRow>('session', sessionSql, [base.credentialId, this.#operators, base.userId])
+        : await this.#query<PersonRow>('user', userSql, [base.userId, this.#operators]);
     const [first] = rows;
     if (!first) throw new Unauthenticated('The session has ended. Sign in again.');
-    if (first.stale) this.#seen('session', base.credentialId);
+    const until = first.due === null ? 0 : this.#used('session', base.credentialId, first.due);
     const roles = new Map<string, Role>();
     for (const { workspace_id, role } of rows) if (workspace_id && role) roles.set(workspace_id, role);
     if (first.operator) roles.set(instanceWorkspaceId, 'OWNER');
-    return { ...base, expiresAt: earlier(base.expiresAt, first.expires_at), roles };
+    const { kind, userId, credentialId } = base;
+    const expiresAt = kind === 'SESSION' ? first.expires_at : base.expiresAt;
+    const actor: Actor = { ...anonymous, kind, userId, credentialId, expiresAt, roles };
+    return { actor, stamp: stampOf(userId, first.version, expiresAt), until };
   }
 
-  #byKey(key: string): Promise<Actor> {
+  async #byKey(key: string, unasked: boolean): Promise<Actor> {
     // Garbage costs no look-up.
     if (!isApiKey(key)) throw new Unauthenticated('The API key is not valid.');
-    return this.#keyActor('k.key_hash = $1', hashApiKey(key));
+    return this.#keyActor('key_hash', hashApiKey(key), unasked);
   }
 
-  async #keyActor(condition: string, value: string): Promise<Actor> {
-    const { rows } = await this.#pool.query<KeyRow>(keySql + condition, [value]);
+  async #keyActor(column: 'id' | 'key_hash', value: string, unasked: boolean): Promise<Actor> {
+    // By each for itself: that there is a key of this id says nothing of a hash that it had once.
+    const key = `${column} ${value}`;
+    const known = await this.#remembered(key, unasked);
+    if (known) return known;
+    const { rows } = await this.#query<KeyRow>(column, `${keySql}k.${column} = $1`, [value]);
     const [row] = rows;
     if (!row) throw new Unauthenticated('The API key is not valid.');
-    if (row.stale) this.#seen('api_key', row.id);
-    return {
+    const actor: Actor = {
       ...anonymous,
       kind: 'API_KEY',
       userId: row.user_id,
@@ -184,6 +259,38 @@ export class Actors {
       roles: new Map([[row.workspace_id, lowerRole(row.key_role, row.member_role)]]),
       scopes: row.scopes.includes(everything) ? null : new Set(row.scopes),
     };
+    const until = this.#used('api_key', row.id, row.due);
+    return this.#keep(key, { actor, stamp: stampOf(row.user_id, row.version, row.expires_at), until });
+  }
+
+  /** What is remembered: with its stamp, or without one, when the database says that it is so still; else null. */
+  async #remembered(key: string, unasked: boolean): Promise<Actor | null> {
+    const kept = this.#kept.get(key);
+    if (!kept) return null;
+    const { actor, stamp, until } = kept;
+    const now = Date.now();
+    if (now < until && (!actor.expiresAt || actor.expiresAt.getTime() > now)) {
+      if (unasked) return { ...actor, stamp };
+      if (await this.#stamps.holds(stamp)) return actor;
+    }
+    if (this.#kept.get(key) === kept) this.#kept.delete(key);
+    return null;
+  }
+
+  #keep(key: string, { actor, stamp, until }: Read): Actor {
+    if (stamp) remember(this.#kept, key, { actor, stamp, until });
+    return actor;
+  }
+
+  #query<T extends pg.QueryResultRow>(name: string, text: string, values: unknown[]): Promise<pg.QueryResult<T>> {
+    return this.#pool.query<T>({ ...(this.#named ? { name: `actors_${name}` } : {}), text, values });
+  }
+
+  /** Notes the last use where that is due. @returns when it is due again, milliseconds since 1970 */
+  #used(table: 'session' | 'api_key', id: string | null, due: number): number {
+    if (due > 0) return Date.now() + due;
+    this.#seen(table, id);
+    return Date.now() + noteEveryMs;
   }
 
   /** Notes the last use, once a minute; a request does not wait for it. */
@@ -192,4 +299,15 @@ export class Actors {
       this.#log.warn({ err: error }, 'last use of a credential not noted');
     });
   }
+}
+
+const stampOf = (userId: string | null, version: string | null, endsAt: Date | null): Stamp | null =>
+  userId !== null && version !== null ? { userId, version, endsAt } : null;
+
+/** Keeps the latest. */
+function remember<T>(map: Map<string, T>, key: string, value: T): void {
+  map.delete(key);
+  map.set(key, value);
+  const [oldest] = map.size > maxKept ? map.keys() : [];
+  if (oldest !== undefined) map.delete(oldest);
 }

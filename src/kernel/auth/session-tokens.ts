@@ -16,6 +16,7 @@ const claims = z.object({
   sub: z.string().min(1).max(64),
   jti: z.uuid(),
   exp: z.int(),
+  iat: z.number(),
 });
 
 /** What a session token says. */
@@ -33,6 +34,8 @@ export interface SessionTokens {
   issue(of: SessionToken): Promise<string>;
   /** @throws Unauthenticated for every token that is not a live one of this issuer */
   verify(token: string): Promise<SessionToken>;
+  /** Whether a token that was verified and said this would be still: that is a matter of time alone. */
+  isLive(said: SessionToken): boolean;
 }
 
 export interface SessionOptions {
@@ -57,6 +60,8 @@ export function createSessionTokens({ secret, ttlS, issuer, now = () => new Date
   if (Buffer.byteLength(secret) < 32) throw new RangeError('The session secret must have at least 32 bytes');
   const key = createSecretKey(secret, 'utf8');
   const seconds = (): number => Math.floor(now().getTime() / 1000);
+  /** Claim `iat`, seconds. */
+  const issued = new WeakMap<SessionToken, number>();
 
   return {
     issue({ userId, sessionId, expiresAt }) {
@@ -94,10 +99,18 @@ export function createSessionTokens({ secret, ttlS, issuer, now = () => new Date
       );
       const read = claims.safeParse(payload);
       if (!read.success) throw new Unauthenticated('The session token is not valid.');
-      const { sub, jti, exp } = read.data;
+      const { sub, jti, exp, iat } = read.data;
       // The tolerance is for clocks that run behind; it does not prolong a session.
       if (exp <= seconds()) throw new Unauthenticated('The session has expired. Sign in again.');
-      return { userId: sub, sessionId: jti, expiresAt: new Date(exp * 1000) };
+      const said = { userId: sub, sessionId: jti, expiresAt: new Date(exp * 1000) };
+      issued.set(said, iat);
+      return said;
+    },
+
+    isLive(said) {
+      const iat = issued.get(said);
+      const age = iat === undefined ? Infinity : seconds() - iat;
+      return age >= 0 && age <= ttlS && said.expiresAt.getTime() > seconds() * 1000;
     },
   };
 }

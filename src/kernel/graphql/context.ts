@@ -7,6 +7,11 @@ export interface Context {
   readonly app: App;
   /** Who asks. Changes only where the operation itself signs in or gains a workspace. */
   actor: Actor;
+  /**
+   * Looks up who asks, with the rights of now; absent where `actor` has those.
+   * @throws {Unauthenticated} when the credential has ended
+   */
+  readonly confirmActor?: (() => Promise<Actor>) | undefined;
   readonly requestId: string;
   /** What the operation took from its client's budget; undefined before it was admitted. */
   rate?: Rate;
@@ -18,4 +23,13 @@ export interface Context {
   readonly gone: AbortSignal | null;
   /** Ends the connection of a live stream whose rights are gone. */
   readonly endStreams: ((reason: string) => void) | null;
+}
+
+/**
+ * Makes sure that `context.actor` has the rights of now: to be waited for before anything is read for it, unless what
+ * reads checks its stamp itself (`stampHolds`), and comes here when that does not hold.
+ * @throws {Unauthenticated} when the credential has ended
+ */
+export async function confirm(context: Context): Promise<void> {
+  if (context.actor.stamp && context.confirmActor) context.actor = await context.confirmActor();
 }

@@ -5,7 +5,7 @@ import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { RateLimited, Unauthenticated } from '../errors.ts';
 import { isPublic, accessOf, rootFieldsOf } from '../graphql/access.ts';
-import type { Context } from '../graphql/context.ts';
+import { confirm, type Context } from '../graphql/context.ts';
 import { clientOf, keysOf, keysShare } from '../rates/address.ts';
 import { Budgets, windowS, type Rate } from '../rates/budgets.ts';
 import type { Connections } from './connections.ts';
@@ -104,9 +104,15 @@ export function admission(options: AdmissionOptions): Admission {
       const errors = await refusals(args);
       if (errors.length > 0) return setResultAndStopExecution({ errors });
       const lane = laneOf((args.contextValue as unknown as Context).actor);
-      return setExecuteFn((given) => lanes.run(lane, () => executeFn(given)));
+      return setExecuteFn((given) =>
+        lanes.run(lane, async () => {
+          await confirm(given.contextValue);
+          return executeFn(given);
+        }),
+      );
     },
     async onSubscribe({ args, setResultAndStopExecution }) {
+      await confirm(args.contextValue);
       const large = refuseLargeVariables(args.variableValues);
       const errors = [...(large ? [large] : []), ...(await refusals(args))];
       if (errors.length > 0) return setResultAndStopExecution({ errors });

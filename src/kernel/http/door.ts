@@ -28,6 +28,8 @@ export interface Door {
    * @throws {RateLimited} for one that was not looked at, because too many from its network were not good
    */
   authenticate(credentials: Credentials, origin: Origin): Promise<Actor>;
+  /** The same with the rights that were read last, see `Actors.recall`. */
+  recall(credentials: Credentials, origin: Origin): Promise<Actor>;
 }
 
 /**
@@ -44,31 +46,33 @@ export function createDoor(app: App): Door {
 
   const isKnown = (digest: string): boolean => (known.get(digest) ?? 0) > Date.now();
 
+  const look = async (how: 'authenticate' | 'recall', credentials: Credentials, origin: Origin): Promise<Actor> => {
+    const given = credentials.apiKey || credentials.authorization || credentials.session;
+    if (!given) return app.actors[how](credentials, origin);
+    const digest = sha256Hex(given);
+    const network = networkOf(origin.address);
+    const until = closed.get(network);
+    if (until && until > new Date() && !isKnown(digest)) throw tooMany(until);
+    try {
+      const actor = await app.actors[how](credentials, origin);
+      remember(known, digest, Date.now() + knownForMs, maxKnown);
+      return actor;
+    } catch (error) {
+      if (!(error instanceof Unauthenticated)) throw error;
+      known.delete(digest);
+      app.use(Denials).signIn({ ...anonymous, origin }, kindOf(credentials), 'CREDENTIAL');
+      // The first look of this process after another one closed the network finds it out here.
+      const { remaining, resetAt } = await throttles.consume(badCredentials, network).catch((limited: unknown) => {
+        if (limited instanceof RateLimited) return { remaining: 0, resetAt: limited.resetAt };
+        throw limited;
+      });
+      if (remaining === 0 && resetAt) remember(closed, network, resetAt, maxClosed);
+      throw error;
+    }
+  };
   return {
-    async authenticate(credentials, origin) {
-      const given = credentials.apiKey || credentials.authorization || credentials.session;
-      if (!given) return app.actors.authenticate(credentials, origin);
-      const digest = sha256Hex(given);
-      const network = networkOf(origin.address);
-      const until = closed.get(network);
-      if (until && until > new Date() && !isKnown(digest)) throw tooMany(until);
-      try {
-        const actor = await app.actors.authenticate(credentials, origin);
-        remember(known, digest, Date.now() + knownForMs, maxKnown);
-        return actor;
-      } catch (error) {
-        if (!(error instanceof Unauthenticated)) throw error;
-        known.delete(digest);
-        app.use(Denials).signIn({ ...anonymous, origin }, kindOf(credentials), 'CREDENTIAL');
-        // The first look of this process after another one closed the network finds it out here.
-        const { remaining, resetAt } = await throttles.consume(badCredentials, network).catch((limited: unknown) => {
-          if (limited instanceof RateLimited) return { remaining: 0, resetAt: limited.resetAt };
-          throw limited;
-        });
-        if (remaining === 0 && resetAt) remember(closed, network, resetAt, maxClosed);
-        throw error;
-      }
-    },
+    authenticate: (credentials, origin) => look('authenticate', credentials, origin),
+    recall: (credentials, origin) => look('recall', credentials, origin),
   };
 }
 

@@ -44,6 +44,11 @@ export interface GraphQLOptions {
   readonly door: Door;
   /** Open streams by client. */
   readonly connections: Connections;
+  /**
+   * Whether whatever takes the place of the ordinary execution makes sure of `context.actor` by itself (`confirm`,
+   * `stampHolds`). Then it may have rights that were read before; else it has those of now from the start.
+   */
+  readonly stamped?: boolean;
 }
 
 /** What a transport hands to Yoga for one operation. */
@@ -90,15 +95,12 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
   const { app } = options;
   // A batch is one request: its operations share the look-up of who asks.
   const actors = new WeakMap<IncomingMessage, Promise<Actor>>();
+  const look = async (how: 'authenticate' | 'recall', req: IncomingMessage): Promise<Actor> =>
+    options.door[how](credentialsOf(req.headers, options.origins), originOf(req, options.clientAddress(req)));
   const actorOf = (req: IncomingMessage): Promise<Actor> => {
     let actor = actors.get(req);
     if (!actor) {
-      actor = Promise.resolve().then(() =>
-        options.door.authenticate(
-          credentialsOf(req.headers, options.origins),
-          originOf(req, options.clientAddress(req)),
-        ),
-      );
+      actor = look(options.stamped ? 'recall' : 'authenticate', req);
       actors.set(req, actor);
     }
     return actor;
@@ -140,6 +142,7 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
       return {
         app,
         actor: await actorOf(req),
+        ...(options.stamped ? { confirmActor: () => look('authenticate', req) } : {}),
         requestId: String(res.getHeader(requestIdHeader)),
         clientAddress: options.clientAddress(req),
         setSession: (session) => res.appendHeader('set-cookie', sessionCookieHeader(session, options.secureCookies)),
