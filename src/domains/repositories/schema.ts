@@ -195,6 +195,13 @@ builder.queryFields((t) => ({
         description: 'Global id of the workspace; without it, of all that one sees.',
       }),
     },
+    compiled: {
+      page: 'WebhookDelivery',
+      rows: ({ workspaceId }: { workspaceId?: string | null }, context) => ({
+        where: visible(context, 'WebhookDelivery', of(workspaceId)),
+        orderBy: newestFirst,
+      }),
+    },
     totalCount: (_, { workspaceId }, context) =>
       context.app.db.webhookDelivery.count({ where: visible(context, 'WebhookDelivery', of(workspaceId)) }),
     resolve: (query, _, { workspaceId }, context) =>

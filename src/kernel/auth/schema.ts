@@ -118,6 +118,7 @@ export const WorkspaceRef = builder.prismaNode('Workspace', {
       type: RoleEnum,
       nullable: true,
       description: 'Your role in it, with this credential.',
+      compiled: { role: 'id' },
       resolve: (workspace, _, { actor }) => actor.roles.get(workspace.id) ?? null,
     }),
     memberships: t.relatedConnection('memberships', {

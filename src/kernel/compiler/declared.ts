@@ -1,5 +1,5 @@
 import type { FieldNullability, InputFieldMap, SchemaTypes, TypeParam } from '@pothos/core';
-import type { RowRule, Where } from '../auth/policy.ts';
+import type { RowRule, Verb, Where } from '../auth/policy.ts';
 import type { Context } from '../graphql/context.ts';
 
 /** The rows of a list, as Prisma is asked for them: of the context it uses what `visible` takes, and nothing else. */
@@ -20,6 +20,10 @@ export type Compiled =
   | 'selected'
   /** A column of the row as it is. */
   | { readonly column: string }
+  /** Whether the actor may use a verb in the row's workspace, and the row is so. */
+  | { readonly may: Verb; readonly so: Where }
+  /** The actor's role in the workspace whose id is in a column. */
+  | { readonly role: string }
   /** The row of a model whose id is in a column, null unless the actor may see it. */
   | { readonly one: string; readonly id: string }
   /** A row of a model by a rule of its own, or by the values of arguments in unique columns, for a field of Query. */

@@ -1,4 +1,5 @@
 import { getNullableType, isEnumType, isListType, isNonNullType, isScalarType, type GraphQLOutputType } from 'graphql';
+import * as enums from '../../generated/prisma/enums.ts';
 import { literal, refuse, type Column } from './models.ts';
 
 /*
@@ -52,6 +53,10 @@ function presentSql(type: GraphQLOutputType, column: Column, sql: string): strin
   if (column.isList) refuse('a list in a single value');
   if (isEnumType(type)) {
     if (!column.isEnum && column.type !== 'String') refuse(`${column.type} as ${type.name}`);
+    // The names of Prisma's enums are those of PostgreSQL's.
+    const all = (enums as Readonly<Record<string, Readonly<Record<string, string>> | undefined>>)[column.type];
+    if (column.isEnum && all && Object.values(all).every((one) => type.getValue(one)?.value === one))
+      return `'"' || ${sql}::text || '"'`;
     const names = type
       .getValues()
       .map(({ name, value }) => `when ${literal(String(value))} then ${literal(`"${name}"`)}`);

@@ -20,7 +20,7 @@ import {
   type OperationDefinitionNode,
   type SelectionSetNode,
 } from 'graphql';
-import { anyActor, rowRule, type Where } from '../auth/policy.ts';
+import { anyActor, may, rowRule, type Verb, type Where } from '../auth/policy.ts';
 import { isConnection } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
 import { decodeNodeId } from '../graphql/global-id.ts';
@@ -29,20 +29,8 @@ import { isId } from '../ids.ts';
 import { typeColumn, type Compiled, type Ordering } from './declared.ts';
 import { absent, cursorSql, globalIdSql, nullSql, objectSql, refusalSql, valueSql } from './json.ts';
 import { columnOf, modelOf, refuse, relationOf, type Model, type Models } from './models.ts';
-import { isRuled, joined, maySee, ruled, Statement, whereSql, type Parameter } from './where.ts';
-
-/** A row that is selected from: its alias, and what is joined to it. */
-interface Row {
-  readonly model: Model;
-  readonly alias: string;
-  /** Its lateral joins: each adds one row or none, so that the order of rows stays. */
-  readonly joins: string[];
-  readonly linked: Map<string, Row>;
-  /** The condition that it is there; null: it is. */
-  readonly there: string | null;
-  /** Whether its `where` lets only rows through that the rule of its model lets the actor see. */
-  readonly isRuled: boolean;
-}
+import { Row } from './rows.ts';
+import { both, isRuled, maySee, ruled, Statement, whereSql, type Parameter } from './where.ts';
 
 /** What Prisma would be asked for. */
 interface Query {
@@ -144,7 +132,7 @@ class Compiler {
     conditions: readonly string[],
     isRuledBy: boolean,
   ): string {
-    const row: Row = { model, alias, joins: [], linked: new Map(), there: null, isRuled: isRuledBy };
+    const row = new Row(this.statement, model, alias, { isRuled: isRuledBy });
     const text = this.#value(getNamedType(type), selectionsOf(nodes), row);
     const from = [`${model.table} ${alias}`, ...row.joins].join(' ');
     return `coalesce((select ${text} from ${from} where ${conditions.join(' and ')}), ${absent(type)})`;
@@ -231,7 +219,7 @@ class Compiler {
     if (authScopes !== undefined || errors !== undefined) return refuse(`${type.name}.${name} is guarded`);
     if (name === 'id' && isNode(type)) {
       if (!hasRowId(type)) return refuse(`the id of ${type.name}`);
-      return globalIdSql(type.name, `${row.alias}.${columnOf(row.model, 'id').sql}`, kind);
+      return globalIdSql(type.name, `${row.key}.${row.id}`, kind);
     }
     if (typeof compiled === 'object') {
       if ('column' in compiled) return this.#column(field.type, row, compiled.column);
@@ -240,6 +228,19 @@ class Compiler {
         const alias = this.statement.alias();
         const id = `${alias}.${columnOf(model, 'id').sql} = ${row.alias}.${columnOf(row.model, compiled.id).sql}`;
         return this.#row(field.type, nodes, model, alias, [id, maySee(this.statement, model, alias)], true);
+      }
+      if ('may' in compiled) {
+        const { may: verb, so } = compiled;
+        const where = both(
+          `${row.alias}.${columnOf(row.model, 'workspaceId').sql} = any(${this.statement.parameter(allowed(verb))}::uuid[])`,
+          whereSql(this.statement, row.model, row.alias, so),
+        );
+        return `(${where})::text`;
+      }
+      if ('role' in compiled) {
+        const roles = this.statement.parameter(({ actor }) => JSON.stringify(Object.fromEntries(actor.roles)), 'roles');
+        const id = `${row.alias}.${columnOf(row.model, compiled.role).sql}`;
+        return `coalesce((${roles}::jsonb -> ${id}::text)::text, ${absent(field.type)})`;
       }
       return refuse(`${type.name}.${name}`);
     }
@@ -284,7 +285,7 @@ class Compiler {
     const relation = relationOf(row.model, name);
     if (!relation.isList) return this.#selected(field, nodes, this.#link(row, name, below), below);
     const model = this.#model(relation.model);
-    const link: Link = (there) => joined(relation, row.alias, there);
+    const link: Link = (there) => row.related(relation, there);
     const path = pathOf(below);
     const node = (of: Row): Row => path.reduce((at, step) => this.#link(at, step, {}), of);
     const there = (text: string): string =>
@@ -304,19 +305,8 @@ class Compiler {
   /** The row that a relation to one leads to. */
   #link(row: Row, name: string, query: Query): Row {
     if (query.where ?? query.orderBy ?? query.take ?? query.cursor) return refuse('a condition on a single row');
-    const known = row.linked.get(name);
-    if (known) return known;
     const relation = relationOf(row.model, name);
-    if (relation.isList) return refuse(`${name} is a list`);
-    const model = this.#model(relation.model);
-    const inner = this.statement.alias();
-    const alias = this.statement.alias();
-    // What lies behind an offset is no subject of planning: a look-up by key for each row, in the order of the rows.
-    row.joins.push(`left join lateral (select * from ${model.table} ${inner} where ${joined(relation, row.alias, inner)} offset 0) ${alias} on true`); // prettier-ignore
-    const there = `${alias}.${relation.on[0]?.[1]} is not null`;
-    const linked: Row = { model, alias, joins: row.joins, linked: new Map(), there, isRuled: false };
-    row.linked.set(name, linked);
-    return linked;
+    return relation.isList ? refuse(`${name} is a list`) : row.link(name, relation, this.#model(relation.model));
   }
 
   /** Rows in their order, as something to select from. */
@@ -329,14 +319,13 @@ class Compiler {
     const [inner, alias] = [this.statement.alias(), this.statement.alias()];
     const where = query.where ?? {};
     const order = orderSql(model, inner, query.orderBy, how.backward);
-    const conditions = [
-      link(inner),
-      whereSql(this.statement, model, inner, where),
-      how.after?.(inner) ?? 'true',
-    ].filter((one) => one !== 'true');
+    const condition = both(link(inner), whereSql(this.statement, model, inner, where), how.after?.(inner) ?? 'true');
+    const isKey = how.limit !== null && model.columns.has('id');
+    const columns = isKey ? `${inner}.${columnOf(model, 'id').sql}` : `${inner}.*`;
     const number = how.numbered ? `, row_number() over (order by ${order}) as rn` : '';
-    const page = `(select ${inner}.*${number} from ${model.table} ${inner}${conditions.length > 0 ? ` where ${conditions.join(' and ')}` : ''} order by ${order}${how.limit === null ? '' : ` limit ${how.limit}`}) ${alias}`;
-    const of: Row = { model, alias, joins: [], linked: new Map(), there: null, isRuled: isRuled(where, model.name) };
+    const limit = how.limit === null ? '' : ` limit ${how.limit}`;
+    const page = `(select ${columns}${number} from ${model.table} ${inner} where ${condition} order by ${order}${limit}) ${alias}`;
+    const of = new Row(this.statement, model, alias, { isKey, isRuled: isRuled(where, model.name) });
     return { page, of };
   }
 
@@ -369,12 +358,12 @@ class Compiler {
     });
     const id = columnOf(model, 'id').sql;
     if (columnOf(model, 'id').type !== 'String') return refuse('a cursor of another kind');
-    const shown = informed ? ` filter (where ${of.alias}.rn <= ${size})` : '';
-    const inOrder = backward ? ` order by ${of.alias}.rn desc` : '';
+    const shown = informed ? ` filter (where ${of.key}.rn <= ${size})` : '';
+    const inOrder = backward ? ` order by ${of.key}.rn desc` : '';
     const many = (item: string): string => `'[' || coalesce(string_agg(${item}, ','${inOrder})${shown}, '') || ']'`;
     const full = `count(*) = ${size + 1}`;
     const at = (place: string): string =>
-      `coalesce(${cursorSql(`(array_agg(${of.alias}.${id} order by ${of.alias}.rn))[${place}]`)}, 'null')`;
+      `coalesce(${cursorSql(`(array_agg(${of.key}.${id} order by ${of.key}.rn))[${place}]`)}, 'null')`;
     const last = `least(count(*), ${size})`;
     const info: Readonly<Record<string, string>> = {
       hasNextPage: args.before == null ? (backward ? "'false'" : `(${full})::text`) : "'true'",
@@ -397,7 +386,7 @@ class Compiler {
           return many(
             this.#known(one.type, asking, (name, below, ofEdge) =>
               name === 'cursor'
-                ? cursorSql(`${of.alias}.${id}`)
+                ? cursorSql(`${of.key}.${id}`)
                 : name === 'node'
                   ? nodeText(ofEdge.type, selectionsOf(below))
                   : refuse(`an edge's ${name}`),
@@ -422,7 +411,7 @@ class Compiler {
 
   #count(model: Model, where: Where, link: Link): string {
     const alias = this.statement.alias();
-    const condition = `${link(alias)} and ${whereSql(this.statement, model, alias, where)}`;
+    const condition = this.statement.unfenced(() => both(link(alias), whereSql(this.statement, model, alias, where)));
     return `(select count(*)::text from ${model.table} ${alias} where ${condition})`;
   }
 
@@ -456,7 +445,11 @@ class Compiler {
     const id = this.#argument(nodes, name, cursorId);
     const orders = orderingsOf(model, query.orderBy);
     const at = this.statement.alias();
-    const where = `${at}.${columnOf(model, 'id').sql} = ${id}::uuid and ${link(at)} and ${whereSql(this.statement, model, at, query.where ?? {})}`;
+    const where = both(
+      `${at}.${columnOf(model, 'id').sql} = ${id}::uuid`,
+      link(at),
+      whereSql(this.statement, model, at, query.where ?? {}),
+    );
     const row = (of: string, columns: readonly string[]) => columns.map((column) => `${of}.${column}`).join(', ');
     const place = (...columns: string[]) => `(select ${row(at, columns)} from ${model.table} ${at} where ${where})`;
     const sign = (descending: boolean): string => (descending === backward ? '>' : '<');
@@ -585,6 +578,12 @@ function pathOf({ select = {} }: Query): string[] {
   if (name === undefined || more.length > 0 || typeof below !== 'object') return refuse('a page of several things');
   return [name, ...pathOf(below)];
 }
+
+/** The workspaces in which the actor may use a verb. */
+const allowed =
+  (verb: Verb): Parameter =>
+  ({ actor }) =>
+    [...actor.roles.keys()].filter((id) => may(actor, verb, id));
 
 /** Columns in their order; true: descending. Only those that are never null, and in all a total order. */
 function orderingsOf(model: Model, orderBy: Query['orderBy']): [column: string, descending: boolean][] {

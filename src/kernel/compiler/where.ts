@@ -13,6 +13,8 @@ export type Parameter = (asked: Asked) => unknown;
 /** The parameters and aliases of one statement. */
 export class Statement {
   readonly models: Models;
+  /** Whether conditions on other tables are looked up for each row, and not joined: for pages, which need few rows. */
+  #fenced = true;
   readonly parameters: Parameter[] = [];
   readonly #known = new Map<string, string>();
   #aliases = 0;
@@ -43,6 +45,20 @@ export class Statement {
     };
   }
 
+  get fence(): string {
+    return this.#fenced ? ' offset 0' : '';
+  }
+
+  /** Leaves it to the planner how conditions on other tables are looked up: for counts, which need all rows. */
+  unfenced<T>(make: () => T): T {
+    this.#fenced = false;
+    try {
+      return make();
+    } finally {
+      this.#fenced = true;
+    }
+  }
+
   value(value: unknown): string {
     // A point in time is that of the first who asked, not of who asks now.
     if (value instanceof Date) refuse('a date');
@@ -52,6 +68,9 @@ export class Statement {
 
 export const joined = (relation: Relation, here: string, there: string): string =>
   relation.on.map(([a, b]) => `${there}.${b} = ${here}.${a}`).join(' and ');
+
+export const both = (...conditions: readonly string[]): string =>
+  conditions.filter((one) => one !== 'true').join(' and ') || 'true';
 
 /** True for the rows of a model that the actor may see, by its rule in the policy. */
 export const maySee = (statement: Statement, model: Model, alias: string): string =>
@@ -98,7 +117,7 @@ export function whereSql(statement: Statement, model: Model, alias: string, wher
     if (model.relations.has(name)) return [relatedSql(statement, model, name, alias, value)];
     return comparisons(statement, model, alias, name, value);
   });
-  return all.length === 0 ? 'true' : `(${all.join(' and ')})`;
+  return both(...all);
 }
 
 /** Whether a `where` holds only for rows that the rule of their model lets the actor see. */
@@ -138,7 +157,8 @@ function related(
   const relation = relationOf(model, name);
   const to = modelOf(statement.models, relation.model);
   const there = statement.alias();
-  return `exists (select 1 from ${to.table} ${there} where ${joined(relation, alias, there)} and ${condition(to, there)})`;
+  const conditions = both(joined(relation, alias, there), condition(to, there));
+  return `exists (select 1 from ${to.table} ${there} where ${conditions}${statement.fence})`;
 }
 
 function relatedSql(statement: Statement, model: Model, name: string, alias: string, value: unknown): string {

@@ -243,6 +243,11 @@ export const timeline = (
   { first, after }: { readonly first: number; readonly after?: string | null | undefined },
 ): Promise<Page<LoggedEvent>> => loaders(context).subjectEvents.load({ run: subject, first: pageSize(first), after });
 
+const [over, open] = [
+  Object.values(RunStatus).filter(isTerminal),
+  Object.values(RunStatus).filter((one) => !isTerminal(one)),
+];
+
 /** A long operation of any kind. Each kind is a Prisma variant of the model Run. */
 export const RunRef = builder.prismaInterface('Run', {
   name: 'Run',
@@ -313,6 +318,7 @@ export const RunRef = builder.prismaInterface('Run', {
     viewerCanCancel: t.boolean({
       ...ofCredential,
       description: 'Whether you may cancel it now.',
+      compiled: { may: runPolicy.verbs.cancelRun, so: { status: { in: open.filter((one) => one !== 'CANCELING') } } },
       resolve: (run, _, context) =>
         !isTerminal(run.status) &&
         run.status !== 'CANCELING' &&
@@ -321,6 +327,7 @@ export const RunRef = builder.prismaInterface('Run', {
     viewerCanRetry: t.boolean({
       ...ofCredential,
       description: 'Whether you may retry it now.',
+      compiled: { may: runPolicy.verbs.retryRun, so: { status: { in: over.filter((one) => one !== 'SUCCEEDED') } } },
       resolve: (run, _, context) =>
         isTerminal(run.status) &&
         run.status !== 'SUCCEEDED' &&

@@ -110,6 +110,7 @@ const PreviewRef = builder.prismaNode('Preview', {
     viewerCanApprove: t.boolean({
       ...ofCredential,
       description: 'Whether you may approve its newest commit now.',
+      compiled: { may: can.approvePreview, so: { state: { in: [...approvable] } } },
       resolve: ({ state, workspaceId }, _, { actor }) =>
         approvable.includes(state) && may(actor, can.approvePreview, workspaceId),
     }),

@@ -86,6 +86,7 @@ export const TableExportRef = builder.prismaNode('Run', {
     job: t.field({
       type: ExtractionJobRef,
       description: 'The job that found what it writes.',
+      compiled: 'selected',
       select: (_args, _context, nested) => ({ tableExport: { select: { job: { select: { run: nested() } } } } }),
       resolve: (run) => (run as unknown as { tableExport: { job: { run: never } } }).tableExport.job.run,
     }),

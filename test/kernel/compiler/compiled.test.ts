@@ -1,0 +1,197 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { anonymous, type Actor } from '#kernel/auth/actor.ts';
+import { anyActor, rowsOf, ruledBy } from '#kernel/auth/policy.ts';
+import { globalId } from '#kernel/graphql/global-id.ts';
+import { newId } from '#kernel/ids.ts';
+import type { Role } from '#prisma';
+import { both, compiledFields, differ, hostile, type Both } from '../../support/compiled.ts';
+import { application, deployment, invitationOf, keyOf, memberOf, tenants, type Tenant } from '../../support/world.ts';
+
+/* Queries as one statement: the same answers as without, and what that must never cost. */
+
+let servers: Both;
+let of: Tenant;
+let other: Tenant;
+let applicationId: string;
+
+const actor = (tenant: Tenant, role: Role, userId: string | null = tenant.owner.id, kind: Actor['kind'] = 'SESSION') =>
+  servers.as({ ...anonymous, kind, userId, credentialId: newId(), roles: new Map([[tenant.id, role]]) });
+
+/** The answer, which must be the same both ways, and one statement where nothing else is said. */
+async function ask(token: string | null, query: string, variables: object = {}, compiles = true): Promise<unknown> {
+  const asked = await servers.ask({ query, variables: { ...variables } }, token);
+  expect(asked.compiled).toBe(asked.ordinary);
+  if (compiles) expect(asked.statements).toEqual({ compiled: 1, all: 1 });
+  return JSON.parse(asked.compiled.slice(4));
+}
+
+beforeAll(async () => {
+  servers = await both();
+  const { app } = servers;
+  const [one, two] = await tenants(app, ['mine', 'theirs']);
+  if (!one || !two) throw new Error('no tenants');
+  [of, other] = [one, two];
+  applicationId = await application(app, of);
+  for (let i = 0; i < 5; i++) await deployment(app, of, applicationId);
+});
+afterAll(() => servers.stop());
+
+test('random operations are answered the same, compiled or not', async () => {
+  const tally = await differ(servers, { seed: 1, count: 200 });
+  expect(tally.wrong).toEqual([]);
+  expect(tally.compiled).toBeGreaterThan(tally.asked / 2);
+});
+
+test('most fields compile', () => {
+  const fields = [...compiledFields(servers.app)];
+  const not = fields.filter(([, reason]) => reason !== null);
+  expect(not.length / fields.length).toBeLessThan(0.15);
+  // A field that seems to compile and does not is told of by the statement count of the operations above.
+  expect(not.map(([name]) => name)).not.toContain('Deployment.viewerCanCancel');
+});
+
+test('a row, nested lists, and a page with its count are one statement each', async () => {
+  const token = actor(of, 'VIEWER');
+  const row = await ask(token, 'query ($id: ID!) { node(id: $id) { ... on Application { id name branch createdAt driver memoryMb autoDeploy workspace { name } } } }', { id: globalId('Application', applicationId) }); // prettier-ignore
+  expect(row).toMatchObject({ data: { node: { workspace: { name: of.marker }, branch: of.marker } } });
+  const lists = await ask(token, 'query ($slug: String!) { workspace(slug: $slug) { viewerRole applications(first: 20) { nodes { name deployments(first: 3) { nodes { id ref status actor { name } steps { name } viewerCanCancel } } } } } }', { slug: of.slug }); // prettier-ignore
+  expect(JSON.stringify(lists).match(/"ref":/g)).toHaveLength(3);
+  const page = await ask(token, 'query ($id: ID!, $after: String) { node(id: $id) { ... on Application { deployments(first: 2, after: $after) { nodes { id } totalCount pageInfo { hasNextPage endCursor } } } } }', { id: globalId('Application', applicationId) }); // prettier-ignore
+  expect(page).toMatchObject({ data: { node: { deployments: { totalCount: 5, pageInfo: { hasNextPage: true } } } } });
+});
+
+test('nobody sees what the policy does not let them see', async () => {
+  const { app } = servers;
+  await invitationOf(app, of);
+  const maker = await memberOf(app, of, 'VIEWER');
+  const own = await keyOf(app, of, maker.id, 'VIEWER');
+  await keyOf(app, of, of.owner.id, 'VIEWER');
+  const node = 'query ($id: ID!) { node(id: $id) { id } }';
+  for (const type of ['Workspace', 'Application']) {
+    const id = globalId(type, type === 'Workspace' ? of.id : applicationId);
+    expect(await ask(actor(other, 'OWNER'), node, { id })).toEqual({ data: { node: null } });
+    expect(await ask(actor(of, 'VIEWER'), node, { id })).toEqual({ data: { node: { id } } });
+  }
+  // The kind of a run is a part of its id.
+  const { id: runId } = await app.db.run.findFirstOrThrow({ where: { workspaceId: of.id, kind: 'Deployment' } });
+  expect(await ask(actor(of, 'OWNER'), node, { id: globalId('ExtractionJob', runId) })).toEqual({
+    data: { node: null },
+  });
+  const counts = 'query ($slug: String!) { workspace(slug: $slug) { invitations { totalCount nodes { id } } apiKeys { totalCount nodes { id } } } }'; // prettier-ignore
+  const seen = async (token: string) => {
+    const { data } = (await ask(token, counts, { slug: of.slug })) as { data: { workspace: Record<string, { totalCount: number; nodes: { id: string }[] }> } }; // prettier-ignore
+    return data.workspace;
+  };
+  const administrator = await seen(actor(of, 'ADMIN', newId()));
+  expect([administrator['invitations']?.totalCount, administrator['apiKeys']?.totalCount]).toEqual([1, 2]);
+  const viewer = await seen(actor(of, 'VIEWER', maker.id));
+  expect(viewer['invitations']?.nodes).toEqual([]);
+  expect(viewer['apiKeys']?.nodes).toEqual([{ id: globalId('ApiKey', own.id) }]);
+  expect(await ask(actor(other, 'OWNER'), counts, { slug: of.slug })).toEqual({ data: { workspace: null } });
+  // The same document, prepared for one actor, is answered for another one by their own rights.
+  expect((await seen(actor(of, 'OWNER')))['invitations']?.totalCount).toBe(1);
+});
+
+test('what a row has that the actor may not see is an error, and told as without', async () => {
+  const stranger = await memberOf(servers.app, other, 'VIEWER');
+  await servers.app.db.membership.create({
+    data: { id: newId(), workspaceId: of.id, userId: stranger.id, role: 'VIEWER' },
+  });
+  const query =
+    'query ($id: ID!) { node(id: $id) { ... on Membership { user { memberships: email } workspace { name } } } }';
+  const { id } = await servers.app.db.membership.findFirstOrThrow({
+    where: { userId: stranger.id, workspaceId: of.id },
+  });
+  await ask(actor(of, 'VIEWER'), query, { id: globalId('Membership', id) });
+  // A key whose maker is no member any more.
+  const key = await keyOf(servers.app, of, other.owner.id, 'VIEWER');
+  const maker = 'query ($id: ID!) { node(id: $id) { ... on ApiKey { id createdBy { name } } } }';
+  const asked = await servers.ask({ query: maker, variables: { id: globalId('ApiKey', key.id) } }, actor(of, 'ADMIN'));
+  expect(asked.compiled).toBe(asked.ordinary);
+  expect(asked.compiled).toContain('NOT_FOUND');
+  expect(asked.statements.compiled).toBe(1);
+});
+
+test('texts, numbers and instants are written as JavaScript writes them', async () => {
+  const { app } = servers;
+  const id = await application(app, of);
+  const createdAt = new Date('1969-12-31T23:59:59.007Z');
+  await app.db.application.update({ where: { id }, data: { branch: hostile, createdAt } });
+  const token = actor(of, 'VIEWER');
+  const query = 'query ($id: ID!) { node(id: $id) { ... on Application { branch createdAt memoryMb } } }';
+  expect(await ask(token, query, { id: globalId('Application', id) })).toEqual({
+    data: { node: { branch: hostile, createdAt: createdAt.toISOString(), memoryMb: null } },
+  });
+  const runId = await deployment(app, of, id);
+  for (const progress of [0, 1, 0.1, 1e-7, 0.000_05, 1 / 3, 1e21, 123_456_789.125]) {
+    await app.db.run.update({ where: { id: runId }, data: { progress } });
+    const answer = await ask(token, 'query ($id: ID!) { node(id: $id) { ... on Run { progress } } }', { id: globalId('Deployment', runId) }); // prettier-ignore
+    expect(answer).toEqual({ data: { node: { progress } } });
+  }
+  // What cannot be told is an error, and the same one.
+  await app.db.application.update({ where: { id }, data: { createdAt: new Date('+010000-01-01T00:00:00Z') } });
+  const late = await servers.ask({ query, variables: { id: globalId('Application', id) } }, token);
+  expect(late.compiled).toBe(late.ordinary);
+  expect(late.compiled).toContain('INTERNAL');
+});
+
+test('pages: none, one, the last, before and after rows of others, and too many', async () => {
+  const token = actor(of, 'OWNER');
+  const id = globalId('Application', applicationId);
+  const rows = await servers.app.db.deployment.findMany({ where: { applicationId }, orderBy: { id: 'desc' } });
+  const cursor = (row: string) => Buffer.from(`GPC:S:${row}`).toString('base64');
+  const foreign = await deployment(servers.app, other, await application(servers.app, other));
+  const page = (args: string) => `query ($id: ID!, $at: String) { node(id: $id) { ... on Application { releases(first: 1) { nodes { id } } deployments(${args}) { edges { cursor node { id } } pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } } } }`; // prettier-ignore
+  for (const args of ['first: 0', 'first: 1', 'last: 0', 'last: 2', 'first: 5', 'first: 100', 'first: 1000'])
+    await ask(token, page(`${args}, after: null`).replace(', $at: String', ''), { id });
+  for (const at of [...rows.map((row) => row.id), foreign, newId()]) {
+    await ask(token, page('first: 2, after: $at'), { id, at: cursor(at) });
+    await ask(token, page('last: 2, before: $at'), { id, at: cursor(at) });
+  }
+  for (const args of ['first: -1, after: $at', 'last: 1, after: $at', 'first: 1, after: "x", before: $at'])
+    await ask(token, page(args), { id, at: cursor(newId()) }, false);
+});
+
+test('a statement that was prepared holds on after a migration', async () => {
+  const token = actor(of, 'VIEWER');
+  const query = 'query ($id: ID!) { node(id: $id) { ... on Application { name healthTimeoutS } } }';
+  const variables = { id: globalId('Application', applicationId) };
+  const before = await ask(token, query, variables);
+  const { pool } = servers.app.database;
+  await pool.query('alter table application add column later text, alter column health_timeout_s type bigint');
+  const { compiled, statements } = await servers.ask({ query, variables }, token);
+  expect(JSON.parse(compiled.slice(4))).toEqual(before);
+  expect(statements).toEqual({ compiled: 1, all: 1 });
+  await pool.query('alter table application drop column later, alter column health_timeout_s type integer');
+});
+
+test('a statement that fails is answered in the ordinary way, a database that fails with a masked error', async () => {
+  const { app } = servers;
+  const token = actor(of, 'VIEWER');
+  const operation = { query: 'query Failing ($id: ID!) { node(id: $id) { id __typename } }', variables: { id: globalId('Application', applicationId) } }; // prettier-ignore
+  servers.fail('42P01');
+  const { compiled, ordinary } = await servers.ask(operation, token);
+  expect(compiled).toBe(ordinary);
+  expect(compiled).toContain('"Application"');
+  servers.fail('57P01');
+  const masked = await servers.ask(operation, token);
+  servers.fail(null);
+  expect(masked.compiled).toContain('"code":"INTERNAL"');
+  expect(masked.compiled).not.toContain('it failed');
+  const outcomes = (await app.metrics.graphqlCompiled.get()).values.filter(
+    ({ labels }) => labels['outcome'] === 'failed',
+  );
+  expect(outcomes.map(({ value }) => value)).toEqual([1]);
+});
+
+test('nothing of one actor can get into what others use', () => {
+  expect(rowsOf('Application', anyActor)).toEqual({ [ruledBy]: 'Application' });
+  expect(() => anyActor.userId).toThrow('Nobody asks yet');
+  expect(() => anyActor.roles).toThrow('Nobody asks yet');
+});
+
+test('SWITCHYARD_COMPILE=false compiles nothing', async () => {
+  const { app } = servers.ordinary.running;
+  await servers.ask({ query: '{ workspaces { nodes { id } } }', variables: {} }, actor(of, 'VIEWER'));
+  expect((await app.metrics.graphqlCompiled.get()).values).toEqual([]);
+});

@@ -1,0 +1,305 @@
+import { getNamedType, isCompositeType, isLeafType, isObjectType, Kind, parse, type GraphQLObjectType } from 'graphql';
+import { DatabaseError, type Pool as Connections } from 'pg';
+import { vi } from 'vitest';
+import { anonymous, type Actor } from '#kernel/auth/actor.ts';
+import type { App } from '#kernel/app.ts';
+import { modelsOf } from '#kernel/compiler/models.ts';
+import { compile } from '#kernel/compiler/select.ts';
+import { globalId } from '#kernel/graphql/global-id.ts';
+import { newId } from '#kernel/ids.ts';
+import { schema } from '../../src/schema.ts';
+import { startTestServer, type TestServer } from './server.ts';
+import { deployment, memberOf, retiredRelease, rowOf, tenants, type Tenant } from './world.ts';
+import { Operations, type Operation, type Pool } from './operations.ts';
+import { random } from './random.ts';
+
+/** Two servers on one database: one compiles, the other one does not. */
+export interface Both {
+  readonly compiling: TestServer;
+  readonly ordinary: TestServer;
+  readonly app: App;
+  /** Lets somebody in with the bearer token that it gives. */
+  as(actor: Actor): string;
+  ask(operation: Operation, token: string | null): Promise<Outcome>;
+  /** Has compiled statements fail with this code of PostgreSQL; null: no more. */
+  fail(code: string | null): void;
+  stop(): Promise<void>;
+}
+
+export interface Outcome {
+  readonly compiled: string;
+  readonly ordinary: string;
+  /** Statements of the server that compiles: the compiled ones, and these with Prisma's. */
+  readonly statements: { readonly compiled: number; readonly all: number };
+}
+
+export async function both(): Promise<Both> {
+  const env = {
+    SWITCHYARD_ROLES: 'api',
+    SWITCHYARD_MAX_COST: '1000000',
+    SWITCHYARD_MAX_DEPTH: '30',
+    SWITCHYARD_MAX_ALIASES: '1000',
+  };
+  const compiling = await startTestServer(env, { hubPollMs: 3_600_000 });
+  const ordinary = await startTestServer(
+    { ...env, SWITCHYARD_COMPILE: 'false' },
+    { hubPollMs: 3_600_000 },
+    compiling.database,
+  );
+  const actors: Actor[] = [];
+  for (const { running } of [compiling, ordinary])
+    vi.spyOn(running.app.actors, 'authenticate').mockImplementation((credentials) =>
+      Promise.resolve(actors[Number(/actor-(\d+)$/.exec(credentials.authorization ?? '')?.[1] ?? -1)] ?? anonymous),
+    );
+  const { app } = compiling.running;
+  let counted = { compiled: 0, all: 0 };
+  let failing: string | null = null;
+  count(app.database.pool, (text) => {
+    const isCompiled = text.startsWith('select concat(');
+    counted = {
+      compiled: counted.compiled + Number(isCompiled),
+      all: counted.all + Number(isCompiled || text.startsWith('SELECT ')),
+    };
+    return isCompiled ? failing : null;
+  });
+  const text = async (server: TestServer, { query, variables }: Operation, token: string | null): Promise<string> => {
+    const answer = await fetch(server.url, {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        'x-request-id': 'differential',
+        ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+      },
+      body: JSON.stringify({ query, variables }),
+    });
+    return `${answer.status} ${await answer.text()}`;
+  };
+  return {
+    compiling,
+    ordinary,
+    app,
+    fail(code) {
+      failing = code;
+    },
+    as: (actor) => `actor-${actors.push(actor) - 1}`,
+    async ask(operation, token) {
+      counted = { compiled: 0, all: 0 };
+      const compiled = await text(compiling, operation, token);
+      return { compiled, statements: counted, ordinary: await text(ordinary, operation, token) };
+    },
+    async stop() {
+      vi.restoreAllMocks();
+      await ordinary.stop();
+      await compiling.stop();
+    },
+  };
+}
+
+function count(pool: Connections, tell: (text: string) => string | null): void {
+  const query = pool.query.bind(pool) as (...args: unknown[]) => unknown;
+  vi.spyOn(pool, 'query').mockImplementation((...args: unknown[]) => {
+    const [statement] = args;
+    const code = tell(typeof statement === 'string' ? statement : (statement as { text: string }).text);
+    if (code === null) return query(...args);
+    return Promise.reject(Object.assign(new DatabaseError('it failed', 0, 'error'), { code }));
+  });
+}
+
+/** Texts that are written otherwise in JSON. */
+export const hostile = `"q" \\ / \b\f\n\r\t \u0001\u001f\u007f \u2028\u2029 é 漢 😀 </script> ' $1 {"a":1}`;
+
+/** Two workspaces with some of everything, and people of both. */
+export async function world({
+  app,
+  as,
+}: Both): Promise<{ pool: Pool; tokens: (string | null)[]; of: Tenant; other: Tenant }> {
+  const [of, other] = await tenants(app, ['one', 'two']);
+  if (!of || !other) throw new Error('no tenants');
+  const ids: string[] = [];
+  for (const tenant of [of, other])
+    for (const [type, make] of Object.entries(rowOf))
+      for (let i = 0; i < (tenant === of ? 3 : 1); i++) ids.push(globalId(type, await make(app, tenant)));
+  const applications = await app.db.application.findMany({ where: { workspaceId: of.id } });
+  for (const { id } of applications.slice(0, 3))
+    for (let i = 0; i < 4; i++) ids.push(globalId('Deployment', await deployment(app, of, id)));
+  const released = await retiredRelease(app, of);
+  await app.db.application.update({ where: { id: released.applicationId }, data: { activeReleaseId: released.id } });
+  const [strange, ...more] = applications;
+  await app.db.application.update({
+    where: { id: strange?.id ?? '' },
+    data: { branch: hostile, createdAt: new Date('1969-12-31T23:59:59.001Z') },
+  });
+  // Of one instant: only their ids tell them apart.
+  await app.db.application.updateMany({
+    where: { id: { in: more.map(({ id }) => id) } },
+    data: { createdAt: new Date('2026-01-01T00:00:00Z') },
+  });
+  const runs = await app.db.run.findMany({ where: { workspaceId: of.id } });
+  const progress = [0, -0, 1, 0.1, 1e-7, 0.00001, 1 / 3, 123_456.789, 1e21, 5e-324];
+  for (const [i, { id }] of runs.entries())
+    await app.db.run.update({
+      where: { id },
+      data: {
+        progress: progress[i % progress.length] ?? 0,
+        statusReason: i % 3 ? hostile : null,
+        startedAt: i % 2 ? new Date(i * 1e9 - 1e12) : null,
+      },
+    });
+  for (const [i, { id }] of runs.entries())
+    if (i > 0 && i % 4 === 0)
+      await app.db.run.update({
+        where: { id },
+        data: { parentId: runs[0]?.id ?? null, retryOfId: runs[i - 1]?.id ?? null },
+      });
+  for (const [i, name] of ['fetch', 'build', 'deploy'].entries())
+    await app.db.runStep.create({
+      data: { id: newId(), runId: runs[0]?.id ?? '', name, position: i, error: i ? null : hostile },
+    });
+  const items = await app.db.inboxItem.findMany({ where: { workspaceId: of.id } });
+  const data = [{ b: 1, a: [1.5, 1e21, -0, null, hostile], 10: 'ten', 2: { z: {}, y: [] } }, [], 'text'];
+  for (const [i, { id }] of items.entries())
+    await app.db.inboxItem.update({ where: { id }, data: { data: data[i % 3] ?? {} } });
+  const documents = await app.db.document.findMany({ where: { workspaceId: of.id } });
+  for (const [i, { id }] of documents.entries())
+    await app.db.document.update({
+      where: { id },
+      data: { sizeBytes: [0n, 9_007_199_254_740_991n, 9_007_199_254_740_992n][i % 3] ?? 0n, name: `${hostile} ${i}` },
+    });
+
+  const person = await memberOf(app, of, 'VIEWER');
+  const soon = new Date(Date.now() + 3_600_000);
+  const base = { ...anonymous, credentialId: newId(), expiresAt: soon };
+  const tokens: (string | null)[] = [null];
+  for (const role of ['VIEWER', 'MEMBER', 'ADMIN', 'OWNER'] as const) {
+    const roles = new Map([[of.id, role]]);
+    const userId = role === 'OWNER' ? of.owner.id : person.id;
+    tokens.push(
+      as({ ...base, kind: 'SESSION', userId, roles }),
+      as({ ...base, kind: 'API_KEY', userId, roles, scopes: new Set() }),
+    );
+    tokens.push(as({ ...base, kind: 'TOKEN', userId, roles }), as({ ...base, kind: 'MACHINE', userId: null, roles }));
+  }
+  tokens.push(as({ ...base, kind: 'SESSION', userId: other.owner.id, roles: new Map([[other.id, 'OWNER']]) }));
+  tokens.push(as({ ...base, kind: 'SESSION', userId: of.owner.id, roles: new Map([[of.id, 'OWNER'], [other.id, 'VIEWER']]) })); // prettier-ignore
+  tokens.push(as({ ...base, kind: 'SESSION', userId: person.id, roles: new Map() }));
+
+  const rows = [
+    ...runs,
+    ...applications,
+    ...documents,
+    ...items,
+    ...(await app.db.deployment.findMany({ take: 10 })),
+    ...(await app.db.membership.findMany()),
+  ];
+  const cursors = rows.map(({ id }) => Buffer.from(`GPC:S:${id}`).toString('base64'));
+  const none = globalId('Application', newId());
+  return {
+    of,
+    other,
+    tokens,
+    pool: {
+      ids: [
+        ...ids,
+        ...Array.from({ length: 8 }, () => globalId('Workspace', of.id)),
+        globalId('Workspace', other.id),
+        none,
+        globalId('Nothing', newId()),
+        globalId('Application', 'x'),
+        globalId('Run', newId()),
+        'x',
+        '',
+      ],
+      cursors: [
+        ...cursors,
+        Buffer.from(`GPC:S:${newId()}`).toString('base64'),
+        Buffer.from('GPC:S:x').toString('base64'),
+        'x',
+        '',
+      ],
+      slugs: [of.slug, of.slug, other.slug, 'nothing', hostile],
+    },
+  };
+}
+
+/** Fields of the types that are reached from Query, as `Type.field`, and why they do not compile; null: they do. */
+export function compiledFields(app: App): Map<string, string | null> {
+  const models = modelsOf(app.db);
+  const found = new Map<string, string | null>();
+  const fails = (text: string, variables: Record<string, unknown>): string | null => {
+    const [operation] = parse(text, { noLocation: true }).definitions;
+    if (operation?.kind !== Kind.OPERATION_DEFINITION) return 'no operation';
+    try {
+      compile({ schema, models, operation, fragments: new Map(), variables });
+      return null;
+    } catch (error) {
+      return String(error);
+    }
+  };
+  const values: Readonly<Record<string, string>> = { ids: '$ids', id: '$id', slug: '"x"' };
+  const todo: { type: GraphQLObjectType; wrap: (inner: string) => string; variables: Record<string, unknown> }[] = [];
+  const seen = new Set<string>();
+  const add = (type: GraphQLObjectType, wrap: (inner: string) => string, variables: Record<string, unknown>) => {
+    if (seen.has(type.name)) return;
+    seen.add(type.name);
+    todo.push({ type, wrap, variables });
+  };
+  const query = schema.getQueryType();
+  if (!query) throw new Error('no queries');
+  const id = { id: globalId('Application', newId()), ids: [] };
+  add(query, (inner) => `query($id: ID!, $ids: [ID!]!) { ${inner} }`, id);
+  for (const type of Object.values(schema.getTypeMap()))
+    if (isObjectType(type) && type.getInterfaces().some(({ name }) => name === 'Node'))
+      add(type, (inner) => `query($id: ID!) { node(id: $id) { ... on ${type.name} { ${inner} } } }`, {
+        id: globalId(type.name, newId()),
+      });
+  for (const { type, wrap, variables } of todo)
+    for (const field of Object.values(type.getFields())) {
+      const named = getNamedType(field.type);
+      const args = field.args.flatMap(({ name, type: of }) =>
+        String(of).endsWith('!') ? [`${name}: ${values[name] ?? '0'}`] : [],
+      );
+      const head = `${field.name}${args.length > 0 ? `(${args.join(', ')})` : ''}`;
+      const reason = fails(wrap(isLeafType(named) ? head : `${head} { __typename }`), variables);
+      found.set(`${type.name}.${field.name}`, reason);
+      if (reason !== null || !isCompositeType(named)) continue;
+      const possible = isObjectType(named) ? [named] : [];
+      for (const one of possible) add(one, (inner) => wrap(`${head} { ${inner} }`), variables);
+    }
+  return found;
+}
+
+/** What came of many random operations. */
+export interface Tally {
+  readonly asked: number;
+  /** Those that were one statement. */
+  readonly compiled: number;
+  /** Those that answered with errors, both ways. */
+  readonly errors: number;
+  /** The first that were answered otherwise, or not by one statement. */
+  readonly wrong: readonly string[];
+}
+
+/** Asks random operations of random actors both ways. Most have only fields that compile. */
+export async function differ(servers: Both, { seed, count: asked }: { seed: number; count: number }): Promise<Tally> {
+  const { pool, tokens } = await world(servers);
+  const next = random(seed);
+  const fields = compiledFields(servers.app);
+  const all = new Operations({ schema, random: next, pool });
+  const some = new Operations({ schema, random: next, pool, fields: (name) => (fields.get(name) ?? null) === null });
+  const tally = { compiled: 0, errors: 0 };
+  const wrong: string[] = [];
+  for (let i = 0; i < asked && wrong.length < 3; i++) {
+    const operation = (next() < 0.85 ? some : all).next();
+    const token = tokens[Math.floor(next() * tokens.length)] ?? null;
+    const { compiled, ordinary, statements } = await servers.ask(operation, token);
+    const isOne = statements.compiled === 1 && statements.all === 1;
+    tally.compiled += Number(isOne);
+    tally.errors += Number(ordinary.includes('"errors":'));
+    // What is compiled and not answered so has to be an error.
+    if (compiled === ordinary && (statements.compiled === 0 || isOne || ordinary.includes('"errors":'))) continue;
+    const at = [...compiled].findIndex((one, j) => one !== ordinary[j]);
+    const part = (text: string) => text.slice(Math.max(0, at - 80), at + 200);
+    wrong.push([`seed ${seed}, operation ${i}, ${token ?? 'nobody'}, statements ${JSON.stringify(statements)}`, operation.query, JSON.stringify(operation.variables), part(compiled), part(ordinary)].join('\n')); // prettier-ignore
+  }
+  return { asked, ...tally, wrong };
+}
