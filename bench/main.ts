@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import path from 'node:path';
-import { contenders, start } from './contenders/index.ts';
+import { contenders, runners, start } from './contenders/index.ts';
 import { admin, databaseUrl, postgres, template, workingCopy } from './data/database.ts';
 import { shapeOf } from './data/shape.ts';
 import { hasWrk } from './load/http.ts';
@@ -10,6 +10,7 @@ import { cores } from './measure.ts';
 import { help, optionsOf, type Options } from './options.ts';
 import type { Sample } from './report/results.ts';
 import { writeReport } from './report/write.ts';
+import { measureRuns, runWorkloads } from './workloads/runs.ts';
 import type { Bench } from './workloads/bench.ts';
 import { measureRequests } from './workloads/http.ts';
 import { isLiveWorkload, liveWorkloads, measureLive } from './workloads/live.ts';
@@ -18,7 +19,7 @@ import { isRequestWorkload, requestWorkloads } from './workloads/requests.ts';
 
 // Measures the server against others: npm --prefix bench start -- --help
 
-const allWorkloads = { ...requestWorkloads, ...liveWorkloads };
+const allWorkloads = { ...requestWorkloads, ...liveWorkloads, ...runWorkloads };
 const root = path.resolve(import.meta.dirname, '..');
 const git = (...args: string[]): string => execFileSync('git', ['-C', root, ...args], { encoding: 'utf8' }).trim();
 const begun = performance.now();
@@ -45,6 +46,7 @@ async function measure(options: Options): Promise<void> {
   const against = options.against === null ? null : checkout(options.against, options.cache);
   const all = contenders(path.join(options.cache, 'server'), against);
   const chosen = all.filter(({ name }) => name === 'switchyard' || options.contenders.includes(name));
+  const executing = runners(path.join(options.cache, 'worker'), against);
   const server = await postgres({ url: options.database, cache: options.cache, core: cores.others });
   const samples: Sample[] = [];
   try {
@@ -62,13 +64,17 @@ async function measure(options: Options): Promise<void> {
         start: (contender) => start(contender, databaseUrl(server.url, 'bench_work')),
       };
       if (options.profile !== null) {
-        await profile(bench, options.profile, options.workloads);
+        await profile(bench, options.profile, options.workloads, executing);
         continue;
       }
       const requests = options.workloads.filter(isRequestWorkload);
       if (requests.length > 0) samples.push(...(await measureRequests(bench, requests)));
       const live = options.workloads.filter(isLiveWorkload);
       if (live.length > 0) samples.push(...(await measureLive(bench, live)));
+      if (options.workloads.includes('J1')) {
+        await workingCopy(server.url, data);
+        samples.push(...(await measureRuns(bench, executing)));
+      }
     }
     if (options.profile !== null) return;
     const [version] = await admin(server.url, 'show server_version');
@@ -80,7 +86,7 @@ async function measure(options: Options): Promise<void> {
       commit: git('describe', '--always', '--dirty'),
       load: hasWrk ? 'wrk' : 'autocannon',
       workloads: allWorkloads,
-      contenders: Object.fromEntries(chosen.map(({ name, label }) => [name, label])),
+      contenders: Object.fromEntries([...chosen, ...executing].map(({ name, label }) => [name, label])),
       options,
     };
     console.log(await writeReport(options.out, about, samples));
