@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import path from 'node:path';
 import { contenders, runners, start } from './contenders/index.ts';
@@ -7,12 +8,12 @@ import { admin, databaseUrl, postgres, template, workingCopy } from './data/data
 import { shapeOf } from './data/shape.ts';
 import { hasWrk } from './load/http.ts';
 import { cores } from './measure.ts';
-import { help, optionsOf, type Options } from './options.ts';
+import { help, optionsOf, UnknownOption, type Options } from './options.ts';
 import type { Sample } from './report/results.ts';
 import { writeReport } from './report/write.ts';
 import { measureRuns, runWorkloads } from './workloads/runs.ts';
 import type { Bench } from './workloads/bench.ts';
-import { measureRequests } from './workloads/http.ts';
+import { AnswersDiffer, measureRequests } from './workloads/http.ts';
 import { isLiveWorkload, liveWorkloads, measureLive } from './workloads/live.ts';
 import { profile } from './workloads/profile.ts';
 import { isRequestWorkload, requestWorkloads } from './workloads/requests.ts';
@@ -26,26 +27,31 @@ const begun = performance.now();
 const tell = (what: string): void =>
   console.log(`${((performance.now() - begun) / 1000).toFixed(0).padStart(5)} s  ${what}`);
 
-/** A checkout of another commit, kept in the cache, with this one's packages. */
-function checkout(ref: string, cache: string): string {
+/** A checkout of another commit, kept in the cache; with this one's packages where the lock file is the same. */
+async function checkout(ref: string, cache: string): Promise<string> {
   const commit = git('rev-parse', `${ref}^{commit}`);
   const folder = path.join(cache, `commit-${commit.slice(0, 12)}`);
-  try {
-    execFileSync('git', ['-C', folder, 'rev-parse'], { stdio: 'ignore' });
-  } catch {
-    git('worktree', 'prune');
-    git('worktree', 'add', '--detach', folder, commit);
-    execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: folder, stdio: 'inherit' });
-    execFileSync('npm', ['run', 'generate', '--if-present'], { cwd: folder, stdio: 'inherit' });
-  }
+  const made = path.join(folder, 'bench', '.ready');
+  if (existsSync(made)) return folder;
+  tell(`making a checkout of ${ref} in ${folder}`);
+  await rm(folder, { recursive: true, force: true });
+  git('worktree', 'prune');
+  git('worktree', 'add', '--detach', folder, commit);
+  const lock = (of: string) => readFile(path.join(of, 'package-lock.json'), 'utf8');
+  const within = { cwd: folder, stdio: 'inherit' } as const;
+  if ((await lock(folder)) === (await lock(root))) {
+    await symlink(path.join(root, 'node_modules'), path.join(folder, 'node_modules'));
+  } else execFileSync('npm', ['ci', '--no-audit', '--no-fund'], within);
+  execFileSync(process.execPath, ['tools/ensure-generated.mjs'], within);
+  await writeFile(made, '');
   return folder;
 }
 
 async function measure(options: Options): Promise<void> {
   await mkdir(options.cache, { recursive: true });
-  const against = options.against === null ? null : checkout(options.against, options.cache);
+  const against = options.against === null ? null : await checkout(options.against, options.cache);
   const all = contenders(path.join(options.cache, 'server'), against);
-  const chosen = all.filter(({ name }) => name === 'switchyard' || options.contenders.includes(name));
+  const chosen = all.filter(({ name }) => name.startsWith('switchyard') || options.contenders.includes(name));
   const executing = runners(path.join(options.cache, 'worker'), against);
   const server = await postgres({ url: options.database, cache: options.cache, core: cores.others });
   const samples: Sample[] = [];
@@ -98,9 +104,16 @@ async function measure(options: Options): Promise<void> {
 
 const known = {
   workloads: Object.keys(allWorkloads),
-  contenders: contenders('', '').map(({ name }) => name),
+  contenders: contenders('', '.').map(({ name }) => name),
 };
-const options = optionsOf(process.argv.slice(2), known);
-if (options) await measure(options);
-else console.log(help);
+try {
+  const options = optionsOf(process.argv.slice(2), known);
+  if (options) await measure(options);
+  else console.log(help);
+} catch (error) {
+  const expected = error instanceof UnknownOption || error instanceof AnswersDiffer;
+  console.error(expected ? error.message : error);
+  process.exitCode = 1;
+}
+// What a library keeps open does not keep it.
 process.exit();

@@ -21,6 +21,9 @@ export interface Options {
   readonly quick: boolean;
 }
 
+/** The command line asks for what there is not. */
+export class UnknownOption extends Error {}
+
 /** What a smoke run has, unless something else is asked for: a minute is enough. */
 const smoke = {
   workloads: ['Q1', 'Q2', 'Q3', 'M1', 'S1'],
@@ -29,7 +32,7 @@ const smoke = {
 
 export const help = `npm --prefix bench start -- [options]
   --workloads Q1,Q2      which ones (default: all)
-  --contenders a,b       which ones (default: all; switchyard is always one)
+  --contenders a,b       which ones beside switchyard (default: all)
   --rounds 7             interleaved: A B C A B C …
   --seconds 5            of one load
   --warm 3               seconds of load before the rounds
@@ -52,7 +55,7 @@ function cacheFolder(): string {
   return path.join(own, 'switchyard-bench');
 }
 
-/** @throws {TypeError} for an unknown option */
+/** @throws {UnknownOption} {TypeError} */
 export function optionsOf(
   args: readonly string[],
   all: { workloads: readonly string[]; contenders: readonly string[] },
@@ -71,13 +74,13 @@ export function optionsOf(
   const number = (given: string | undefined, usual: number, least: number): number => {
     const value = Number(given ?? (quick ? least : usual));
     if (!(value > 0 || (value === 0 && least === 0)))
-      throw new TypeError(`${given} is too small or no number\n${help}`);
+      throw new UnknownOption(`${given} is too small or no number\n${help}`);
     return value;
   };
   const list = (given: string | undefined, of: readonly string[], few: readonly string[]): readonly string[] => {
     const chosen = given?.split(',').map((one) => one.trim()) ?? (quick ? of.filter((one) => few.includes(one)) : of);
     const unknown = chosen.find((one) => !of.includes(one));
-    if (unknown !== undefined) throw new TypeError(`${unknown} is none of: ${of.join(', ')}\n${help}`);
+    if (unknown !== undefined) throw new UnknownOption(`${unknown} is none of: ${of.join(', ')}\n${help}`);
     return of.filter((one) => chosen.includes(one));
   };
   return {
