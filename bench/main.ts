@@ -1,50 +1,58 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import path from 'node:path';
-import { contenders, start } from './contenders/index.ts';
+import { contenders, runners, start } from './contenders/index.ts';
 import { admin, databaseUrl, postgres, template, workingCopy } from './data/database.ts';
 import { shapeOf } from './data/shape.ts';
 import { hasWrk } from './load/http.ts';
 import { cores } from './measure.ts';
-import { help, optionsOf, type Options } from './options.ts';
+import { help, optionsOf, UnknownOption, type Options } from './options.ts';
 import type { Sample } from './report/results.ts';
 import { writeReport } from './report/write.ts';
+import { measureRuns, runWorkloads } from './workloads/runs.ts';
 import type { Bench } from './workloads/bench.ts';
-import { measureRequests } from './workloads/http.ts';
+import { AnswersDiffer, measureRequests } from './workloads/http.ts';
 import { isLiveWorkload, liveWorkloads, measureLive } from './workloads/live.ts';
 import { profile } from './workloads/profile.ts';
 import { isRequestWorkload, requestWorkloads } from './workloads/requests.ts';
 
 // Measures the server against others: npm --prefix bench start -- --help
 
-const allWorkloads = { ...requestWorkloads, ...liveWorkloads };
+const allWorkloads = { ...requestWorkloads, ...liveWorkloads, ...runWorkloads };
 const root = path.resolve(import.meta.dirname, '..');
 const git = (...args: string[]): string => execFileSync('git', ['-C', root, ...args], { encoding: 'utf8' }).trim();
 const begun = performance.now();
 const tell = (what: string): void =>
   console.log(`${((performance.now() - begun) / 1000).toFixed(0).padStart(5)} s  ${what}`);
 
-/** A checkout of another commit, kept in the cache, with this one's packages. */
-function checkout(ref: string, cache: string): string {
+/** A checkout of another commit, kept in the cache; with this one's packages where the lock file is the same. */
+async function checkout(ref: string, cache: string): Promise<string> {
   const commit = git('rev-parse', `${ref}^{commit}`);
   const folder = path.join(cache, `commit-${commit.slice(0, 12)}`);
-  try {
-    execFileSync('git', ['-C', folder, 'rev-parse'], { stdio: 'ignore' });
-  } catch {
-    git('worktree', 'prune');
-    git('worktree', 'add', '--detach', folder, commit);
-    execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: folder, stdio: 'inherit' });
-    execFileSync('npm', ['run', 'generate', '--if-present'], { cwd: folder, stdio: 'inherit' });
-  }
+  const made = path.join(folder, 'bench', '.ready');
+  if (existsSync(made)) return folder;
+  tell(`making a checkout of ${ref} in ${folder}`);
+  await rm(folder, { recursive: true, force: true });
+  git('worktree', 'prune');
+  git('worktree', 'add', '--detach', folder, commit);
+  const lock = (of: string) => readFile(path.join(of, 'package-lock.json'), 'utf8');
+  const within = { cwd: folder, stdio: 'inherit' } as const;
+  if ((await lock(folder)) === (await lock(root))) {
+    await symlink(path.join(root, 'node_modules'), path.join(folder, 'node_modules'));
+  } else execFileSync('npm', ['ci', '--no-audit', '--no-fund'], within);
+  execFileSync(process.execPath, ['tools/ensure-generated.mjs'], within);
+  await writeFile(made, '');
   return folder;
 }
 
 async function measure(options: Options): Promise<void> {
   await mkdir(options.cache, { recursive: true });
-  const against = options.against === null ? null : checkout(options.against, options.cache);
+  const against = options.against === null ? null : await checkout(options.against, options.cache);
   const all = contenders(path.join(options.cache, 'server'), against);
-  const chosen = all.filter(({ name }) => name === 'switchyard' || options.contenders.includes(name));
+  const chosen = all.filter(({ name }) => name.startsWith('switchyard') || options.contenders.includes(name));
+  const executing = runners(path.join(options.cache, 'worker'), against);
   const server = await postgres({ url: options.database, cache: options.cache, core: cores.others });
   const samples: Sample[] = [];
   try {
@@ -62,13 +70,17 @@ async function measure(options: Options): Promise<void> {
         start: (contender) => start(contender, databaseUrl(server.url, 'bench_work')),
       };
       if (options.profile !== null) {
-        await profile(bench, options.profile, options.workloads);
+        await profile(bench, options.profile, options.workloads, executing);
         continue;
       }
       const requests = options.workloads.filter(isRequestWorkload);
       if (requests.length > 0) samples.push(...(await measureRequests(bench, requests)));
       const live = options.workloads.filter(isLiveWorkload);
       if (live.length > 0) samples.push(...(await measureLive(bench, live)));
+      if (options.workloads.includes('J1')) {
+        await workingCopy(server.url, data);
+        samples.push(...(await measureRuns(bench, executing)));
+      }
     }
     if (options.profile !== null) return;
     const [version] = await admin(server.url, 'show server_version');
@@ -80,7 +92,7 @@ async function measure(options: Options): Promise<void> {
       commit: git('describe', '--always', '--dirty'),
       load: hasWrk ? 'wrk' : 'autocannon',
       workloads: allWorkloads,
-      contenders: Object.fromEntries(chosen.map(({ name, label }) => [name, label])),
+      contenders: Object.fromEntries([...chosen, ...executing].map(({ name, label }) => [name, label])),
       options,
     };
     console.log(await writeReport(options.out, about, samples));
@@ -92,9 +104,16 @@ async function measure(options: Options): Promise<void> {
 
 const known = {
   workloads: Object.keys(allWorkloads),
-  contenders: contenders('', '').map(({ name }) => name),
+  contenders: contenders('', '.').map(({ name }) => name),
 };
-const options = optionsOf(process.argv.slice(2), known);
-if (options) await measure(options);
-else console.log(help);
+try {
+  const options = optionsOf(process.argv.slice(2), known);
+  if (options) await measure(options);
+  else console.log(help);
+} catch (error) {
+  const expected = error instanceof UnknownOption || error instanceof AnswersDiffer;
+  console.error(expected ? error.message : error);
+  process.exitCode = 1;
+}
+// What a library keeps open does not keep it.
 process.exit();

@@ -12,16 +12,27 @@ export interface Options {
   readonly connections: number;
   readonly subscribers: number;
   readonly sockets: number;
+  readonly runs: number;
   readonly against: string | null;
   readonly out: string;
   readonly cache: string;
   readonly database: string | undefined;
   readonly profile: string | null;
+  readonly quick: boolean;
 }
+
+/** The command line asks for what there is not. */
+export class UnknownOption extends Error {}
+
+/** What a smoke run has, unless something else is asked for: a minute is enough. */
+const smoke = {
+  workloads: ['Q1', 'Q2', 'Q3', 'M1', 'S1'],
+  contenders: ['switchyard', 'switchyard-before', 'postgraphile', 'mercurius', 'yoga-stock', 'limit', 'raw-ws'],
+};
 
 export const help = `npm --prefix bench start -- [options]
   --workloads Q1,Q2      which ones (default: all)
-  --contenders a,b       which ones (default: all; switchyard is always one)
+  --contenders a,b       which ones beside switchyard (default: all)
   --rounds 7             interleaved: A B C A B C …
   --seconds 5            of one load
   --warm 3               seconds of load before the rounds
@@ -29,12 +40,13 @@ export const help = `npm --prefix bench start -- [options]
   --connections 32       of HTTP loads
   --subscribers 2000     of S1, S2, L1; S3 has a tenth on each of 10 documents, R1 a twentieth
   --sockets 10000        of K1
+  --runs 2000            of J1
   --against <git ref>    measures the server of that commit, too
   --database <url>       of a server where databases may be made; default: an embedded one
   --cache <folder>       of the data; default: ${cacheFolder()}
   --out <folder>         of the report; default: bench/results/<time>
   --profile <contender>  no rounds: where that one spends its time in each workload
-  --quick                a smoke run: one round of one second, few subscribers`;
+  --quick                a smoke run: one round of one second, few subscribers, some of the workloads and contenders`;
 
 function cacheFolder(): string {
   // Root's database runs as another user, who must get there.
@@ -43,7 +55,7 @@ function cacheFolder(): string {
   return path.join(own, 'switchyard-bench');
 }
 
-/** @throws {TypeError} for an unknown option */
+/** @throws {UnknownOption} {TypeError} */
 export function optionsOf(
   args: readonly string[],
   all: { workloads: readonly string[]; contenders: readonly string[] },
@@ -53,27 +65,27 @@ export function optionsOf(
     args: [...args],
     options: {
       workloads: text, contenders: text, rounds: text, seconds: text, warm: text, scale: text, connections: text,
-      subscribers: text, sockets: text, against: text, database: text, cache: text, out: text, profile: text,
+      subscribers: text, sockets: text, runs: text, against: text, database: text, cache: text, out: text, profile: text,
       quick: { type: 'boolean' }, help: { type: 'boolean' },
     },
   }); // prettier-ignore
   if (values.help) return null;
   const { quick = false } = values;
-  const number = (given: string | undefined, usual: number, smoke: number): number => {
-    const value = Number(given ?? (quick ? smoke : usual));
-    if (!(value > 0 || (value === 0 && smoke === 0)))
-      throw new TypeError(`${given} is too small or no number\n${help}`);
+  const number = (given: string | undefined, usual: number, least: number): number => {
+    const value = Number(given ?? (quick ? least : usual));
+    if (!(value > 0 || (value === 0 && least === 0)))
+      throw new UnknownOption(`${given} is too small or no number\n${help}`);
     return value;
   };
-  const list = (given: string | undefined, of: readonly string[]): readonly string[] => {
-    const chosen = given?.split(',').map((one) => one.trim()) ?? of;
+  const list = (given: string | undefined, of: readonly string[], few: readonly string[]): readonly string[] => {
+    const chosen = given?.split(',').map((one) => one.trim()) ?? (quick ? of.filter((one) => few.includes(one)) : of);
     const unknown = chosen.find((one) => !of.includes(one));
-    if (unknown !== undefined) throw new TypeError(`${unknown} is none of: ${of.join(', ')}\n${help}`);
+    if (unknown !== undefined) throw new UnknownOption(`${unknown} is none of: ${of.join(', ')}\n${help}`);
     return of.filter((one) => chosen.includes(one));
   };
   return {
-    workloads: list(values.workloads, all.workloads),
-    contenders: list(values.contenders, all.contenders),
+    workloads: list(values.workloads, all.workloads, smoke.workloads),
+    contenders: list(values.contenders, all.contenders, smoke.contenders),
     rounds: number(values.rounds, 7, 1),
     seconds: number(values.seconds, 5, 1),
     warmSeconds: number(values.warm, 3, 0),
@@ -81,6 +93,7 @@ export function optionsOf(
     connections: number(values.connections, 32, 8),
     subscribers: number(values.subscribers, 2000, 40),
     sockets: number(values.sockets, 10_000, 100),
+    runs: number(values.runs, 2000, 20),
     against: values.against ?? null,
     out: path.resolve(
       values.out ?? path.join(import.meta.dirname, 'results', new Date().toISOString().replaceAll(/[:.]/g, '-')),
@@ -88,5 +101,6 @@ export function optionsOf(
     cache: path.resolve(values.cache ?? cacheFolder()),
     database: values.database,
     profile: values.profile ?? null,
+    quick,
   } satisfies Options;
 }

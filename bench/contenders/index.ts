@@ -95,6 +95,33 @@ export function contenders(state: string, against: string | null): readonly Cont
   ];
 }
 
+/** What executes runs, for J1. */
+export function runners(state: string, against: string | null): readonly Contender[] {
+  const worker = (name: string, label: string, checkout: string, of: string): Contender => {
+    const server = ofServer(checkout, of);
+    const env = {
+      ...server.env,
+      SWITCHYARD_ROLES: 'worker',
+      // Nothing is deployed: no address proxy, which would outlive the worker.
+      SWITCHYARD_PROCESS_DRIVER: 'false',
+      SWITCHYARD_EVENT_RETENTION_DAYS: '3650',
+      CHECKOUT: checkout,
+    };
+    return { name, label, ...server, program: path.join(here, 'worker.ts'), env };
+  };
+  const jobs = (name: string, label: string): Contender => ({
+    ...worker(name, label, root, state),
+    program: path.join(here, 'jobs.ts'),
+    env: { JOBS: name },
+  });
+  return [
+    worker('switchyard', 'Switchyard', root, state),
+    ...(against ? [worker('switchyard-before', 'Switchyard, before', against, `${state}-before`)] : []),
+    jobs('pg-boss', 'pg-boss alone'),
+    jobs('insert', 'one insert'),
+  ];
+}
+
 /** A contender that answers. */
 export interface Running {
   readonly url: string;

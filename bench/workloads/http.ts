@@ -30,7 +30,7 @@ const send = ({ contender, running, cursors }: Entry, operation: Operation): Pro
 async function checkAnswers(bench: Bench, entries: readonly Entry[], workload: RequestWorkload): Promise<void> {
   const [first, ...others] = entries;
   if (!first) return;
-  for (const operation of operations(workload, bench.shape, compared)) {
+  for (const operation of operations(workload, bench.shape, bench.options.quick ? 8 : compared)) {
     const expected = comparable(operation, await send(first, operation));
     if (/"errors":|"node": null|"workspace": null/.test(expected)) {
       throw new AnswersDiffer(`${first.contender.name} answers ${JSON.stringify(operation)} with ${expected}`);
@@ -67,11 +67,18 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
   const { options, shape, tell } = bench;
   const entries: Entry[] = [];
   try {
-    for (const contender of bench.contenders.filter(({ http }) => http)) {
+    const begin = async (contender: Contender): Promise<void> => {
       tell(`starting ${contender.name}`);
       const running = await bench.start(contender);
-      entries.push({ contender, running, cursors: await cursorsOf(contender, running, shape) });
-    }
+      const cursors = new Map<string, string>();
+      entries.push({ contender, running, cursors });
+      for (const [row, cursor] of await cursorsOf(contender, running, shape)) cursors.set(row, cursor);
+    };
+    const serving = bench.contenders.filter(({ http }) => http);
+    if (options.quick) {
+      const begun = await Promise.allSettled(serving.map(begin));
+      for (const one of begun) if (one.status === 'rejected') throw one.reason;
+    } else for (const contender of serving) await begin(contender);
     const requests = new Map<string, Request[]>();
     const counts = new Map<string, number | null>();
     const key = (contender: Contender, workload: string): string => `${contender.name} ${workload}`;
@@ -86,7 +93,7 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
     }
     await counting(bench.databaseUrl, async (count) => {
       for (const workload of workloads) {
-        const some = operations(workload, shape, 10);
+        const some = operations(workload, shape, options.quick ? 4 : 10);
         for (const entry of entries) {
           const all = async () => {
             for (const operation of some) await send(entry, operation);

@@ -191,9 +191,9 @@ const latencies = (all: readonly number[]): { p50Ms: number; p99Ms: number } => 
 };
 
 /** Memory that a process holds, garbage aside, kB. */
-async function held(running: Running): Promise<number> {
+async function held({ running, bench }: Pick<Turn, 'running' | 'bench'>): Promise<number> {
   running.signal('SIGUSR2'); // see probe.mjs
-  await delay(1500);
+  await delay(bench.options.quick ? 100 : 1500);
   return running.pss();
 }
 
@@ -212,12 +212,13 @@ async function settled({ clients, contender }: Turn, setting: Setting): Promise<
 }
 
 /** Opens all sockets. @returns what one takes, kB; the first ones, for which code is loaded, not counted */
-async function openAll({ running, clients }: Turn, subscribers: readonly Subscriber[]): Promise<number> {
+async function openAll(turn: Turn, subscribers: readonly Subscriber[]): Promise<number> {
   const first = Math.min(20, subscribers.length >> 1);
+  const { running, clients } = turn;
   await clients.open(running.url, subscribers.slice(0, first));
-  const before = await held(running);
+  const before = await held(turn);
   await clients.open(running.url, subscribers.slice(first));
-  return ((await held(running)) - before) / (subscribers.length - first);
+  return ((await held(turn)) - before) / (subscribers.length - first);
 }
 
 /** A load for a profile. */

@@ -1,30 +1,38 @@
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Contender } from '../contenders/index.ts';
 import { summary, type CpuProfile } from '../report/profile.ts';
 import type { Bench } from './bench.ts';
 import { loadOf } from './http.ts';
 import { isLiveWorkload, underLoad } from './live.ts';
 import { isRequestWorkload } from './requests.ts';
+import { runsUnderLoad, runWorkloads, startRunner } from './runs.ts';
 
 const root = path.resolve(import.meta.dirname, '../..');
 
 /** Prints where one contender spends its time while it is loaded, and keeps the profiles (`.cpuprofile`). */
-export async function profile(bench: Bench, name: string, workloads: readonly string[]): Promise<void> {
-  const contender = bench.contenders.find((one) => one.name === name);
-  if (!contender) throw new Error(`There is no contender ${name}`);
+export async function profile(
+  bench: Bench,
+  name: string,
+  workloads: readonly string[],
+  executing: readonly Contender[],
+): Promise<void> {
   await mkdir(bench.options.out, { recursive: true });
   for (const workload of workloads) {
     const file = path.join(bench.options.out, `${name}-${workload}.cpuprofile`);
     await rm(file, { force: true });
-    const running = await bench.start({ ...contender, env: { ...contender.env, BENCH_PROFILE: file } });
+    const found = (workload in runWorkloads ? executing : bench.contenders).find((one) => one.name === name);
+    const able = found && (isLiveWorkload(workload) ? found.live.includes(workload) : found.http);
+    if (!able) continue;
+    const contender: Contender = { ...found, env: { ...found.env, BENCH_PROFILE: file } };
+    const running = await (workload in runWorkloads ? startRunner(bench, contender) : bench.start(contender));
     try {
       const loaded = isRequestWorkload(workload)
         ? await loadOf(bench, contender, running, workload)
-        : isLiveWorkload(workload) && contender.live.includes(workload)
+        : isLiveWorkload(workload)
           ? await underLoad(bench, contender, running, workload)
-          : null;
-      if (!loaded) continue;
+          : runsUnderLoad(bench, running);
       await loaded.run(); // warm
       running.signal('SIGUSR2');
       await delay(300);
