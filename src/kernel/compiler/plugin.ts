@@ -55,21 +55,32 @@ function isAdmitted({ schema, document, operationName }: ExecutionArgs, actor: A
   }
 }
 
-/** `refused`: there is an error to be told; `failed`: the statement itself is wrong. */
+/** `stale`: the actor's rights are others by now; `refused`: there is an error to be told; `failed`: the statement itself is wrong. */
 type Told =
-  { readonly outcome: 'compiled'; readonly data: string } | { readonly outcome: 'ordinary' | 'refused' | 'failed' };
+  | { readonly outcome: 'compiled'; readonly data: string }
+  | { readonly outcome: 'ordinary' | 'stale' | 'refused' | 'failed' };
 
 /** The text of `data`, or why the ordinary way has to tell it. */
-async function run(app: App, { name, text, parameters }: Plan, asked: Asked): Promise<Told> {
-  const statement = { ...(name === undefined ? {} : { name }), text, values: parameters.map((one) => one(asked)) };
+async function run(app: App, plan: Plan, asked: Asked): Promise<Told> {
+  const { name, parameters } = plan;
+  const statement = {
+    ...(name === undefined ? {} : { name }),
+    text: plan.text,
+    values: parameters.map((one) => one(asked)),
+  };
   try {
-    const { rows } = await app.database.pool.query<[string | null]>({ ...statement, rowMode: 'array' });
-    const data = rows[0]?.[0] == null ? null : finished(rows[0][0]);
+    const { rows } = await app.database.pool.query<[text: string | null, confirmed: boolean]>({
+      ...statement,
+      rowMode: 'array',
+    });
+    const [text, confirmed] = rows[0] ?? [];
+    if (!confirmed) return { outcome: 'stale' };
+    const data = text == null ? null : finished(text);
     return data === null ? { outcome: 'refused' } : { outcome: 'compiled', data };
   } catch (error) {
     // A fault of the compiler, which nobody has to suffer from. Whatever else went wrong would do so again.
     if (!(error instanceof DatabaseError && ofStatement.test(error.code ?? ''))) throw error;
-    app.log.error({ err: error, statement: text }, 'a compiled statement failed');
+    app.log.error({ err: error, statement: plan.text }, 'a compiled statement failed');
     return { outcome: 'failed' };
   }
 }

@@ -21,6 +21,7 @@ import {
   type SelectionSetNode,
 } from 'graphql';
 import { anyActor, may, rowRule, type Verb, type Where } from '../auth/policy.ts';
+import { stampHolds } from '../auth/rights.ts';
 import { isConnection } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
 import { decodeNodeId } from '../graphql/global-id.ts';
@@ -73,9 +74,17 @@ export interface Source {
 }
 
 /** An operation as one statement that answers one text. @throws {NotCompiled} */
+/** A statement that answers the text of `data`, and whether the actor's rights, where they are remembered ones, are those of now. */
 export function compile(source: Source): { readonly text: string; readonly parameters: readonly Parameter[] } {
   const compiler = new Compiler(source);
-  return compiler.statement.finished(`select ${compiler.root()}`);
+  return compiler.statement.finished(`select ${compiler.root()}, ${confirmed(compiler.statement)}`);
+}
+
+function confirmed(statement: Statement): string {
+  const userId = statement.parameter(({ actor }) => actor.stamp?.userId ?? null);
+  const version = statement.parameter(({ actor }) => actor.stamp?.version ?? null);
+  const endsAt = statement.parameter(({ actor }) => actor.stamp?.endsAt ?? null);
+  return `(${userId}::uuid is null or ${stampHolds(userId, version, endsAt)})`;
 }
 
 class Compiler {

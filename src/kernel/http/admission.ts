@@ -104,12 +104,7 @@ export function admission(options: AdmissionOptions): Admission {
       const errors = await refusals(args);
       if (errors.length > 0) return setResultAndStopExecution({ errors });
       const lane = laneOf((args.contextValue as unknown as Context).actor);
-      return setExecuteFn((given) =>
-        lanes.run(lane, async () => {
-          await confirm(given.contextValue);
-          return executeFn(given);
-        }),
-      );
+      return setExecuteFn((given) => lanes.run(lane, () => executeFn(given)));
     },
     async onSubscribe({ args, setResultAndStopExecution }) {
       await confirm(args.contextValue);

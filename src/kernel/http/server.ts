@@ -36,7 +36,7 @@ export interface HttpOptions {
   /** Whether subscribers who may see the same share executions; default yes. */
   readonly sharedExecution?: boolean;
   readonly secureCookies: boolean;
-  readonly graphql: Pick<GraphQLOptions, 'introspection' | 'compile' | 'graphiql' | 'persisted' | 'stamped'>;
+  readonly graphql: Pick<GraphQLOptions, 'introspection' | 'compile' | 'graphiql' | 'persisted'>;
   /** False: Yoga answers everything, also what the front could; for tests. */
   readonly front?: boolean | undefined;
   readonly limits: GraphQLOptions['limits'] & {

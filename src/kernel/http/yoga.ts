@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { renderGraphiQL } from '@graphql-yoga/render-graphiql';
 import {
   getOperationAST,
+  type ExecutionArgs,
   GraphQLError,
   NoSchemaIntrospectionCustomRule,
   type ExecutionResult,
@@ -13,7 +14,7 @@ import { createYoga, isAsyncIterable, type Plugin, type YogaServerInstance } fro
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { compiled } from '../compiler/plugin.ts';
-import type { Context } from '../graphql/context.ts';
+import { confirm, type Context } from '../graphql/context.ts';
 import type { Outlet } from '../live/audiences.ts';
 import { subscribeFresh } from '../live/subscribe.ts';
 import type { Rate } from '../rates/budgets.ts';
@@ -44,11 +45,6 @@ export interface GraphQLOptions {
   readonly door: Door;
   /** Open streams by client. */
   readonly connections: Connections;
-  /**
-   * Whether whatever takes the place of the ordinary execution makes sure of `context.actor` by itself (`confirm`,
-   * `stampHolds`). Then it may have rights that were read before; else it has those of now from the start.
-   */
-  readonly stamped?: boolean;
 }
 
 /** What a transport hands to Yoga for one operation. */
@@ -92,7 +88,7 @@ export const underRequestId = <T>(requestId: string, fn: () => T): T => handled.
 
 /** GraphQL over HTTP (queries and mutations) and SSE (subscriptions), and the pipeline that the WebSocket uses too. */
 export function createGraphQL(options: GraphQLOptions): GraphQLServer {
-  const { app } = options;
+  const { app, compile = true } = options;
   // A batch is one request: its operations share the look-up of who asks.
   const actors = new WeakMap<IncomingMessage, Promise<Actor>>();
   const look = async (how: 'authenticate' | 'recall', req: IncomingMessage): Promise<Actor> =>
@@ -100,7 +96,7 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
   const actorOf = (req: IncomingMessage): Promise<Actor> => {
     let actor = actors.get(req);
     if (!actor) {
-      actor = look(options.stamped ? 'recall' : 'authenticate', req);
+      actor = look(compile ? 'recall' : 'authenticate', req);
       actors.set(req, actor);
     }
     return actor;
@@ -142,7 +138,7 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
       return {
         app,
         actor: await actorOf(req),
-        ...(options.stamped ? { confirmActor: () => look('authenticate', req) } : {}),
+        ...(compile ? { confirmActor: () => look('authenticate', req) } : {}),
         requestId: String(res.getHeader(requestIdHeader)),
         clientAddress: options.clientAddress(req),
         setSession: (session) => res.appendHeader('set-cookie', sessionCookieHeader(session, options.secureCookies)),
@@ -176,7 +172,8 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
       documentLimits(options.limits),
       keeping(documents),
       // Before admission: what that lets through runs in its lanes, compiled or not.
-      ...((options.compile ?? true) ? [compiled({ app, schema: options.schema })] : []),
+      confirming,
+      ...(compile ? [compiled({ app, schema: options.schema })] : []),
       admitted.plugin,
       freshContexts,
       ...(options.introspection ? [] : [withoutIntrospection]),
@@ -221,6 +218,16 @@ const keeping = (documents: Documents): Plugin<Context> => ({
     };
   },
 });
+
+/** Innermost: a compiled statement makes sure of the actor by itself. */
+const confirming: Plugin<Context> = {
+  onExecute({ executeFn, setExecuteFn }) {
+    setExecuteFn(async (given: ExecutionArgs) => {
+      await confirm(given.contextValue as Context);
+      return executeFn(given) as unknown;
+    });
+  },
+};
 
 const freshContexts: Plugin<Context> = {
   onSubscribe({ setSubscribeFn }) {

@@ -367,7 +367,7 @@ test('cost one small statement once they were read, for all requests of a turn',
 describe('recalled without a question', () => {
   const stamped = async () => {
     const made = await httpServer(app, {
-      graphql: { introspection: true, graphiql: null, persisted: null, stamped: true },
+      graphql: { introspection: true, graphiql: null, persisted: null },
     });
     onTestFinished(() => made.close(0));
     return `${made.url}/graphql`;
