@@ -5,7 +5,7 @@ import type { App } from '../app.ts';
 import { accessOf, admit, rootFieldsOf } from '../graphql/access.ts';
 import type { Context } from '../graphql/context.ts';
 import { finished } from './json.ts';
-import { modelsOf } from './models.ts';
+import { modelsOf, NotCompiled } from './models.ts';
 import { Plans, type Plan } from './plans.ts';
 import type { Asked } from './where.ts';
 
@@ -61,12 +61,13 @@ type Told =
 
 /** The text of `data`, or why the ordinary way has to tell it. */
 async function run(app: App, { name, text, parameters }: Plan, asked: Asked): Promise<Told> {
-  const statement = { ...(name === undefined ? {} : { name }), text, values: parameters.map((one) => one(asked)) };
   try {
+    const statement = { ...(name === undefined ? {} : { name }), text, values: parameters.map((one) => one(asked)) };
     const { rows } = await app.database.pool.query<[string | null]>({ ...statement, rowMode: 'array' });
     const data = rows[0]?.[0] == null ? null : finished(rows[0][0]);
     return data === null ? { outcome: 'refused' } : { outcome: 'compiled', data };
   } catch (error) {
+    if (error instanceof NotCompiled) return { outcome: 'ordinary' };
     // A fault of the compiler, which nobody has to suffer from. Whatever else went wrong would do so again.
     if (!(error instanceof DatabaseError && ofStatement.test(error.code ?? ''))) throw error;
     app.log.error({ err: error, statement: text }, 'a compiled statement failed');
