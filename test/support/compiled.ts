@@ -297,7 +297,7 @@ export async function differ(servers: Both, { seed, count: asked }: { seed: numb
     tally.errors += Number(ordinary.includes('"errors":'));
     // What is compiled and not answered so has to be an error.
     if (compiled === ordinary && (statements.compiled === 0 || isOne || ordinary.includes('"errors":'))) continue;
-    const at = [...compiled].findIndex((one, j) => one !== ordinary[j]);
+    const at = compiled.split('').findIndex((one, j) => one !== ordinary[j]);
     const part = (text: string) => text.slice(Math.max(0, at - 80), at + 200);
     wrong.push([`seed ${seed}, operation ${i}, ${token ?? 'nobody'}, statements ${JSON.stringify(statements)}`, operation.query, JSON.stringify(operation.variables), part(compiled), part(ordinary)].join('\n')); // prettier-ignore
   }

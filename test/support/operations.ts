@@ -193,9 +193,7 @@ export class Operations {
   #value(type: GraphQLInputType, name: string): unknown {
     const inner = getNullableType(type);
     if (isListType(inner))
-      return Array.from({ length: Math.floor(this.#random() * 4) }, () =>
-        this.#value(inner.ofType as GraphQLInputType, name),
-      );
+      return Array.from({ length: Math.floor(this.#random() * 4) }, () => this.#value(inner.ofType, name));
     if (isEnumType(inner)) return this.#one(inner.getValues()).name;
     if (isInputObjectType(inner))
       return Object.fromEntries(
@@ -228,9 +226,8 @@ export class Operations {
 function literal(type: GraphQLInputType, value: unknown): string {
   const inner = getNullableType(type);
   if (value === null) return 'null';
-  if (isListType(inner))
-    return `[${(value as unknown[]).map((one) => literal(inner.ofType as GraphQLInputType, one)).join(', ')}]`;
-  if (isEnumType(inner)) return String(value);
+  if (isListType(inner)) return `[${(value as unknown[]).map((one) => literal(inner.ofType, one)).join(', ')}]`;
+  if (isEnumType(inner)) return value as string;
   if (isInputObjectType(inner)) {
     const fields = inner.getFields();
     return `{ ${Object.entries(value as object)

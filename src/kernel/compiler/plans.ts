@@ -15,7 +15,7 @@ import {
   type OperationDefinitionNode,
 } from 'graphql';
 import { createHash } from 'node:crypto';
-import { isConnection } from '../graphql/builder.ts';
+import { isConnection, maxNodeIds } from '../graphql/builder.ts';
 import { decodeNodeId } from '../graphql/global-id.ts';
 import type { Models } from './models.ts';
 import { compile } from './select.ts';
@@ -38,12 +38,14 @@ interface Operation {
   readonly parts: ReadonlyMap<string, Part>;
   /** Every page that is asked for anywhere. */
   readonly pages: readonly { readonly field: GraphQLField<unknown, unknown>; readonly node: FieldNode }[];
-  /** By key; null: it does not compile. */
-  readonly plans: Map<string, Plan | null>;
+  /** Of its plans, before what its variables add. */
+  readonly key: string;
 }
 
-/** Plans of one operation; beyond them its values are too many, and it is executed in the ordinary way. */
-const maxPlans = 200;
+/** Longest values that a plan is made for, characters; with longer ones it is executed in the ordinary way. */
+const maxKey = 1000;
+/** Text of all plans, characters: those used last are kept. */
+const maxText = 20_000_000;
 /** Statements that are prepared by name: each is memory of every connection. */
 const maxNames = 500;
 
@@ -54,6 +56,10 @@ export class Plans {
   readonly #named: boolean;
   readonly #operations = new WeakMap<DocumentNode, Map<string, Operation | null>>();
   readonly #names = new Map<string, string>();
+  /** By operation and key; null: it does not compile. */
+  readonly #plans = new Map<string, Plan | null>();
+  #text = 0;
+  #count = 0;
 
   /** @param options.named whether statements may be prepared by name */
   constructor(options: { schema: GraphQLSchema; models: Models; named: boolean }) {
@@ -74,11 +80,26 @@ export class Plans {
 
   /** Its plan for these variables, which are coerced; null: it does not compile. */
   plan(operation: Operation, variables: Readonly<Record<string, unknown>>): Plan | null {
-    const key = keyOf(operation.parts, variables);
-    const known = operation.plans.get(key);
-    if (known !== undefined || operation.plans.size >= maxPlans) return known ?? null;
-    const plan = this.#compile(operation, variables);
-    operation.plans.set(key, plan);
+    const values = keyOf(operation.parts, variables);
+    if (values.length > maxKey) return null;
+    const key = operation.key + values;
+    const known = this.#plans.get(key);
+    if (known === undefined) return this.#keep(key, this.#compile(operation, variables));
+    this.#plans.delete(key);
+    // What comes again is worth a name.
+    const plan = known && this.#named && known.name === undefined ? { ...known, name: this.#name(known.text) } : known;
+    this.#plans.set(key, plan);
+    return plan;
+  }
+
+  #keep(key: string, plan: Plan | null): Plan | null {
+    this.#plans.set(key, plan);
+    this.#text += sizeOf(key, plan);
+    for (const [oldest, one] of this.#plans) {
+      if (this.#text <= maxText) break;
+      this.#plans.delete(oldest);
+      this.#text -= sizeOf(oldest, one);
+    }
     return plan;
   }
 
@@ -91,7 +112,7 @@ export class Plans {
       fragments: new Map(fragments.map((one) => [one.name.value, one])),
       parts: this.#parts(document),
       pages: this.#pages(document),
-      plans: new Map(),
+      key: `${this.#count++}\n`,
     };
   }
 
@@ -140,7 +161,7 @@ export class Plans {
         fragments: operation.fragments,
         variables,
       });
-      return { name: this.#named ? this.#name(text) : undefined, text, parameters };
+      return { name: undefined, text, parameters };
     } catch {
       // What is not compiled, and what the ordinary way throws for these arguments: it tells that itself.
       return null;
@@ -167,6 +188,8 @@ function partOf(info: TypeInfo): Part {
   return typeof compiled === 'object' && compiled !== null && 'by' in compiled ? 'presence' : 'value';
 }
 
+const sizeOf = (key: string, plan: Plan | null): number => key.length + (plan?.text.length ?? 0);
+
 const isNoPage = ({ first, last, after, before }: Readonly<Record<string, unknown>>): boolean =>
   (before != null && (after != null || first != null)) || (after != null && last != null);
 
@@ -182,5 +205,8 @@ function keyOf(parts: ReadonlyMap<string, Part>, variables: Readonly<Record<stri
 const valueKey = (value: unknown): string =>
   JSON.stringify(value, (_, one: unknown) => (typeof one === 'bigint' ? `${one}n` : one)) ?? '';
 
-const typesKey = (value: unknown): string =>
-  [...new Set([value].flat().map((id) => decodeNodeId(String(id)).typename))].join(' ');
+const typesKey = (value: unknown): string => {
+  const ids = [value].flat();
+  const types = new Set(ids.map((id) => decodeNodeId(String(id)).typename));
+  return `${[...types].join(' ')}${ids.length > maxNodeIds ? ' and too many' : ''}`;
+};

@@ -5,7 +5,7 @@ import type { App } from '../app.ts';
 import { accessOf, admit, rootFieldsOf } from '../graphql/access.ts';
 import type { Context } from '../graphql/context.ts';
 import { finished } from './json.ts';
-import { modelsOf } from './models.ts';
+import { modelsOf, NotCompiled } from './models.ts';
 import { Plans, type Plan } from './plans.ts';
 import type { Asked } from './where.ts';
 
@@ -62,15 +62,11 @@ type Told =
 
 /** The text of `data`, or why the ordinary way has to tell it. */
 async function run(app: App, plan: Plan, asked: Asked): Promise<Told> {
-  const { name, parameters } = plan;
-  const statement = {
-    ...(name === undefined ? {} : { name }),
-    text: plan.text,
-    values: parameters.map((one) => one(asked)),
-  };
   try {
     const { rows } = await app.database.pool.query<[text: string | null, confirmed: boolean]>({
-      ...statement,
+      ...(plan.name === undefined ? {} : { name: plan.name }),
+      text: plan.text,
+      values: plan.parameters.map((one) => one(asked)),
       rowMode: 'array',
     });
     const [text, confirmed] = rows[0] ?? [];
@@ -78,6 +74,7 @@ async function run(app: App, plan: Plan, asked: Asked): Promise<Told> {
     const data = text == null ? null : finished(text);
     return data === null ? { outcome: 'refused' } : { outcome: 'compiled', data };
   } catch (error) {
+    if (error instanceof NotCompiled) return { outcome: 'ordinary' };
     // A fault of the compiler, which nobody has to suffer from. Whatever else went wrong would do so again.
     if (!(error instanceof DatabaseError && ofStatement.test(error.code ?? ''))) throw error;
     app.log.error({ err: error, statement: plan.text }, 'a compiled statement failed');

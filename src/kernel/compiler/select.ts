@@ -22,7 +22,7 @@ import {
 } from 'graphql';
 import { anyActor, may, rowRule, type Verb, type Where } from '../auth/policy.ts';
 import { stampHolds } from '../auth/rights.ts';
-import { isConnection } from '../graphql/builder.ts';
+import { isConnection, maxNodeIds } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
 import { decodeNodeId } from '../graphql/global-id.ts';
 import { modelOfNode } from '../graphql/nodes.ts';
@@ -181,6 +181,7 @@ class Compiler {
     const idsOf = (variables: Readonly<Record<string, unknown>>): string[] =>
       [variables[variable] ?? []].flat() as string[];
     const ids = idsOf(this.#source.variables);
+    if (ids.length > maxNodeIds) return refuse('too many ids');
     const types = [...new Set(ids.map((id) => decodeNodeId(id).typename))];
     const n = this.statement.alias();
     const given: Parameter = ({ variables }) => idsOf(variables).map(rowIdOf);

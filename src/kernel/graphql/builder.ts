@@ -59,7 +59,7 @@ const defaultListMultiplier = 10;
 const maxPageSize = 100;
 const defaultPageSize = 20;
 /** Ids that `nodes` takes at once. */
-const maxNodeIds = 100;
+export const maxNodeIds = 100;
 
 /**
  * What lies in a page costs as often as the page has items; `edges` and `nodes` do not count them again. The cost is
