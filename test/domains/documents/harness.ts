@@ -36,7 +36,7 @@ const extra: Readonly<Record<string, string>> = {
     '... on ConfigurationConflict { currentVersion } ... on ValidationError { issues { path message } }',
   createConfiguration: '... on ValidationError { issues { path message } }',
   previewExtraction: '... on ValidationError { issues { path message } }',
-  submitExtractionJob: '... on DocumentQuarantined { problem }',
+  submitExtractionJob: '... on DocumentQuarantined { problem } ... on NotFound { id }',
 };
 
 /** Announces a file and puts its bytes to the address. @returns the global id of the artifact */

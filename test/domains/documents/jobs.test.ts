@@ -102,7 +102,12 @@ test('who may not, may not; what is not there is not found', async () => {
     __typename: 'Forbidden',
   });
   const eve = await person(server.url, 'Eve');
-  expect(await ask({ documentId: document.id }, eve)).toMatchObject({ __typename: 'NotFound' });
+  // It is told by the id that it was asked for by.
+  expect(await ask({ documentId: document.id }, eve)).toMatchObject({
+    __typename: 'NotFound',
+    message: `There is no Document ${document.id}.`,
+    id: document.id,
+  });
   // A configuration of another workspace.
   const other = (await workspace(server.url, eve)).id;
   const made = await mutate<{ configuration: { id: string } }>(
