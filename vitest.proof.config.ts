@@ -10,13 +10,13 @@ const order = [
   'proof/containers',
   'proof/documents',
   'proof/runs',
-  'proof/image',
   'proof/live',
+  'proof/image',
   'drivers/ec2',
   'proof/processes',
   'proof/tables',
-  'drivers/docker',
   'proof/previews',
+  'drivers/docker',
   'proof/access',
 ];
 
