@@ -10,14 +10,14 @@ const order = [
   'proof/containers',
   'proof/documents',
   'proof/runs',
-  'proof/image',
   'proof/live',
+  'proof/image',
   'drivers/ec2',
   'proof/processes',
   'proof/tables',
-  'drivers/docker',
   'proof/previews',
   'proof/outages',
+  'drivers/docker',
   'proof/access',
 ];
 

@@ -35,15 +35,15 @@ const readingFrom = (file: string): string =>
     `{ try { response.end(require('node:fs').readFileSync('${file}')); } catch (error) { response.end(error.code); } }`,
   );
 
-/** Asks again and again, each time on a connection of its own, until it is told to stop. */
+/** Three clients ask again and again, two of them each time on a connection of its own, until they are told to stop. */
 export async function loop(
   address: string,
 ): Promise<() => Promise<{ answers: Set<string>; failures: string[]; count: number }>> {
   const [answers, failures] = [new Set<string>(), [] as string[]];
   const told = new AbortController();
   let count = 0;
-  const agent = new Agent({ keepAlive: false });
-  const once = () =>
+  const agents = [true, false, false].map((keepAlive) => new Agent({ keepAlive, maxSockets: 1 }));
+  const once = (agent: Agent) =>
     new Promise<void>((resolve) => {
       const sent = request(address, { agent, timeout: 10_000 }, (response) => {
         let text = '';
@@ -59,9 +59,9 @@ export async function loop(
       sent.end();
     });
   const asking = Promise.all(
-    [1, 2, 3].map(async () => {
+    agents.map(async (agent) => {
       while (!told.signal.aborted) {
-        await once();
+        await once(agent);
         count += 1;
         // Seventy times a second each, and not as often as the processors can: something is deployed beside it.
         await pause(15);
@@ -71,7 +71,7 @@ export async function loop(
   return async () => {
     told.abort();
     await asking;
-    agent.destroy();
+    for (const agent of agents) agent.destroy();
     return { answers, failures, count };
   };
 }
