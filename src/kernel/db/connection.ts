@@ -76,7 +76,7 @@ export class Connection {
   readonly #nameOf: (text: string) => string;
   readonly #timer: NodeJS.Timeout;
   #timedOut = false;
-  #undone: Promise<unknown> | null = null;
+  #undone: Promise<void> | null = null;
   #corked = false;
   /** The first statement's error, and whether somebody waited for it: those of the others follow from it. */
   #failure: { readonly error: unknown; readonly awaited: boolean } | null = null;
@@ -90,7 +90,10 @@ export class Connection {
     client.on('error', this.#onError);
     this.#timer = setTimeout(() => {
       this.#timedOut = true;
-      this.#undone = this.#control('ROLLBACK').catch(this.#onError);
+      // Whoever hangs holds neither locks nor a connection.
+      this.#undone = this.#control('ROLLBACK')
+        .catch(this.#onError)
+        .then(() => this.#release());
     }, timeoutMs);
   }
 
@@ -161,9 +164,12 @@ export class Connection {
     return this.#failure && !this.#failure.awaited ? this.#failure.error : thrown;
   }
 
-  async #end(): Promise<void> {
+  #end(): Promise<void> {
     clearTimeout(this.#timer);
-    await this.#undone;
+    return this.#undone ?? this.#release();
+  }
+
+  async #release(): Promise<void> {
     this.#joined?.over();
     // It began and ends nothing itself; what its statements met is known already.
     await this.#joined?.end.catch(() => undefined);

@@ -1,5 +1,5 @@
 import { connect, createServer, type AddressInfo } from 'node:net';
-import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import { system } from '../../../src/kernel/auth/actor.ts';
 import { createOriginIds } from '#kernel/auth/origins.ts';
 import { createDatabase, type Database } from '../../../src/kernel/db/client.ts';
@@ -364,6 +364,42 @@ test('when the answer to COMMIT is lost, it is not done again, and nobody is tol
   await once();
   expect(await seqs(workspaceId)).toEqual([1, 2]);
   expect(hooks).toEqual(['done']);
+});
+
+test('a transaction that hangs is undone after 20 s, its connection is free before it goes on, and it is tried again', async () => {
+  const workspaceId = await log();
+  const alone = createDatabase({ url: own.url, directUrl: own.url, poolMax: 1, applicationName: 'test' });
+  onTestFinished(() => alone.close());
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  onTestFinished(() => void vi.useRealTimers());
+  const write = createTransact({
+    database: alone,
+    originIds,
+    traceparent: () => undefined,
+    onAppended: () => undefined,
+  });
+  const [hangs, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  let executions = 0;
+  const going = write(system, async (tx) => {
+    tx.append(note(workspaceId, ++executions));
+    await tx.db.eventHead.update({ where: { workspaceId }, data: { epoch: { increment: 1 } } });
+    if (executions > 1) return;
+    hangs.resolve();
+    await goOn.promise;
+  });
+  await hangs.promise;
+  await vi.advanceTimersByTimeAsync(20_000);
+  const { rows } = await alone.pool.query('select epoch from event_head where workspace_id = $1 for update', [
+    workspaceId,
+  ]);
+  expect(rows).toEqual([{ epoch: 1 }]);
+  goOn.resolve();
+  await going;
+  expect(executions).toBe(2);
+  expect(await database.db.eventHead.findUniqueOrThrow({ where: { workspaceId } })).toMatchObject({
+    seq: 1n,
+    epoch: 2,
+  });
 });
 
 test('where somebody comes from is written once an hour by a process, and again when that was undone', async () => {

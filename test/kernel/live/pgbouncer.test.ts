@@ -1,4 +1,7 @@
 import { expect, inject, onTestFinished, test } from 'vitest';
+import { system } from '#kernel/auth/actor.ts';
+import { rowId } from '#kernel/graphql/global-id.ts';
+import { newId } from '#kernel/ids.ts';
 import { person, workspace } from '../../support/actors.ts';
 import { locate, pgBouncer, startPgBouncer, throughPort } from '../../support/counterparts.ts';
 import { testDatabase } from '../../support/database.ts';
@@ -31,6 +34,34 @@ test('a whole server works through PgBouncer in transaction mode, with LISTEN di
     await until('all came', async () => follower.noted.length === 23);
     expect(follower.seqs).toEqual(upTo(24, 2));
     await follower.close();
+    // What goes out without waiting, what is waited for and what Prisma does, of many at once on few connections.
+    const { app } = server.running;
+    const workspaceId = rowId('Workspace', id);
+    const seen = await Promise.all(
+      upTo(20).map((n) =>
+        app
+          .transact(system, async (tx) => {
+            tx.send('insert into origin (id, address) values ($1, $2)', [newId(), `through ${n}`]);
+            const limit = tx.sql<{ limit: string; n: number }>(
+              `select current_setting('lock_timeout') "limit", $1::int n`,
+              [n],
+            );
+            const written = await tx.db.origin.count({ where: { address: `through ${n}` } });
+            if (n === 20) tx.send('select 1 / $1::int', [0]);
+            return {
+              ...(await limit)[0],
+              written,
+              workspace: await tx.db.workspace.count({ where: { id: workspaceId } }),
+            };
+          })
+          .catch((error: unknown) => String(error)),
+      ),
+    );
+    expect(seen).toEqual([
+      ...upTo(19).map((n) => ({ limit: '10s', n, written: 1, workspace: 1 })),
+      'error: division by zero',
+    ]);
+    expect(await app.db.origin.count({ where: { address: { startsWith: 'through' } } })).toBe(19);
   } finally {
     await server.stop();
   }
