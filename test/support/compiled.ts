@@ -291,6 +291,17 @@ export async function differ(servers: Both, { seed, count: asked }: { seed: numb
   for (let i = 0; i < asked && wrong.length < 3; i++) {
     const operation = (next() < 0.85 ? some : all).next();
     const token = tokens[Math.floor(next() * tokens.length)] ?? null;
+    // Some again with other ids and cursors, which are parameters of the same statement.
+    const other = (value: unknown): unknown =>
+      Array.isArray(value)
+        ? value.map(other)
+        : ([pool.ids, pool.cursors, pool.slugs].find((all) => all.includes(value as string))?.at(next() * 10) ?? value);
+    if (next() < 0.4) {
+      const variables = Object.fromEntries(
+        Object.entries(operation.variables).map(([name, value]) => [name, other(value)]),
+      );
+      await servers.ask({ ...operation, variables }, tokens[Math.floor(next() * tokens.length)] ?? null);
+    }
     const { compiled, ordinary, statements } = await servers.ask(operation, token);
     const isOne = statements.compiled === 1 && statements.all === 1;
     tally.compiled += Number(isOne);

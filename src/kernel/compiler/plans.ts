@@ -137,8 +137,7 @@ export class Plans {
     visit(
       document,
       visitWithTypeInfo(info, {
-        Variable(node, _key, _parent, _path, ancestors) {
-          const parent = ancestors.at(-1);
+        Variable(node, _key, parent) {
           if (parent && 'kind' in parent && parent.kind === Kind.VARIABLE_DEFINITION) return;
           const name = node.name.value;
           const part = partOf(info);
