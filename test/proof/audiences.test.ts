@@ -171,10 +171,10 @@ test('payloads are those of an execution for each, byte for byte, for every fiel
     for (const [index, { text }] of documents.entries())
       for (const socket of shared) {
         const [got, expected] = [entries(socket, index), entries(alone, index)];
-        expect(got.map(timeless), `${name}: ${text}`).toEqual(expected.map(timeless));
-        expect(socket.errors.get(String(index)), name).toEqual(alone.errors.get(String(index)));
+        expect({ name, text, got: got.map(timeless) }).toEqual({ name, text, got: expected.map(timeless) });
+        expect(socket.errors.get(String(index))).toEqual(alone.errors.get(String(index)));
         // What is masked would be one that reads an actor where there is none.
-        expect(got.join(''), `${name}: ${text}`).not.toContain('INTERNAL');
+        expect(got.join('')).not.toContain('INTERNAL');
         compared += got.length;
       }
   expect(compared).toBeGreaterThan(1000);

@@ -12,7 +12,6 @@ import {
   isObjectType,
   Kind,
   typeFromAST,
-  type DirectiveNode,
   type ExecutionArgs,
   type FieldNode,
   type FragmentDefinitionNode,
@@ -20,6 +19,7 @@ import {
   type GraphQLObjectType,
   type GraphQLOutputType,
   type GraphQLResolveInfo,
+  type SelectionNode,
   type SelectionSetNode,
 } from 'graphql';
 import type { Context } from '../graphql/context.ts';
@@ -58,11 +58,9 @@ export function compile(args: ExecutionArgs): Compiled | null {
   const fragments: Record<string, FragmentDefinitionNode> = {};
   for (const one of document.definitions) if (one.kind === Kind.FRAGMENT_DEFINITION) fragments[one.name.value] = one;
 
-  const wanted = ({ directives }: { readonly directives?: readonly DirectiveNode[] | undefined }): boolean =>
-    getDirectiveValues(GraphQLSkipDirective, { directives: directives ?? [] } as never, variableValues)?.['if'] !==
-      true &&
-    getDirectiveValues(GraphQLIncludeDirective, { directives: directives ?? [] } as never, variableValues)?.['if'] !==
-      false;
+  const wanted = (node: SelectionNode): boolean =>
+    getDirectiveValues(GraphQLSkipDirective, node, variableValues)?.['if'] !== true &&
+    getDirectiveValues(GraphQLIncludeDirective, node, variableValues)?.['if'] !== false;
 
   /** Fields by response key, in the order of the answer. */
   const collect = (type: GraphQLObjectType, sets: readonly SelectionSetNode[]): Map<string, FieldNode[]> => {
@@ -206,5 +204,5 @@ export function compile(args: ExecutionArgs): Compiled | null {
   };
 }
 
-/** Arguments that nobody may read. */
-const nothing = new Proxy<Record<string, unknown>>({}, { get: elsewhere, has: elsewhere, ownKeys: elsewhere });
+/** What the field of a stream is given for an event. Its arguments differ among those who share what was compiled. */
+const nothing: Record<string, unknown> = {};
