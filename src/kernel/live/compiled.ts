@@ -1,4 +1,5 @@
 import {
+  defaultFieldResolver,
   getArgumentValues,
   getDirectiveValues,
   getNamedType,
@@ -147,7 +148,7 @@ export function compile(args: ExecutionArgs): Compiled | null {
       }
       const field = type.getFields()[node.name.value];
       // What is a row has to be looked up.
-      if (!field?.resolve || getNamedType(field.type).extensions['pothosPrismaModel'] !== undefined) return null;
+      if (!field || getNamedType(field.type).extensions['pothosPrismaModel'] !== undefined) return null;
       const info: GraphQLResolveInfo = {
         fieldName: field.name,
         fieldNodes: nodes,
@@ -171,7 +172,7 @@ export function compile(args: ExecutionArgs): Compiled | null {
       } catch {
         return null;
       }
-      const resolve: GraphQLFieldResolver<unknown, Context> = field.resolve;
+      const resolve: GraphQLFieldResolver<unknown, Context> = field.resolve ?? defaultFieldResolver;
       steps.push((source, context) => {
         const value: unknown = resolve(source, values, context, info);
         if (typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function') {
