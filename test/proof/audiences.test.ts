@@ -171,16 +171,24 @@ test('payloads are those of an execution for each, byte for byte, for every fiel
     for (const [index, { text }] of documents.entries())
       for (const socket of shared) {
         const [got, expected] = [entries(socket, index), entries(alone, index)];
-        expect(got.map(timeless), `${name}: ${text}`).toEqual(expected.map(timeless));
-        expect(socket.errors.get(String(index)), name).toEqual(alone.errors.get(String(index)));
+        expect({ name, text, got: got.map(timeless) }).toEqual({ name, text, got: expected.map(timeless) });
+        expect(socket.errors.get(String(index))).toEqual(alone.errors.get(String(index)));
         // What is masked would be one that reads an actor where there is none.
-        expect(got.join(''), `${name}: ${text}`).not.toContain('INTERNAL');
+        expect(got.join('')).not.toContain('INTERNAL');
         compared += got.length;
       }
   expect(compared).toBeGreaterThan(1000);
 }, 120_000);
 
 describe('an audience', () => {
+  /** Of a workspace where nothing happens, from the beginning. */
+  let quiet: RawSocket;
+  beforeAll(async () => {
+    const own = await tenant(app(), 'quiet');
+    quiet = await RawSocket.open(sharing.url, own.owner);
+    quiet.subscribe('a', document, { id: globalId('Workspace', own.id) });
+    await until('it has joined', async () => size().members === 1);
+  });
   const document = `subscription ($id: ID!, $after: String) { item: workspaceEvents(workspaceId: $id, after: $after) { __typename ... on Event { seq data } ... on StreamGap { reason } } }`;
   const numbers = (texts: readonly string[]): number[] =>
     texts.flatMap((text) => {
@@ -198,7 +206,7 @@ describe('an audience', () => {
     const id = globalId('Workspace', own.id);
     const sockets = await Promise.all(upTo(20).map(() => open(sharing, own.owner)));
     for (const index of upTo(many)) sockets[index % 20]?.subscribe(String(index), document, { id });
-    await until('all have joined', async () => size().members === many && size().audiences === 1);
+    await until('all have joined', async () => size().members === many + 1 && size().audiences === 2);
     const leavers = 100;
     for (const n of upTo(leavers)) {
       await note(own.id, n);
@@ -206,7 +214,7 @@ describe('an audience', () => {
       await until('it came', async () => numbers(socket?.of(String(n)) ?? []).at(-1) === n);
       socket?.complete(String(n));
     }
-    await until('they have left', async () => size().members === many - leavers);
+    await until('they have left', async () => size().members === many - leavers + 1);
     await note(own.id, leavers + 1);
     await until('the others have all', async () =>
       upTo(many - leavers, leavers + 1).every(
@@ -218,7 +226,14 @@ describe('an audience', () => {
       expect(got.slice(0, index)).toEqual(upTo(Math.min(index, leavers + 1)));
     }
     for (const socket of sockets) socket.close();
-    await until('nothing is held', async () => size().members === 0 && size().audiences === 0);
+    await until('nothing is held', async () => size().members === 1 && size().audiences === 1);
+  });
+
+  test('in which nothing happens is told where it stands', async () => {
+    await until('a second checkpoint came', async () => quiet.of('a').length >= 2, 60_000);
+    expect(quiet.of('a').every((text) => text.includes('"__typename":"StreamCheckpoint"'))).toBe(true);
+    quiet.close();
+    await until('it is gone', async () => size().members === 0);
   });
 
   test('meets another history with a gap for each, and a member that resumes goes on', async () => {

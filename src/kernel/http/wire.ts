@@ -1,14 +1,11 @@
 import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
-import type { Outlet } from '../live/audiences.ts';
+import { bytesOf, type Outlet } from '../live/outlet.ts';
 
 /** What may lie unsent for a client before it is left to its own pace, bytes. */
 const maxUnsent = 65_536;
 /** Connections whose frames are written in one turn of the event loop. */
 const perTurn = 512;
-/** Frames up to this size are one piece of memory, larger ones share their payload; bytes. */
-const copied = 4096;
-
 let waiting: Wire[] = [];
 let scheduled = false;
 
@@ -23,13 +20,15 @@ function flushAll(): void {
 /**
  * Frames of payloads that many connections share, on one of them. They go to the socket below `ws`, which writes its own
  * frames whole and at once, so the two do not mix; without compression, which frames would have to pass through.
+ *
+ * Bytes are held as text of one byte a character: Node writes short ones from the stack, where a buffer for each frame
+ * would be most of the garbage of a delivery.
  * @see https://www.rfc-editor.org/rfc/rfc6455#section-5.2
  */
 export class Wire {
   readonly #ws: WebSocket;
   readonly #socket: Duplex;
-  #frames: Buffer[] = [];
-  #bytes = 0;
+  #unsent = '';
   #listed = false;
 
   constructor(ws: WebSocket, socket: Duplex) {
@@ -39,11 +38,11 @@ export class Wire {
 
   /** @param id of the operation, as the client named it */
   outlet(id: string): Outlet {
-    return new OperationOutlet(this, Buffer.from(`{"id":${JSON.stringify(id)},"type":"next","payload":`));
+    return new OperationOutlet(this, bytesOf(`{"id":${JSON.stringify(id)},"type":"next","payload":`));
   }
 
   get behind(): boolean {
-    return this.#bytes + this.#socket.writableLength > maxUnsent;
+    return this.#unsent.length + this.#socket.writableLength > maxUnsent;
   }
 
   drained(): Promise<void> {
@@ -61,27 +60,9 @@ export class Wire {
     });
   }
 
-  /** Sends one text message of two parts. */
-  send(head: Buffer, tail: Buffer): void {
-    const length = head.length + tail.length;
-    const begin = length < 126 ? 2 : length < 65_536 ? 4 : 10;
-    const whole = length <= copied;
-    const frame = Buffer.allocUnsafe(begin + (whole ? length : head.length));
-    frame[0] = 0x81; // the only frame of a text message
-    if (begin === 2) frame[1] = length;
-    else if (begin === 4) {
-      frame[1] = 126;
-      frame.writeUInt16BE(length, 2);
-    } else {
-      frame[1] = 127;
-      frame.writeUIntBE(0, 2, 2);
-      frame.writeUIntBE(length, 4, 6);
-    }
-    head.copy(frame, begin);
-    this.#frames.push(frame);
-    if (whole) tail.copy(frame, begin + head.length);
-    else this.#frames.push(tail);
-    this.#bytes += begin + length;
+  /** Sends one text message of two parts. @param tail bytes, see `bytesOf` */
+  send(head: string, tail: string): void {
+    this.#unsent += headerOf(head.length + tail.length) + head + tail;
     if (this.#listed) return;
     this.#listed = true;
     waiting.push(this);
@@ -91,28 +72,41 @@ export class Wire {
   }
 
   flush(): void {
-    const frames = this.#frames;
+    const unsent = this.#unsent;
     this.#listed = false;
-    if (frames.length === 0) return;
-    this.#frames = [];
-    this.#bytes = 0;
+    if (unsent === '') return;
+    this.#unsent = '';
     // After the frame that closes a connection none may come.
-    if (this.#ws.readyState !== this.#ws.OPEN) return;
-    if (frames.length === 1) {
-      this.#socket.write(frames[0]);
-      return;
-    }
-    this.#socket.cork();
-    for (const frame of frames) this.#socket.write(frame);
-    this.#socket.uncork();
+    if (this.#ws.readyState === this.#ws.OPEN) this.#socket.write(unsent, 'latin1');
   }
 }
 
+/** The header of an unmasked text message that is one frame. @param length bytes */
+function headerOf(length: number): string {
+  if (length === knownLength) return knownHeader;
+  knownLength = length;
+  const header = Buffer.alloc(length < 126 ? 2 : length < 65_536 ? 4 : 10);
+  header[0] = 0x81;
+  if (header.length === 2) header[1] = length;
+  else if (header.length === 4) {
+    header[1] = 126;
+    header.writeUInt16BE(length, 2);
+  } else {
+    header[1] = 127;
+    header.writeUIntBE(length, 4, 6);
+  }
+  knownHeader = header.toString('latin1');
+  return knownHeader;
+}
+/** Those of one event are alike. */
+let knownLength = -1;
+let knownHeader = '';
+
 class OperationOutlet implements Outlet {
   readonly #wire: Wire;
-  readonly #head: Buffer;
+  readonly #head: string;
 
-  constructor(wire: Wire, head: Buffer) {
+  constructor(wire: Wire, head: string) {
     this.#wire = wire;
     this.#head = head;
   }
@@ -122,7 +116,7 @@ class OperationOutlet implements Outlet {
   drained(): Promise<void> {
     return this.#wire.drained();
   }
-  send(payload: Buffer): void {
+  send(payload: string): void {
     this.#wire.send(this.#head, payload);
   }
 }

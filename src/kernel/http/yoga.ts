@@ -15,7 +15,7 @@ import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { compiled } from '../compiler/plugin.ts';
 import { confirm, type Context } from '../graphql/context.ts';
-import type { Outlet } from '../live/audiences.ts';
+import type { Outlet } from '../live/outlet.ts';
 import { subscribeFresh } from '../live/subscribe.ts';
 import type { Rate } from '../rates/budgets.ts';
 import { currentTraceparent } from '../telemetry/trace.ts';

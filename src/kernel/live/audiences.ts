@@ -12,6 +12,7 @@ import { compile, type Compiled } from './compiled.ts';
 import { encodeCursor } from './cursor.ts';
 import type { Subscription } from './hub.ts';
 import { operationOf, type Operation } from './operation.ts';
+import { bytesOf, type Outlet } from './outlet.ts';
 import { commonActor, rightsKey, SharedContext } from './shared-context.ts';
 import {
   changesRights,
@@ -25,16 +26,6 @@ import {
   type EventStream,
   type StreamItem,
 } from './streams.ts';
-
-/** The way to one subscriber: frames of one operation on one connection. */
-export interface Outlet {
-  /** Sends a payload, `{"data":…}`, followed by the brace that closes the message. */
-  send(payload: Buffer): void;
-  /** True while more lies unsent than a client is given. */
-  readonly behind: boolean;
-  /** Resolves when nothing lies unsent, or the connection is gone. */
-  drained(): Promise<void>;
-}
 
 /** How long one turn of the event loop may go on handing out events, milliseconds. */
 const turnMs = 10;
@@ -236,7 +227,7 @@ class Audience {
   readonly #epoch: number;
   readonly #compiled: Compiled | null;
   /** Events that are being executed, or wait for it, in order. */
-  readonly #queue: { readonly event: LoggedEvent; made?: Promise<Buffer | null> }[] = [];
+  readonly #queue: { readonly event: LoggedEvent; made?: Promise<string | null> }[] = [];
   #over = false;
 
   constructor(feed: Feed, key: string, first: Member, operation: Operation) {
@@ -272,7 +263,7 @@ class Audience {
   offer(event: LoggedEvent): void {
     if (this.#over) return;
     if (this.#queue.length === 0) {
-      let made: Buffer | null | Promise<Buffer | null>;
+      let made: string | null | Promise<string | null>;
       try {
         made = this.#make(event);
       } catch (error) {
@@ -296,7 +287,7 @@ class Audience {
     const item: Item = { kind: 'checkpoint', cursor: this.#cursor(seq) };
     const made = this.#execute(item);
     this.spokeAt = performance.now();
-    const send = (payload: Buffer): void => {
+    const send = (payload: string): void => {
       for (const member of this.members)
         if (member.position <= seq && !member.outlet.behind) member.outlet.send(payload);
     };
@@ -321,7 +312,7 @@ class Audience {
     }
   }
 
-  #deliver(event: LoggedEvent, payload: Buffer | null): void {
+  #deliver(event: LoggedEvent, payload: string | null): void {
     const { seq } = event;
     if (payload !== null) {
       this.spokeAt = performance.now();
@@ -334,21 +325,21 @@ class Audience {
     if (this.plan.last?.(event)) for (const member of this.members) member.end();
   }
 
-  #make(event: LoggedEvent): Buffer | null | Promise<Buffer | null> {
+  #make(event: LoggedEvent): string | null | Promise<string | null> {
     const wanted = this.plan.wanted(event, this.#actor);
     if (wanted === false) return null;
     const item: Item = { kind: 'entry', entry: event, cursor: this.#cursor(event.seq) };
     return wanted === true ? this.#execute(item) : wanted.then((yes) => (yes ? this.#execute(item) : null));
   }
 
-  #execute(item: Item): Buffer | Promise<Buffer> {
+  #execute(item: Item): string | Promise<string> {
     const { app } = this.#feed;
     const contextValue = new SharedContext(app, this.#actor);
     const text = this.#compiled?.(item, contextValue);
-    if (text) return Buffer.from(`${text}}`);
+    if (text) return bytesOf(`${text}}`);
     const result = execute({ ...this.#args, rootValue: item, contextValue });
     // An id for the execution: all members are told the same, and the log has it once.
-    const payload = (one: ExecutionResult): Buffer => payloadOf(app, one, randomUUID);
+    const payload = (one: ExecutionResult): string => payloadOf(app, one, randomUUID);
     return result instanceof Promise ? result.then(payload) : payload(result);
   }
 
@@ -374,11 +365,11 @@ function compiledFor(operation: Operation, args: ExecutionArgs): Compiled | null
 }
 
 /** A payload as it is sent. @param requestId of what is masked */
-function payloadOf(app: App, { errors, ...rest }: ExecutionResult, requestId: () => string): Buffer {
-  if (!errors) return Buffer.from(`${JSON.stringify(rest)}}`);
+function payloadOf(app: App, { errors, ...rest }: ExecutionResult, requestId: () => string): string {
+  if (!errors) return bytesOf(`${JSON.stringify(rest)}}`);
   const id = requestId();
   const told = errors.map((error) => maskError(error, id, app.log).toJSON());
-  return Buffer.from(`${JSON.stringify({ ...rest, errors: told })}}`);
+  return bytesOf(`${JSON.stringify({ ...rest, errors: told })}}`);
 }
 
 /** One subscriber: alone until it has everything that there is, then in an audience, then alone again when it must. */
@@ -519,11 +510,11 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
     return JSON.stringify(given.filter(([name]) => !places.has(name)));
   }
 
-  async #execute(item: Item): Promise<Buffer> {
+  async #execute(item: Item): Promise<string> {
     const { context } = this.#stream;
     this.#compiled ??= compiledFor(this.#audiences.operation(this.args), this.args);
     const text = this.#compiled?.(item, { ...context });
-    if (text) return Buffer.from(`${text}}`);
+    if (text) return bytesOf(`${text}}`);
     // A context of its own for each event: what loaders and guards remember must not outlive it.
     const result = await execute({
       ...this.args,

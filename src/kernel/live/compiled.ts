@@ -1,4 +1,5 @@
 import {
+  defaultFieldResolver,
   getArgumentValues,
   getDirectiveValues,
   getNamedType,
@@ -12,7 +13,6 @@ import {
   isObjectType,
   Kind,
   typeFromAST,
-  type DirectiveNode,
   type ExecutionArgs,
   type FieldNode,
   type FragmentDefinitionNode,
@@ -20,6 +20,7 @@ import {
   type GraphQLObjectType,
   type GraphQLOutputType,
   type GraphQLResolveInfo,
+  type SelectionNode,
   type SelectionSetNode,
 } from 'graphql';
 import type { Context } from '../graphql/context.ts';
@@ -58,11 +59,9 @@ export function compile(args: ExecutionArgs): Compiled | null {
   const fragments: Record<string, FragmentDefinitionNode> = {};
   for (const one of document.definitions) if (one.kind === Kind.FRAGMENT_DEFINITION) fragments[one.name.value] = one;
 
-  const wanted = ({ directives }: { readonly directives?: readonly DirectiveNode[] | undefined }): boolean =>
-    getDirectiveValues(GraphQLSkipDirective, { directives: directives ?? [] } as never, variableValues)?.['if'] !==
-      true &&
-    getDirectiveValues(GraphQLIncludeDirective, { directives: directives ?? [] } as never, variableValues)?.['if'] !==
-      false;
+  const wanted = (node: SelectionNode): boolean =>
+    getDirectiveValues(GraphQLSkipDirective, node, variableValues)?.['if'] !== true &&
+    getDirectiveValues(GraphQLIncludeDirective, node, variableValues)?.['if'] !== false;
 
   /** Fields by response key, in the order of the answer. */
   const collect = (type: GraphQLObjectType, sets: readonly SelectionSetNode[]): Map<string, FieldNode[]> => {
@@ -149,7 +148,7 @@ export function compile(args: ExecutionArgs): Compiled | null {
       }
       const field = type.getFields()[node.name.value];
       // What is a row has to be looked up.
-      if (!field?.resolve || getNamedType(field.type).extensions['pothosPrismaModel'] !== undefined) return null;
+      if (!field || getNamedType(field.type).extensions['pothosPrismaModel'] !== undefined) return null;
       const info: GraphQLResolveInfo = {
         fieldName: field.name,
         fieldNodes: nodes,
@@ -173,7 +172,7 @@ export function compile(args: ExecutionArgs): Compiled | null {
       } catch {
         return null;
       }
-      const resolve: GraphQLFieldResolver<unknown, Context> = field.resolve;
+      const resolve: GraphQLFieldResolver<unknown, Context> = field.resolve ?? defaultFieldResolver;
       steps.push((source, context) => {
         const value: unknown = resolve(source, values, context, info);
         if (typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function') {
@@ -206,5 +205,5 @@ export function compile(args: ExecutionArgs): Compiled | null {
   };
 }
 
-/** Arguments that nobody may read. */
-const nothing = new Proxy<Record<string, unknown>>({}, { get: elsewhere, has: elsewhere, ownKeys: elsewhere });
+/** What the field of a stream is given for an event. Its arguments differ among those who share what was compiled. */
+const nothing: Record<string, unknown> = {};

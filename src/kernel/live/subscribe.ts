@@ -1,6 +1,7 @@
 import { createSourceEventStream, execute, type ExecutionArgs, type ExecutionResult } from 'graphql';
 import type { Context } from '../graphql/context.ts';
-import { Audiences, type Outlet } from './audiences.ts';
+import { Audiences } from './audiences.ts';
+import type { Outlet } from './outlet.ts';
 import { EventStream } from './streams.ts';
 
 const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>

@@ -1,8 +1,13 @@
+import { execute, parse } from 'graphql';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { memberRemoved } from '../../../src/domains/identity/events.ts';
-import { system } from '../../../src/kernel/auth/actor.ts';
+import { anonymous, system } from '../../../src/kernel/auth/actor.ts';
 import { rowId } from '../../../src/kernel/graphql/global-id.ts';
+import { newId } from '../../../src/kernel/ids.ts';
 import { Audiences } from '../../../src/kernel/live/audiences.ts';
+import { compile } from '../../../src/kernel/live/compiled.ts';
+import { SharedContext } from '../../../src/kernel/live/shared-context.ts';
+import { schema } from '../../../src/schema.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
 import type { Auth } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
@@ -109,6 +114,27 @@ test('whose right ends goes between two events of one transaction; the others ar
   expect(notedIn(his.of('a'))).toEqual([1]);
   await until('the other has both', async () => notedIn(hers.of('a')).length === 2);
   expect(hers.closed).toBeNull();
+});
+
+test('what is at hand is written at once, as the ordinary execution would; what is not, is left to that', () => {
+  const item = {
+    kind: 'entry' as const,
+    cursor: 'c',
+    entry: { workspaceId: newId(), seq: 7n, type: 'é"', version: 1, from: null, to: 'X', subjectType: 'Workspace', subjectId: newId(), runId: null, runKind: null, actorId: null, actorKind: 'SYSTEM', credentialId: null, originId: null, data: { n: 1, text: '\u2028' }, at: new Date(0), traceparent: null }, // prettier-ignore
+  };
+  const written = (query: string, variableValues: Record<string, unknown>) => {
+    const args = { schema, document: parse(query), variableValues };
+    const context = new SharedContext(app(), anonymous);
+    const expected = execute({ ...args, rootValue: item, contextValue: context });
+    return { text: compile(args)?.(item, context) ?? null, expected };
+  };
+  const all = `subscription ($id: ID!, $yes: Boolean!) { it: workspaceEvents(workspaceId: $id) { kind: __typename ...E ... on Event @include(if: $yes) { at seq } ... on StreamGap { reason } } }
+    fragment E on Event { cursor seq type from to subjectId data version runId @skip(if: $yes) actorKind seq }`;
+  for (const yes of [true, false]) {
+    const { text, expected } = written(all, { id, yes });
+    expect(text).toBe(JSON.stringify(expected));
+  }
+  expect(written(selecting('seq run { id }'), { id }).text).toBeNull();
 });
 
 test('who does not read is left to its own pace, misses nothing, and comes back', async () => {
