@@ -30,13 +30,14 @@ const nested = `select json_build_object('workspace', (
     ) ds)))
   from workspace w where w.slug = $1))::text`;
 
+// Ids first, which the index alone tells.
 const page = `with p as materialized (
-    select d.id, d.ref from deployment d where d.application_id = $1::uuid and d.id < $2::uuid order by d.id desc limit 51
+    select d.id from deployment d where d.application_id = $1::uuid and d.id < $2::uuid order by d.id desc limit 51
   )
   select json_build_object('node', json_build_object('deployments', json_build_object(
-    'nodes', (select coalesce(json_agg(json_build_object('id', ${id('Deployment', 'r.id')}, 'status', r.status, 'ref', n.ref,
+    'nodes', (select coalesce(json_agg(json_build_object('id', ${id('Deployment', 'r.id')}, 'status', r.status, 'ref', d.ref,
         'createdAt', ${instant('r.created_at')}, 'actor', case when u.id is not null then json_build_object('name', u.name) end) order by n.id desc), '[]')
-      from (select * from p limit 50) n join run r on r.id = n.id left join app_user u on u.id = r.actor_id),
+      from (select * from p limit 50) n join deployment d on d.id = n.id join run r on r.id = n.id left join app_user u on u.id = r.actor_id),
     'totalCount', (select count(*) from deployment where application_id = $1::uuid),
     'pageInfo', json_build_object('hasNextPage', (select count(*) > 50 from p)))))::text`;
 

@@ -85,7 +85,7 @@ function client(url: URL, { authorization, subscriptions }: Subscriber): Promise
     const send = (message: object) => socket.write(masked(JSON.stringify(message)));
     socket.setNoDelay(true).on('error', reject);
     socket.on('close', () => {
-      if (open.delete(socket)) problems.push('a socket was closed');
+      if (open.delete(socket)) problems.push('sockets were closed');
       else reject(new Error(`refused: ${rest.toString('latin1').slice(0, 200)}`));
     });
     socket.write(
@@ -156,7 +156,7 @@ async function answer(command: Command): Promise<unknown> {
     case 'count':
       return { timed, all, open: open.size };
     case 'report':
-      return { timed, all, open: open.size, latencies, first: String(first), last: String(last), samples: [...samples], problems: problems.slice(0, 5) } satisfies Report; // prettier-ignore
+      return { timed, all, open: open.size, latencies, first: String(first), last: String(last), samples: [...samples], problems: [...new Set(problems)].slice(0, 5) } satisfies Report; // prettier-ignore
     default:
       return command satisfies never;
   }

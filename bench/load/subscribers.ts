@@ -74,7 +74,7 @@ export class Subscribers {
       first: String(times('first').reduce((a, b) => (a < b ? a : b), 2n ** 63n)),
       last: String(times('last').reduce((a, b) => (a > b ? a : b), 0n)),
       samples: reports.flatMap(({ samples }) => samples),
-      problems: reports.flatMap(({ problems }) => problems),
+      problems: [...new Set(reports.flatMap(({ problems }) => problems))],
     };
   }
 

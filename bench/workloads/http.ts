@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { comparable, type Operation } from './documents.ts';
 import { cursorsOf, operations, requestOf, type Request, type RequestWorkload } from './requests.ts';
 import type { Contender, Running } from '../contenders/index.ts';
@@ -62,6 +63,15 @@ export async function loadOf(bench: Bench, contender: Contender, running: Runnin
   };
 }
 
+/** Waits until a server has done what nobody waits for any more, at most five seconds: it would be in the next one's way. */
+async function idle(running: Running): Promise<void> {
+  for (let tries = 0; tries < 50; tries++) {
+    const before = running.cpu();
+    await delay(100);
+    if (spent(before, running.cpu()) < 10_000) return;
+  }
+}
+
 /** Loads each contender in turn, round by round. */
 export async function measureRequests(bench: Bench, workloads: readonly RequestWorkload[]): Promise<Sample[]> {
   const { options, shape, tell } = bench;
@@ -122,6 +132,11 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
         const used = spent(server, entry.running.cpu());
         const byDatabase = spent(others, database());
         const count = counts.get(key(entry.contender, workload));
+        if (result.requests === 0)
+          throw new Error(`${entry.contender.name} answers no ${workload} in ${options.seconds} s`);
+        // When the load ends, each connection has a request under way, half done on the average.
+        const served = result.requests + options.connections / 2;
+        await idle(entry.running);
         samples.push({
           workload,
           contender: entry.contender.name,
@@ -129,8 +144,8 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
           round,
           values: {
             perSecond: result.perSecond,
-            cpuUs: used / result.requests,
-            ...(bench.databasePid === null ? {} : { databaseUs: byDatabase / result.requests }),
+            cpuUs: used / served,
+            ...(bench.databasePid === null ? {} : { databaseUs: byDatabase / served }),
             ...(count == null ? {} : { statements: count }),
             p50Ms: result.p50,
             p99Ms: result.p99,

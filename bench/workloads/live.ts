@@ -160,8 +160,6 @@ function checkSamples(seen: Map<string, string>, contender: Contender, { samples
   }
 }
 
-const rate = ({ timed, first, last }: Report): number => timed / (Number(BigInt(last) - BigInt(first)) / 1e9);
-
 interface Turn {
   readonly bench: Bench;
   readonly contender: Contender;
@@ -171,21 +169,42 @@ interface Turn {
   readonly seen: Map<string, string>;
 }
 
-/** Publishes as often as said, waits for the last message, and tells what it took. */
-async function burst(turn: Turn, setting: Setting, times: number): Promise<{ report: Report; cpuUs: number }> {
-  const { clients, running } = turn;
-  await clients.reset();
-  const before = running.cpu();
-  for (let i = 0; i < times; i++) await setting.publish();
-  await clients.arrived(setting.messages * times);
-  const report = await clients.report();
-  if (report.timed !== setting.messages * times || report.problems.length > 0)
-    throw new Error(`${turn.contender.name}: ${report.timed} messages for ${setting.messages * times}; ${report.problems.join('; ')}`); // prettier-ignore
-  checkSamples(turn.seen, turn.contender, report);
-  return { report, cpuUs: spent(before, running.cpu()) / report.timed };
+/** Messages that may be under way at once: more would hold up heartbeats, and a socket that misses one is closed. */
+const mostUnderWay = 20_000;
+
+interface Burst {
+  readonly perSecond: number;
+  /** Of the server's processes, for a message. */
+  readonly cpuUs: number;
+  readonly latencies: readonly number[];
 }
 
-const latencies = (all: readonly number[]): { p50Ms: number; p99Ms: number } => {
+/** Publishes as often as said, in parts whose last message is waited for, and tells what that took. */
+async function burst(turn: Turn, setting: Setting, times: number): Promise<Burst> {
+  const { clients, running, contender } = turn;
+  const most = Math.max(1, Math.floor(mostUnderWay / setting.messages));
+  const latencies: number[][] = [];
+  let cpuUs = 0;
+  let seconds = 0;
+  for (let left = times; left > 0; left -= most) {
+    const wanted = setting.messages * Math.min(most, left);
+    await clients.reset();
+    const before = running.cpu();
+    for (let i = 0; i < Math.min(most, left); i++) await setting.publish();
+    await clients.arrived(wanted);
+    const report = await clients.report();
+    if (report.timed !== wanted || report.open !== setting.subscribers.length || report.problems.length > 0)
+      throw new Error(`${report.timed} messages for ${wanted}, ${report.open} sockets; ${report.problems.join('; ')}`);
+    checkSamples(turn.seen, contender, report);
+    cpuUs += spent(before, running.cpu());
+    seconds += Number(BigInt(report.last) - BigInt(report.first)) / 1e9;
+    latencies.push([...report.latencies]);
+  }
+  const messages = setting.messages * times;
+  return { perSecond: messages / seconds, cpuUs: cpuUs / messages, latencies: latencies.flat() };
+}
+
+const percentiles = (all: readonly number[]): { p50Ms: number; p99Ms: number } => {
   const sorted = all.toSorted((a, b) => a - b);
   return { p50Ms: quantile(sorted, 0.5), p99Ms: quantile(sorted, 0.99) };
 };
@@ -197,13 +216,21 @@ async function held({ running, bench }: Pick<Turn, 'running' | 'bench'>): Promis
   return running.pss();
 }
 
+/** Waits until nothing comes any more. */
+async function quiet(clients: Subscribers): Promise<void> {
+  for (let before = -1, count = 0; count !== before; count = await clients.count()) {
+    before = count;
+    await delay(500);
+  }
+}
+
 /** A subscription is acknowledged by nothing but its first message: publishes until one reaches all. */
 async function settled({ clients, contender }: Turn, setting: Setting): Promise<void> {
   for (let tries = 0; tries < 30; tries++) {
     await clients.reset();
     await setting.publish();
     for (let waited = 0; waited < 20; waited++) {
-      if ((await clients.count()) >= setting.messages) return;
+      if ((await clients.count()) >= setting.messages) return quiet(clients);
       await delay(100);
     }
   }
@@ -256,8 +283,7 @@ async function deliveries(
   const kbPerSocket = await openAll(turn, setting.subscribers);
   await settled(turn, setting);
   await burst(turn, setting, warming);
-  const { report, cpuUs } = await burst(turn, setting, setting.times);
-  const perSecond = rate(report);
+  const { perSecond, cpuUs } = await burst(turn, setting, setting.times);
   const samples: Pick<Sample, 'workload' | 'values'>[] = [
     { workload, values: { perSecond, cpuUs, pssMb: running.pss() / 1024, kbPerSocket } },
   ];
@@ -272,7 +298,7 @@ async function deliveries(
       },
     };
     const half = await burst(turn, paced, setting.times);
-    const values = { perSecond: rate(half.report), cpuUs: half.cpuUs, ...latencies(half.report.latencies) };
+    const values = { perSecond: half.perSecond, cpuUs: half.cpuUs, ...percentiles(half.latencies) };
     samples.push({ workload: 'L1', values });
   }
   return samples;
@@ -312,9 +338,8 @@ async function idleSockets(turn: Turn): Promise<Sample['values']> {
   const before = running.cpu();
   await delay(idleMs);
   const perIdle = spent(before, running.cpu()) / setting.subscribers.length / (idleMs / 1000);
-  const { report } = await burst(turn, setting, 1);
-  if (report.open !== setting.subscribers.length) throw new Error(`${report.open} sockets are left`);
-  return { kbPerSocket, cpuUs: perIdle, ...latencies(report.latencies), pssMb: running.pss() / 1024 };
+  const { latencies } = await burst(turn, setting, 1);
+  return { kbPerSocket, cpuUs: perIdle, ...percentiles(latencies), pssMb: running.pss() / 1024 };
 }
 
 /** Each contender in turn, round by round, started afresh each time. */
@@ -347,6 +372,9 @@ export async function measureLive(bench: Bench, workloads: readonly LiveWorkload
                     );
             for (const sample of made)
               samples.push({ ...sample, contender: contender.name, scale: shape.scale, round });
+          } catch (error) {
+            if (error instanceof AnswersDiffer) throw error;
+            throw new Error(`${contender.name} fails in ${workload}`, { cause: error });
           } finally {
             await clients.close();
             await running.stop();

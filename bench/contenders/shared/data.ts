@@ -134,9 +134,9 @@ export class Data extends Scope {
       loader = new DataLoader<string, DeploymentRow[]>(async (ids) => {
         const found = await rows<DeploymentRow>(
           'pages',
-          `select p.* from unnest($1::uuid[]) a(id) cross join lateral (
-             select ${deploymentColumns} from deployment d join run r on r.id = d.id
-             where d.application_id = a.id and r.workspace_id = $4 and d.id < $3::uuid order by d.id desc limit $2) p`,
+          `select ${deploymentColumns} from unnest($1::uuid[]) a(id) cross join lateral (
+             select id from deployment where application_id = a.id and id < $3::uuid order by id desc limit $2
+           ) p join deployment d on d.id = p.id join run r on r.id = p.id and r.workspace_id = $4 order by p.id desc`,
           [ids, first + 1, after ?? 'ffffffff-ffff-ffff-ffff-ffffffffffff', this.actor.workspaceId],
         );
         const byApplication = Map.groupBy(found, (row) => row.applicationId);
