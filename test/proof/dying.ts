@@ -314,8 +314,8 @@ export async function dyingGround(
     publish({ ...plain, 'server.js': `require('node:http').get('${gates.urlOf(name, 'broken')}', () => process.exit(1));` }); // prettier-ignore
 
   /** Kills the worker that holds a run. */
-  async function kill(id: string): Promise<void> {
-    const victim = await holder(place, id);
+  async function kill(id: string, held?: ServerProcess): Promise<void> {
+    const victim = held ?? (await holder(place, id));
     await victim.kill('SIGKILL');
     place.workers.splice(place.workers.indexOf(victim), 1);
   }
@@ -324,7 +324,10 @@ export async function dyingGround(
   const { open, builds, building } = gates;
   const scenarios: Record<
     Death,
-    { readonly builds: number; kill(id: string, name: string, strike: () => Promise<void>): Promise<void> }
+    {
+      readonly builds: number;
+      kill(id: string, name: string, strike: (held?: ServerProcess) => Promise<void>): Promise<void>;
+    }
   > = {
     fetch: {
       builds: 1,
@@ -401,6 +404,8 @@ export async function dyingGround(
         open(name, 'built');
         await stepRuns(place, id, 'health');
         const proxy = await proxyOf(place);
+        // A run that has ended is held by nobody.
+        const held = await holder(place, id);
         // It has the address already, so that the switch does not wait for the proxy.
         open(name, 'healthy');
         await until(
@@ -415,7 +420,7 @@ export async function dyingGround(
           livenessMs,
         );
         process.kill(proxy.pid, 'SIGSTOP');
-        await strike();
+        await strike(held);
         process.kill(proxy.pid, 'SIGCONT');
       },
     },
@@ -433,8 +438,8 @@ export async function dyingGround(
       const id = created.deployment?.id ?? '';
       let struckAt = 0;
       let completed: string[] = [];
-      await scenarios[scenario].kill(id, name, async () => {
-        await kill(id);
+      await scenarios[scenario].kill(id, name, async (held) => {
+        await kill(id, held);
         struckAt = performance.now();
         completed = Object.entries(await stepsOf(place, id))
           .filter(([, { status }]) => status === 'SUCCEEDED')
