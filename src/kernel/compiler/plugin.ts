@@ -70,9 +70,9 @@ async function run(app: App, { name, text, parameters }: Plan, asked: Asked): Pr
     return data === null ? { outcome: 'refused' } : { outcome: 'compiled', data };
   } catch (error) {
     if (error instanceof NotCompiled) return { outcome: 'ordinary' };
-    // A fault of the compiler, which nobody has to suffer from. Whatever else went wrong would do so again.
-    if (!(error instanceof DatabaseError && ofStatement.test(error.code ?? ''))) throw error;
-    app.log.error({ err: error, statement: text }, 'a compiled statement failed');
+    // Whatever it is, the ordinary way tells it as it always does; a fault of the compiler nobody has to suffer from.
+    if (error instanceof DatabaseError && ofStatement.test(error.code ?? ''))
+      app.log.error({ err: error, statement: text }, 'a compiled statement failed');
     return { outcome: 'failed' };
   }
 }

@@ -48,7 +48,7 @@ describe('request ids', () => {
     const broken = vi
       .spyOn(server.running.app.db.user, 'findUnique')
       .mockRejectedValueOnce(new Error('select secret from app_user'));
-    const answer = await post(server.url, { query: '{ viewer { id } }' }, headersOf(of.owner));
+    const answer = await post(server.url, { query: '{ viewer { id emailVerified } }' }, headersOf(of.owner));
     broken.mockRestore();
     const id = answer.headers['x-request-id'];
     expect(answer.body).toEqual({
