@@ -48,9 +48,10 @@ export async function both(): Promise<Both> {
   );
   const actors: Actor[] = [];
   for (const { running } of [compiling, ordinary])
-    vi.spyOn(running.app.actors, 'authenticate').mockImplementation((credentials) =>
-      Promise.resolve(actors[Number(/actor-(\d+)$/.exec(credentials.authorization ?? '')?.[1] ?? -1)] ?? anonymous),
-    );
+    for (const how of ['authenticate', 'recall'] as const)
+      vi.spyOn(running.app.actors, how).mockImplementation((credentials) =>
+        Promise.resolve(actors[Number(/actor-(\d+)$/.exec(credentials.authorization ?? '')?.[1] ?? -1)] ?? anonymous),
+      );
   const { app } = compiling.running;
   let counted = { compiled: 0, all: 0 };
   let failing: string | null = null;

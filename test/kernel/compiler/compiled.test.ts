@@ -178,23 +178,21 @@ test('a statement that was prepared holds on after a migration', async () => {
   await pool.query('alter table application drop column later, alter column health_timeout_s type integer');
 });
 
-test('a statement that fails is answered in the ordinary way, a database that fails with a masked error', async () => {
+test('a statement that fails is answered in the ordinary way', async () => {
   const { app } = servers;
   const token = actor(of, 'VIEWER');
   const operation = { query: 'query Failing ($id: ID!) { node(id: $id) { id __typename } }', variables: { id: globalId('Application', applicationId) } }; // prettier-ignore
-  servers.fail('42P01');
-  const { compiled, ordinary } = await servers.ask(operation, token);
-  expect(compiled).toBe(ordinary);
-  expect(compiled).toContain('"Application"');
-  servers.fail('57P01');
-  const masked = await servers.ask(operation, token);
+  for (const code of ['42P01', '57P01']) {
+    servers.fail(code);
+    const { compiled, ordinary } = await servers.ask(operation, token);
+    expect(compiled).toBe(ordinary);
+    expect(compiled).toContain('"Application"');
+  }
   servers.fail(null);
-  expect(masked.compiled).toContain('"code":"INTERNAL"');
-  expect(masked.compiled).not.toContain('it failed');
   const outcomes = (await app.metrics.graphqlCompiled.get()).values.filter(
     ({ labels }) => labels['outcome'] === 'failed',
   );
-  expect(outcomes.map(({ value }) => value)).toEqual([1]);
+  expect(outcomes.map(({ value }) => value)).toEqual([2]);
 });
 
 test('nothing of one actor can get into what others use', () => {

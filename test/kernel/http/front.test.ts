@@ -282,7 +282,7 @@ describe('what is around them', () => {
       new IssuerUnavailable(),
     ];
     for (const error of errors) {
-      const broken = vi.spyOn(server.running.app.actors, 'authenticate').mockRejectedValue(error);
+      const broken = vi.spyOn(server.running.app.actors, 'recall').mockRejectedValue(error);
       try {
         for (const accept of ['application/json', 'application/graphql-response+json']) {
           const asked = { body: { query: viewer }, headers: { accept, ...who() } };

@@ -48,7 +48,7 @@ describe('request ids', () => {
     const broken = vi
       .spyOn(server.running.app.db.user, 'findUnique')
       .mockRejectedValueOnce(new Error('select secret from app_user'));
-    const answer = await post(server.url, { query: '{ viewer { id } }' }, headersOf(of.owner));
+    const answer = await post(server.url, { query: '{ viewer { id emailVerified } }' }, headersOf(of.owner));
     broken.mockRestore();
     const id = answer.headers['x-request-id'];
     expect(answer.body).toEqual({
@@ -69,7 +69,7 @@ describe('request ids', () => {
 
   test('so do they for a fault before the operation', async () => {
     const broken = vi
-      .spyOn(server.running.app.actors, 'authenticate')
+      .spyOn(server.running.app.actors, 'recall')
       .mockRejectedValue(new Error('select secret from app_user'));
     onTestFinished(() => broken.mockRestore());
     for (const accept of ['application/json', 'application/graphql-response+json']) {
@@ -307,13 +307,13 @@ describe('stopping', () => {
     // Held in the middle of its execution until the server is told to stop.
     let goOn = () => {};
     const held = new Promise<void>((resolve) => (goOn = resolve));
-    const { authenticate } = server.running.app.actors;
+    const { recall } = server.running.app.actors;
     let arrived = () => {};
     const isThere = new Promise<void>((resolve) => (arrived = resolve));
-    const spy = vi.spyOn(server.running.app.actors, 'authenticate').mockImplementationOnce(async (credentials) => {
+    const spy = vi.spyOn(server.running.app.actors, 'recall').mockImplementationOnce(async (credentials) => {
       arrived();
       await held;
-      return authenticate.call(server.running.app.actors, credentials);
+      return recall.call(server.running.app.actors, credentials);
     });
     const answer = post(url, { query: '{ viewer { id } }' }, headersOf(of.owner));
     await isThere;
