@@ -39,6 +39,9 @@ const left = new Set([
   'current',
   'lastSeenAt',
   'isLost',
+  // With the address of the server that is asked.
+  'webhookUrl',
+  'redirectUri',
   'auditLog',
 ]);
 
