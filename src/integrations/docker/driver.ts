@@ -168,8 +168,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
           refused.push(error);
           broken.abort(error);
         });
-        const labels = 'Dockerfile' in added ? {} : ownLabels(what);
-        await streamBuild(files, tag, networkMode, labels, what, AbortSignal.any([stop, broken.signal]));
+        await streamBuild(files, tag, networkMode, what, AbortSignal.any([stop, broken.signal]));
       } catch (thrown) {
         signal.throwIfAborted();
         if (late.aborted) throw new ImageBuildFailed('The build took too long.');
@@ -388,13 +387,11 @@ export async function createDockerDriver(options: DockerDriverOptions) {
   return driver;
 
   /** The Dockerfile of the repository, or one for a Node project; and the command that starts it, where it is given. */
-  async function recipe(
-    what: Maker & {
-      readonly source: string;
-      readonly buildCommand: string | null;
-      readonly startCommand: string | null;
-    },
-  ): Promise<{ added: Readonly<Record<string, string>>; command: string | null }> {
+  async function recipe(what: {
+    readonly source: string;
+    readonly buildCommand: string | null;
+    readonly startCommand: string | null;
+  }): Promise<{ added: Readonly<Record<string, string>>; command: string | null }> {
     const { source, buildCommand, startCommand } = what;
     const given = buildCommand === null ? await readSmall(source, 'Dockerfile') : null;
     if (given !== null) {
@@ -424,9 +421,8 @@ export async function createDockerDriver(options: DockerDriverOptions) {
       'WORKDIR /app',
       ...(build === null ? [] : [`RUN ${shell(build)}`]),
       `CMD ${shell(startCommand ?? detected?.startCommand ?? '')}`,
-      // The engine would take a step for each of them.
-      `LABEL ${Object.entries(ownLabels(what)).map(([name, value]) => `${name}=${value}`).join(' ')}`,
-    ]; // prettier-ignore
+    ];
+    // It is a part of what it copies: with the attempt in it, a second one would share no layer with the first.
     return { added: { Dockerfile: `${dockerfile.join('\n')}\n` }, command: null };
   }
 
@@ -434,8 +430,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     files: Readable,
     tag: string,
     networkmode: string,
-    labels: Readonly<Record<string, string>>,
-    what: { readonly log: Log },
+    what: Maker & { readonly log: Log },
     signal: AbortSignal,
   ): Promise<void> {
     const { memoryMb, milliCpus, environment } = options.build;
@@ -449,7 +444,7 @@ export async function createDockerDriver(options: DockerDriverOptions) {
       cpuperiod: 100_000,
       cpuquota: milliCpus * 100,
       networkmode,
-      labels: { ...labels },
+      labels: ownLabels(what),
       buildargs: { ...environment },
       abortSignal: signal,
     });

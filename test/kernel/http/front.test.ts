@@ -41,7 +41,8 @@ beforeAll(async () => {
         trustProxy: 1,
         corsOrigins: [friend],
         secureCookies: true,
-        graphql: { introspection: false, graphiql: {}, persisted: { documents, only } },
+        // Faults are put into what the ordinary execution asks.
+        graphql: { introspection: false, compile: false, graphiql: {}, persisted: { documents, only } },
       }),
     );
   open = await Promise.all([...pair(false), ...pair(true)]);
@@ -282,7 +283,7 @@ describe('what is around them', () => {
       new IssuerUnavailable(),
     ];
     for (const error of errors) {
-      const broken = vi.spyOn(server.running.app.actors, 'recall').mockRejectedValue(error);
+      const broken = vi.spyOn(server.running.app.actors, 'authenticate').mockRejectedValue(error);
       try {
         for (const accept of ['application/json', 'application/graphql-response+json']) {
           const asked = { body: { query: viewer }, headers: { accept, ...who() } };
