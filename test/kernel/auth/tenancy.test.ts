@@ -342,6 +342,12 @@ afterAll(() => server.stop());
 async function actorsWithIssuer(): Promise<Actors> {
   const secret = await ensureSecret(server.stateDir, 'session');
   class WithMachines extends Actors {
+    override recall(given: Credentials, ...rest: [Actor['origin']?]): Promise<Actor> {
+      // What it says is all that there is of it.
+      const isMachine = given.authorization?.startsWith('Bearer machine.') ?? false;
+      return isMachine ? this.authenticate(given, ...rest) : super.recall(given, ...rest);
+    }
+
     override async authenticate(given: Credentials, ...rest: [Actor['origin']?]): Promise<Actor> {
       const [, token] = /^Bearer machine\.(.+)$/.exec(given.authorization ?? '') ?? [];
       if (token === undefined) return super.authenticate(given, ...rest);
