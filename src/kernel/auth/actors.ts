@@ -166,7 +166,8 @@ export class Actors {
       const bearer = /^Bearer ([\w.~+/=-]+)$/i.exec(credentials.authorization)?.[1];
       if (!bearer) throw new Unauthenticated('The Authorization header must be `Bearer <token>`.');
       if (bearer.startsWith('sy_')) return this.#byKey(bearer, unasked);
-      return this.#external?.claims(bearer)
+      // What was found to be of this server is of nobody else.
+      return this.#external && !this.#verified.has(sha256Hex(bearer)) && this.#external.claims(bearer)
         ? this.#byExternalToken(this.#external, bearer, origin)
         : this.#bySession(bearer, unasked);
     }

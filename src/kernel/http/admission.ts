@@ -12,7 +12,7 @@ import type { Connections } from './connections.ts';
 import type { Documents } from './documents.ts';
 import { laneOf, Lanes } from './lanes.ts';
 import {
-  measure,
+  measuring,
   readingCost,
   refuseLargeVariables,
   refuseVariables,
@@ -56,10 +56,11 @@ export function admission(options: AdmissionOptions): Admission {
   const introspected = new WeakSet<IncomingMessage>();
   const budgets = options.app.use(Budgets);
   const lanes = new Lanes();
+  const measure = measuring(options.limits);
 
   const refusals = async (args: Args): Promise<readonly GraphQLError[]> => {
     const context = args.contextValue as unknown as Context & ServerContext;
-    const measured = look(options.limits, args, context);
+    const measured = look(measure, args, context);
     const once = measured.introspects && context.req ? alreadyAsked(context.req) : [];
     const errors = [...measured.errors, ...once];
     const read = readingCost((context as unknown as Asked).params?.query ?? '');
@@ -147,7 +148,7 @@ interface Asked {
 }
 
 /** Looks at the operation itself, before anything recurses into its variables. */
-function look(limits: OperationLimits, args: Args, { actor }: Context): Measured {
+function look(measure: (args: Args) => Measured, args: Args, { actor }: Context): Measured {
   const variables = refuseVariables(args.variableValues);
   if (variables) return { cost: 1, errors: [variables], introspects: false };
   if (actor.kind === 'ANONYMOUS') {
@@ -155,7 +156,7 @@ function look(limits: OperationLimits, args: Args, { actor }: Context): Measured
     if (!fields.every((field) => isPublic(accessOf(field))))
       return { cost: 1, errors: [refused(new Unauthenticated())], introspects: false };
   }
-  return measure(limits, args);
+  return measure(args);
 }
 
 const refused = (error: Error): GraphQLError => new GraphQLError(error.message, { originalError: error });

@@ -1,5 +1,6 @@
 import { createComplexityRule } from '@pothos/plugin-complexity';
 import {
+  getOperationAST,
   GraphQLError,
   Kind,
   parse,
@@ -312,7 +313,58 @@ export interface Measured {
 /** What each look at the schema's description costs: it is as large as an answer of so many fields. */
 const introspectionCost = 1000;
 
-/** The cost depends on variables (`first: $n`), so it is looked at with them, after validation. */
+/** Measurements of one document that are kept: there are few sizes of pages. */
+const maxMeasured = 32;
+/** Longest text of variables that a measurement is kept for, characters. */
+const maxVariablesKey = 256;
+
+/**
+ * Measures operations, those of a document that is known and good once for each size of pages.
+ * The cost depends on variables (`first: $n`), so it is looked at with them, after validation.
+ */
+export function measuring(limits: OperationLimits): (args: Args) => Measured {
+  const kept = new WeakMap<DocumentNode, Map<string, Measured>>();
+  return (args) => {
+    const key = keyOf(args);
+    if (key === null) return measure(limits, args);
+    let known = kept.get(args.document);
+    const found = known?.get(key);
+    if (found) return found;
+    const measured = measure(limits, args);
+    if (measured.errors.length === 0) {
+      if (!known || known.size >= maxMeasured) kept.set(args.document, (known = new Map()));
+      known.set(key, measured);
+    }
+    return measured;
+  };
+}
+
+/**
+ * What the measurement of an operation depends on: which one of the document's it is, and its variables. Of an id only that
+ * it is there, which costs nothing whatever it says; a text may be a cursor, which is looked at. Null: it is not kept, such
+ * as with lists and objects.
+ */
+function keyOf({ document, operationName, variableValues }: Args): string | null {
+  const operation = getOperationAST(document, operationName);
+  if (!operation) return null;
+  const given = (variableValues ?? {}) as Readonly<Record<string, unknown>>;
+  let key = operation.name?.value ?? '';
+  for (const { variable, type } of operation.variableDefinitions ?? []) {
+    const name = variable.name.value;
+    const value = Object.hasOwn(given, name) ? given[name] : undefined;
+    const named = type.kind === Kind.NON_NULL_TYPE ? type.type : type;
+    if (typeof value === 'string') {
+      const isId = named.kind === Kind.NAMED_TYPE && named.name.value === 'ID';
+      if (!isId && value.length > maxVariablesKey) return null;
+      key += isId ? ' id' : ` ${JSON.stringify(value)}`;
+    } else if (typeof value === 'number' || typeof value === 'boolean') key += ` ${value}`;
+    else if (value === null || value === undefined) key += value === null ? ' null' : ' none';
+    else return null;
+    if (key.length > maxVariablesKey) return null;
+  }
+  return key;
+}
+
 export function measure(limits: OperationLimits, args: Args): Measured {
   const names = rootNamesOf(args.document, args.operationName);
   const asked = names.filter((name) => name === '__schema' || name === '__type').length;

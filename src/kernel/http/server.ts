@@ -72,6 +72,8 @@ const graphqlRoute = defineRoute({
     'budget of points by client; size, depth, cost; streams and sockets by client; the throttle http.badCredentials',
   cors: 'CORS_ORIGINS',
 });
+/** The address that nearly all requests name. */
+const graphqlAddress = new URL(graphqlRoute.path, 'http://localhost');
 const liveRoute = defineRoute({
   path: '/health/live',
   methods: ['GET'],
@@ -157,6 +159,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     options.front === false
       ? null
       : createFront({ yoga, persisted: options.graphql.persisted, corsOrigins: options.corsOrigins, log: app.log });
+  const everyAnswer = securityHeaders(options.secureCookies);
   let stopping = false;
   const bodyLimits: BodyLimits = {
     room: new Room(),
@@ -240,7 +243,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     const begun = performance.now();
     const requestId = requestIdOf(req);
     res.setHeader(requestIdHeader, requestId);
-    for (const [name, value] of securityHeaders(options.secureCookies)) res.setHeader(name, value);
+    for (const [name, value] of everyAnswer) res.setHeader(name, value);
     if (stopping) res.setHeader('connection', 'close');
     const traceparent = req.headers['traceparent'];
     withTrace(typeof traceparent === 'string' ? traceparent : undefined, 'http request', () => route(req, res))
@@ -428,6 +431,7 @@ function decoded(body: Buffer): string | null {
 /** The address that a request names; null when it is none, which is for the client to mend. */
 function addressed(req: IncomingMessage): URL | null {
   const target = req.url ?? '/';
+  if (target === graphqlRoute.path) return graphqlAddress;
   const url = URL.parse(target, 'http://localhost');
   // A path that means another one (`/a/../b`, `//host/b`) would go around the rules of a proxy in front.
   const path = target.startsWith('/') ? target.split(/[?#]/, 1)[0] : url?.pathname;

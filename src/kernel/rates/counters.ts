@@ -42,10 +42,22 @@ export const Counters = service<CountersOf>('counters', (app) => ({
   hash: keyHash(''),
 }));
 
+/** Hashes that are remembered, at most: those who come come again. */
+const maxHashes = 5000;
+
 /** HMAC-SHA-256 with a key derived from the server's secret, 43 characters. */
 export function keyHash(secret: string): (key: string) => string {
   const derived = createHmac('sha256', secret).update('switchyard rates').digest();
-  return (key) => createHmac('sha256', derived).update(key).digest('base64url');
+  const known = new Map<string, string>();
+  return (key) => {
+    let hash = known.get(key);
+    if (hash === undefined) {
+      hash = createHmac('sha256', derived).update(key).digest('base64url');
+      if (known.size >= maxHashes) known.clear();
+      known.set(key, hash);
+    }
+    return hash;
+  };
 }
 
 /** Of this process alone; forgotten when a window ends. */

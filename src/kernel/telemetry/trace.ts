@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { randomBytes } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import {
   context,
   isSpanContextValid,
@@ -90,15 +90,16 @@ export async function withTrace<T>(
 }
 
 const childOf = (parent: TraceParent | undefined): TraceParent => ({
-  traceId: parent?.traceId ?? nonZeroHex(16),
-  spanId: nonZeroHex(8),
+  traceId: parent?.traceId ?? randomHex(),
+  spanId: randomHex().slice(16),
   flags: parent?.flags ?? 0,
 });
 
-function nonZeroHex(bytes: number): string {
-  const hex = randomBytes(bytes).toString('hex');
-  return /^0+$/.test(hex) ? nonZeroHex(bytes) : hex;
-}
+/**
+ * 32 digits of a random UUID, the last 16 never all zero. Node makes those of many at once.
+ * @see https://www.w3.org/TR/trace-context-2/#random-trace-id-flag which asks for the last 14 to be random
+ */
+const randomHex = (): string => randomUUID().replaceAll('-', '');
 
 /** The packages of the exporter. They are not dependencies: an installation that exports traces adds them. */
 export const exporterPackages = [

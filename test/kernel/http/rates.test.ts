@@ -69,6 +69,23 @@ describe('the budget of operations', () => {
     expect(answer.headers['access-control-expose-headers']).toMatch(/RateLimit.*RateLimit-Policy.*Retry-After/);
   });
 
+  test('is asked for what each size of a page costs, also of a document that is known', async () => {
+    const query =
+      'query ($n: Int, $slug: String!) { workspaces(first: $n) { nodes { id } } workspace(slug: $slug) { id } rateLimit { cost } }';
+    const cost = async (n: number | null, slug: unknown) => {
+      const answer = await post(
+        server.url,
+        { query, variables: { n, slug } },
+        headersOf(await someone(server.running.app)),
+      );
+      return answer.codes.length > 0 ? answer.codes : (answer.body as Told).data.rateLimit.cost;
+    };
+    const [one, ten, again, other] = [await cost(1, 'a'), await cost(10, 'a'), await cost(1, 'b'), await cost(10, 'b')];
+    expect([again, other]).toEqual([one, ten]);
+    expect(Number(ten)).toBeGreaterThan(Number(one) + 5);
+    for (const slug of [1, null, { a: 1 }, ['a', 'b']]) expect(await cost(1, slug)).toEqual(['BAD_USER_INPUT']);
+  });
+
   test('refuses what costs more than is left, before it is executed, and takes nothing for it', async () => {
     const { id, ...auth } = await someone(server.running.app);
     const headers = headersOf(auth);
