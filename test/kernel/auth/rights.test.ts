@@ -430,9 +430,15 @@ test('end by the clock', async () => {
     ['session', 'user_id', { authorization: `Bearer ${of.owner.token}` }],
     ['api_key', 'created_by_id', { apiKey: key.apiKey }],
   ] as const) {
-    await pool.query(`update ${table} set expires_at = now() + interval '300 ms' where ${owner} = $1`, [of.owner.id]);
+    // Far enough away to be asked before, also where everything is slow.
+    await pool.query(`update ${table} set expires_at = now() + interval '2 s' where ${owner} = $1`, [of.owner.id]);
     expect(await may(app.actors, given)).toMatchObject({ userId: of.owner.id });
-    await pool.query('select pg_sleep(0.35)');
+    const { rows } = await pool.query<{ at: Date }>(`select expires_at as at from ${table} where ${owner} = $1`, [
+      of.owner.id,
+    ]);
+    await pool.query(`select pg_sleep(greatest(extract(epoch from $1::timestamptz - clock_timestamp()) + 0.01, 0))`, [
+      rows[0]?.at,
+    ]);
     const texts = await statements(pool, async () => expect(typeof (await may(app.actors, given))).toBe('string'));
     expect(texts).toHaveLength(1);
   }
