@@ -46,8 +46,10 @@ interface Operation {
 const maxKey = 1000;
 /** Text of all plans, characters: those used last are kept. */
 const maxText = 20_000_000;
-/** Statements that are prepared by name: each is memory of every connection. */
-const maxNames = 500;
+/** What a plan takes beside its text, characters of it: also one that says that there is none. */
+const besideText = 500;
+/** Statements that are prepared by name, and the longest of them, characters: each is memory of every connection. */
+const [maxNames, maxNamed] = [500, 10_000];
 
 /** Plans by document, for as long as somebody has it. */
 export class Plans {
@@ -169,7 +171,7 @@ export class Plans {
 
   #name(text: string): string | undefined {
     const known = this.#names.get(text);
-    if (known !== undefined || this.#names.size >= maxNames) return known;
+    if (known !== undefined || this.#names.size >= maxNames || text.length > maxNamed) return known;
     const made = `compiled ${createHash('sha1').update(text).digest('base64url')}`;
     this.#names.set(text, made);
     return made;
@@ -187,7 +189,7 @@ function partOf(info: TypeInfo): Part {
   return typeof compiled === 'object' && compiled !== null && 'by' in compiled ? 'presence' : 'value';
 }
 
-const sizeOf = (key: string, plan: Plan | null): number => key.length + (plan?.text.length ?? 0);
+const sizeOf = (key: string, plan: Plan | null): number => besideText + key.length + (plan?.text.length ?? 0);
 
 const isNoPage = ({ first, last, after, before }: Readonly<Record<string, unknown>>): boolean =>
   (before != null && (after != null || first != null)) || (after != null && last != null);

@@ -73,11 +73,20 @@ export interface Source {
   readonly variables: Readonly<Record<string, unknown>>;
 }
 
-/** An operation as one statement that answers one text. @throws {NotCompiled} */
-/** A statement that answers the text of `data`, and whether the actor's rights, where they are remembered ones, are those of now. */
+/** Most fields that are looked at for one statement: below an interface, each is looked at for each type that it may be. */
+const maxFields = 1000;
+/** Longest statement, characters. */
+const maxStatement = 50_000;
+
+/**
+ * A statement that answers the text of `data`, and whether the actor's rights, where they are remembered ones, are those
+ * of now. @throws {NotCompiled}
+ */
 export function compile(source: Source): { readonly text: string; readonly parameters: readonly Parameter[] } {
   const compiler = new Compiler(source);
-  return compiler.statement.finished(`select ${compiler.root()}, ${confirmed(compiler.statement)}`);
+  const text = `select ${compiler.root()}, ${confirmed(compiler.statement)}`;
+  if (text.length > maxStatement) return refuse('a statement that is too long');
+  return compiler.statement.finished(text);
 }
 
 function confirmed(statement: Statement): string {
@@ -90,6 +99,7 @@ function confirmed(statement: Statement): string {
 class Compiler {
   readonly statement: Statement;
   readonly #source: Source;
+  #fieldsLeft = maxFields;
 
   constructor(source: Source) {
     this.#source = source;
@@ -153,9 +163,8 @@ class Compiler {
     const id = value.kind === Kind.STRING ? value.value : given;
     if (typeof id !== 'string') return refuse('an id that is no text');
     const { typename } = decodeNodeId(id);
-    const get: Parameter = ({ variables }) =>
-      rowIdOf(value.kind === Kind.VARIABLE ? String(variables[value.name.value]) : id);
-    return this.#nodeOf(typename, `${this.statement.parameter(get)}::uuid`, nodes) ?? nullSql;
+    const row = this.#argument(nodes, 'id', rowIdOf);
+    return this.#nodeOf(typename, `${row}::uuid`, nodes) ?? nullSql;
   }
 
   #nodeOf(typename: string, id: string, nodes: readonly FieldNode[]): string | null {
@@ -177,16 +186,13 @@ class Compiler {
   #nodes(nodes: readonly FieldNode[]): string {
     const value = first(nodes).arguments?.find(({ name }) => name.value === 'ids')?.value ?? refuse('no ids');
     if (value.kind !== Kind.VARIABLE) return refuse('ids in the document');
-    const { value: variable } = value.name;
-    const idsOf = (variables: Readonly<Record<string, unknown>>): string[] =>
-      [variables[variable] ?? []].flat() as string[];
-    const ids = idsOf(this.#source.variables);
+    const ids = idsOf(this.#source.variables[value.name.value]);
     if (ids.length > maxNodeIds) return refuse('too many ids');
     const types = [...new Set(ids.map((id) => decodeNodeId(id).typename))];
     const n = this.statement.alias();
-    const given: Parameter = ({ variables }) => idsOf(variables).map(rowIdOf);
-    const named: Parameter = ({ variables }) => idsOf(variables).map((id) => decodeNodeId(id).typename);
-    const from = `unnest(${this.statement.parameter(given)}::uuid[], ${this.statement.parameter(named)}::text[]) with ordinality ${n}(id, type, place)`;
+    const given = this.#argument(nodes, 'ids', rowIdsOf);
+    const named = this.#argument(nodes, 'ids', typesOf);
+    const from = `unnest(${given}::uuid[], ${named}::text[]) with ordinality ${n}(id, type, place)`;
     const cases = types.flatMap((one) => {
       const text = this.#nodeOf(one, `${n}.id`, nodes);
       return text === null ? [] : [`when '${one}' then ${text}`];
@@ -222,6 +228,7 @@ class Compiler {
   }
 
   #field(type: GraphQLObjectType, nodes: readonly FieldNode[], row: Row, kind: string | null): string {
+    if (--this.#fieldsLeft < 0) return refuse('too many fields');
     const name = first(nodes).name.value;
     if (name === '__typename') return kind === null ? typenameSql(type.name) : `'"' || ${kind} || '"'`;
     const field = fieldOf(type, name);
@@ -477,7 +484,7 @@ class Compiler {
     return `(${cases.join(' or ')})`;
   }
 
-  /** An argument as a parameter. */
+  /** An argument as a parameter, which holds nothing of the document: that may be forgotten before the plan. */
   #argument(nodes: readonly FieldNode[], name: string, as: (value: unknown) => unknown = (value) => value): string {
     const value = first(nodes).arguments?.find((one) => one.name.value === name)?.value;
     if (value?.kind === Kind.VARIABLE) {
@@ -611,10 +618,14 @@ const orderSql = (model: Model, alias: string, orderBy: Query['orderBy'], backwa
     .map(([column, descending]) => `${alias}.${column}${descending === backward ? '' : ' desc'}`)
     .join(', ');
 
-const rowIdOf = (id: string): string | null => {
-  const decoded = decodeNodeId(id).id;
+function rowIdOf(id: unknown): string | null {
+  const decoded = decodeNodeId(String(id)).id;
   return isId(decoded) ? decoded : null;
-};
+}
+
+const idsOf = (ids: unknown): string[] => [ids ?? []].flat() as string[];
+const rowIdsOf = (ids: unknown): (string | null)[] => idsOf(ids).map(rowIdOf);
+const typesOf = (ids: unknown): string[] => idsOf(ids).map((id) => decodeNodeId(id).typename);
 
 /** The row that a cursor of the Prisma plugin tells of. */
 function cursorId(cursor: unknown): string {

@@ -180,13 +180,15 @@ function flush(
     return { group, values: [workspaceId, rows.length, json, userId, kind, credentialId, originId, traceparent] };
   });
   return Promise.all(
-    statements.map(async ({ group, values }) => {
-      const [head] = await connection.query<{ seq: bigint; epoch: number }>(eventsText, values);
-      group.forEach(({ at }, index) => {
-        at.seq = (head?.seq ?? 0n) - BigInt(group.length - 1 - index);
-        at.epoch = head?.epoch ?? 0;
-      });
-    }),
+    // Not async: what cannot be sent throws here and now, before COMMIT goes out.
+    statements.map(({ group, values }) =>
+      connection.query<{ seq: bigint; epoch: number }>(eventsText, values).then(([head]) => {
+        group.forEach(({ at }, index) => {
+          at.seq = (head?.seq ?? 0n) - BigInt(group.length - 1 - index);
+          at.epoch = head?.epoch ?? 0;
+        });
+      }),
+    ),
   );
 }
 

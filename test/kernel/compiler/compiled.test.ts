@@ -1,9 +1,16 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { parse, type DocumentNode } from 'graphql';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { anonymous, type Actor } from '#kernel/auth/actor.ts';
 import { anyActor, rowsOf, ruledBy } from '#kernel/auth/policy.ts';
+import { modelsOf } from '#kernel/compiler/models.ts';
+import { Plans, type Plan } from '#kernel/compiler/plans.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import type { Role } from '#prisma';
+import { schema } from '../../../src/schema.ts';
 import { both, compiledFields, differ, hostile, type Both } from '../../support/compiled.ts';
 import { application, deployment, invitationOf, keyOf, memberOf, tenants, type Tenant } from '../../support/world.ts';
 
@@ -193,6 +200,46 @@ test('a statement that fails is answered in the ordinary way', async () => {
     ({ labels }) => labels['outcome'] === 'failed',
   );
   expect(outcomes.map(({ value }) => value)).toEqual([2]);
+});
+
+test('a small document does not become a large statement, whatever it may turn out to be', async () => {
+  const { app } = servers;
+  const runId = globalId('Deployment', await deployment(app, of, applicationId));
+  const deep = (leaf: string, depth: number) =>
+    `query ($id: ID!) { node(id: $id) { ... on Run { ${'parent { id '.repeat(depth)} ${leaf} ${'}'.repeat(depth)} } } }`;
+  await ask(actor(of, 'VIEWER'), deep('steps { name }', 2), { id: runId });
+  // A parent is one of seven types, and so is its own, and so on: seven to the ninth.
+  for (const leaf of ['id', 'steps { name }'])
+    await servers.ask({ query: deep(leaf, 9), variables: { id: runId } }, actor(of, 'VIEWER')).then((asked) => {
+      expect(asked.compiled).toBe(asked.ordinary);
+      expect(asked.statements.compiled).toBe(0);
+    });
+});
+
+test('what is remembered of a document holds neither it nor what it was asked with', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const plans = new Plans({ schema, models: modelsOf(servers.app.db), named: true });
+  const made: Plan[] = [];
+  const gone: WeakRef<DocumentNode | object>[] = [];
+  const id = globalId('Application', applicationId);
+  const plan = (query: string, variables: Record<string, unknown>) => {
+    const document = parse(query);
+    const operation = plans.operation(document, null);
+    const found = operation && plans.plan(operation, variables);
+    if (!found) throw new Error(`not compiled: ${query}`);
+    made.push(found);
+    gone.push(new WeakRef(document), new WeakRef(document.loc?.startToken ?? {}), new WeakRef(variables));
+  };
+  plan('query ($id: ID!) { node(id: $id) { id } }', { id });
+  plan(`{ node(id: "${id}") { id } }`, {});
+  plan('query ($ids: [ID!]!, $after: String) { nodes(ids: $ids) { ... on Application { deployments(first: 2, after: $after) { nodes { id } } } } }', { ids: [id], after: null }); // prettier-ignore
+  plan('query ($slug: String!) { workspace(slug: $slug) { applications(first: 3) { totalCount } } }', { slug: 'x' });
+  // What a reference was made to in this turn is kept for all of it.
+  await nextTurn();
+  collect();
+  expect(gone.map((one) => one.deref() === undefined)).toEqual(gone.map(() => true));
+  expect(made.map(({ parameters }) => parameters.length).every((count) => count > 0)).toBe(true);
 });
 
 test('nothing of one actor can get into what others use', () => {

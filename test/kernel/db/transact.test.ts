@@ -114,6 +114,17 @@ test('what throws appends nothing, tells nobody and leaves no hole', async () =>
   expect(hooks).toEqual(['yes']);
 });
 
+test('an event that the program cannot write is found before anything is committed', async () => {
+  const workspaceId = await log();
+  const nobody = { ...system, credentialId: undefined as unknown as null };
+  const failing = transact(nobody, async (tx) => {
+    tx.send('update event_head set epoch = 7 where workspace_id = $1', [workspaceId]);
+    tx.append(note(workspaceId, 1));
+  });
+  await expect(failing).rejects.toThrow('neither plain nor null');
+  expect(await database.db.eventHead.findUniqueOrThrow({ where: { workspaceId } })).toMatchObject({ epoch: 1 });
+});
+
 test('an event that comes after the end of its transaction is refused, not lost', async () => {
   const workspaceId = await log();
   const tx = await transact(system, async (open) => open);
