@@ -128,8 +128,13 @@ const rank: Readonly<Record<Dependence, number>> = { ROLE: 0, PERSON: 1, CREDENT
 function dependenceOf(schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode): Dependence {
   let most: Dependence = 'ROLE';
   const seen = new Set<string>();
-  const look = (type: GraphQLCompositeType, { selections }: SelectionSetNode): void => {
-    for (const selection of selections) {
+  /** What was looked at as which types: a field of an interface is that of each type that it may be, at each level. */
+  const done = new Map<SelectionSetNode, Set<GraphQLCompositeType>>();
+  const look = (type: GraphQLCompositeType, set: SelectionSetNode): void => {
+    const types = done.get(set) ?? new Set();
+    if (types.has(type)) return;
+    done.set(set, types.add(type));
+    for (const selection of set.selections) {
       if (selection.kind === Kind.FIELD) {
         for (const field of definitionsOf(schema, type, selection.name.value)) {
           const found = dependenceOfField(schema, field);

@@ -1,4 +1,4 @@
-import { execute, parse } from 'graphql';
+import { execute, parse, visit, type SelectionNode } from 'graphql';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { memberRemoved } from '../../../src/domains/identity/events.ts';
 import { anonymous, system } from '../../../src/kernel/auth/actor.ts';
@@ -6,6 +6,7 @@ import { rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { newId } from '../../../src/kernel/ids.ts';
 import { Audiences } from '../../../src/kernel/live/audiences.ts';
 import { compile } from '../../../src/kernel/live/compiled.ts';
+import { operationOf } from '../../../src/kernel/live/operation.ts';
 import { SharedContext } from '../../../src/kernel/live/shared-context.ts';
 import { schema } from '../../../src/schema.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
@@ -75,6 +76,20 @@ test('a document that tells of the person, or of the credential, is shared with 
   }
   await shared(5, 6);
   expect([one.errors.size, two.errors.size]).toEqual([0, 0]);
+});
+
+test('what a document depends on is found in one walk, whatever its rows may turn out to be', () => {
+  const document = parse(selecting(`run { ${'parent { '.repeat(5)} viewerCanCancel ${'}'.repeat(5)} }`));
+  let walked = 0;
+  visit(document, {
+    SelectionSet(set) {
+      const selections: readonly SelectionNode[] = set.selections;
+      Object.defineProperty(set, 'selections', { get: () => (walked++, selections) });
+    },
+  });
+  expect(operationOf(schema, document, null).dependence).toBe('CREDENTIAL');
+  // A parent is one of seven types or the interface itself, and so is its own, and so on: eight to the fifth.
+  expect(walked).toBeLessThan(100);
 });
 
 test('where they began does not keep them apart, and nothing is left out or told twice', async () => {
