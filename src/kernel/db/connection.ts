@@ -81,7 +81,8 @@ export class Connection {
   /** The first statement's error, and whether somebody waited for it: those of the others follow from it. */
   #failure: { readonly error: unknown; readonly awaited: boolean } | null = null;
   #broken = false;
-  #joined: { readonly db: Promise<DbTx>; readonly over: () => void; readonly end: Promise<unknown> } | null = null;
+  #over = false;
+  #joined: { readonly db: Promise<DbTx>; readonly over: () => void } | null = null;
 
   private constructor(client: pg.PoolClient, db: Db, nameOf: (text: string) => string) {
     this.#client = client;
@@ -164,15 +165,19 @@ export class Connection {
     return this.#failure && !this.#failure.awaited ? this.#failure.error : thrown;
   }
 
-  #end(): Promise<void> {
+  async #end(): Promise<void> {
     clearTimeout(this.#timer);
-    return this.#undone ?? this.#release();
+    if (this.#undone) await this.#undone;
+    else this.#release();
   }
 
-  async #release(): Promise<void> {
+  /**
+   * Prisma is told and not waited for: it began and ends nothing itself, and what its statements met is known already.
+   * When the process lets go of the database, Prisma waits for this very connection.
+   */
+  #release(): void {
+    this.#over = true;
     this.#joined?.over();
-    // It began and ends nothing itself; what its statements met is known already.
-    await this.#joined?.end.catch(() => undefined);
     this.#client.removeListener('error', this.#onError);
     this.#client.release(this.#broken);
   }
@@ -183,6 +188,8 @@ export class Connection {
 
   #statement(config: pg.QueryConfig, awaited = true): Promise<pg.QueryResult> {
     if (this.#timedOut) return Promise.reject(new TransactionTimedOut('The transaction took too long'));
+    // The connection is somebody else's by now.
+    if (this.#over) return Promise.reject(new Error('The transaction is over'));
     return this.#control(config, awaited);
   }
 
@@ -227,7 +234,7 @@ export class Connection {
       ),
     );
     end.catch(opened.reject);
-    return { db: opened.promise, over: over.resolve, end };
+    return { db: opened.promise, over: over.resolve };
   }
 }
 

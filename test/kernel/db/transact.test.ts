@@ -257,6 +257,20 @@ test('the session limits hold in a transaction, also where a pooler forgets thos
   }
 });
 
+test('a process that ends lets go of the database while a transaction is in progress, which ends as it was to', async () => {
+  const workspaceId = await log();
+  const ending = createDatabase({ url: own.url, directUrl: own.url, poolMax: 2, applicationName: 'ending' });
+  const transactThere = createTransact({ database: ending, originIds, traceparent: () => undefined, onAppended: () => undefined }); // prettier-ignore
+  let closed: Promise<void> | undefined;
+  await transactThere(system, async (tx) => {
+    await tx.db.eventHead.update({ where: { workspaceId }, data: { epoch: 2 } });
+    closed = ending.close();
+    tx.append(note(workspaceId, 1));
+  });
+  await closed;
+  expect([await headOf(workspaceId), await seqs(workspaceId)]).toEqual([1, [1]]);
+});
+
 test('the head moves only with events', async () => {
   const workspaceId = await log();
   await transact(system, async () => undefined);
