@@ -4,8 +4,8 @@ import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import path from 'node:path';
 import { contenders, runners, start } from './contenders/index.ts';
-import { admin, databaseUrl, postgres, template, workingCopy } from './data/database.ts';
-import { shapeOf } from './data/shape.ts';
+import { admin, databaseUrl, pin, postgres, template, workingCopy } from './data/database.ts';
+import { shapeOf, type Shape } from './data/shape.ts';
 import { hasWrk } from './load/http.ts';
 import { cores } from './measure.ts';
 import { help, optionsOf, UnknownOption, type Options } from './options.ts';
@@ -53,13 +53,21 @@ async function measure(options: Options): Promise<void> {
   const all = contenders(path.join(options.cache, 'server'), against);
   const chosen = all.filter(({ name }) => name.startsWith('switchyard') || options.contenders.includes(name));
   const executing = runners(path.join(options.cache, 'worker'), against);
-  const server = await postgres({ url: options.database, cache: options.cache, core: cores.others });
+  const server = await postgres({ url: options.database, cache: options.cache });
   const samples: Sample[] = [];
   try {
-    for (const scale of options.scales) {
-      const shape = shapeOf(scale);
+    const databases: { shape: Shape; data: string }[] = [];
+    for (const shape of options.scales.map(shapeOf)) {
       const data = await template(server.url, shape, tell);
-      tell(`scale ${scale}: ${shape.deployments} deployments in ${data}`);
+      tell(`scale ${shape.scale}: ${shape.deployments} deployments in ${data}`);
+      databases.push({ shape, data });
+    }
+    if (options.prepare) return;
+    if (cores.others !== null) {
+      // The bench itself writes the events of streams.
+      for (const pid of [process.pid, ...(server.pid === null ? [] : [server.pid])]) pin(pid, cores.others);
+    }
+    for (const { shape, data } of databases) {
       const bench: Bench = {
         options,
         shape,
