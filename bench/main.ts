@@ -11,11 +11,12 @@ import { cores } from './measure.ts';
 import { help, optionsOf, UnknownOption, type Options } from './options.ts';
 import type { Sample } from './report/results.ts';
 import { writeReport } from './report/write.ts';
-import { measureRuns, runWorkloads } from './workloads/runs.ts';
-import type { Bench } from './workloads/bench.ts';
-import { AnswersDiffer, measureRequests } from './workloads/http.ts';
-import { isLiveWorkload, liveWorkloads, measureLive } from './workloads/live.ts';
+import { isRunWorkload, measureRuns, runWorkloads } from './workloads/runs.ts';
+import { AnswersDiffer, type Bench } from './workloads/bench.ts';
+import { measureRequests } from './workloads/http.ts';
+import { measureLive } from './workloads/live.ts';
 import { profile } from './workloads/profile.ts';
+import { isLiveWorkload, liveWorkloads } from './workloads/streams.ts';
 import { isRequestWorkload, requestWorkloads } from './workloads/requests.ts';
 
 // Measures the server against others: npm --prefix bench start -- --help
@@ -85,9 +86,10 @@ async function measure(options: Options): Promise<void> {
       if (requests.length > 0) samples.push(...(await measureRequests(bench, requests)));
       const live = options.workloads.filter(isLiveWorkload);
       if (live.length > 0) samples.push(...(await measureLive(bench, live)));
-      if (options.workloads.includes('J1')) {
+      const runs = options.workloads.filter(isRunWorkload);
+      if (runs.length > 0) {
         await workingCopy(server.url, data);
-        samples.push(...(await measureRuns(bench, executing)));
+        samples.push(...(await measureRuns(bench, executing, runs)));
       }
     }
     if (options.profile !== null) return;
