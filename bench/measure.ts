@@ -110,5 +110,5 @@ export function median(values: readonly number[]): number {
 }
 
 /** The part-th of the values, 0 to 1. */
-export const quantile = (sorted: readonly number[], part: number): number =>
+export const quantile = (sorted: ArrayLike<number>, part: number): number =>
   sorted[Math.min(sorted.length - 1, Math.floor(part * sorted.length))] ?? Number.NaN;

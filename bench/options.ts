@@ -19,6 +19,7 @@ export interface Options {
   readonly database: string | undefined;
   readonly profile: string | null;
   readonly quick: boolean;
+  readonly prepare: boolean;
 }
 
 /** The command line asks for what there is not. */
@@ -46,6 +47,7 @@ export const help = `npm --prefix bench start -- [options]
   --cache <folder>       of the data; default: ${cacheFolder()}
   --out <folder>         of the report; default: bench/results/<time>
   --profile <contender>  no rounds: where that one spends its time in each workload
+  --prepare              only makes the data
   --quick                a smoke run: one round of one second, few subscribers, some of the workloads and contenders`;
 
 function cacheFolder(): string {
@@ -66,7 +68,7 @@ export function optionsOf(
     options: {
       workloads: text, contenders: text, rounds: text, seconds: text, warm: text, scale: text, connections: text,
       subscribers: text, sockets: text, runs: text, against: text, database: text, cache: text, out: text, profile: text,
-      quick: { type: 'boolean' }, help: { type: 'boolean' },
+      quick: { type: 'boolean' }, prepare: { type: 'boolean' }, help: { type: 'boolean' },
     },
   }); // prettier-ignore
   if (values.help) return null;
@@ -102,5 +104,6 @@ export function optionsOf(
     database: values.database,
     profile: values.profile ?? null,
     quick,
+    prepare: values.prepare ?? false,
   } satisfies Options;
 }

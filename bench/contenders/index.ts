@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { apiKey, rowId } from '../data/shape.ts';
 import { cores, cpu, pss, tree } from '../measure.ts';
 import type { Dialect } from '../workloads/documents.ts';
-import type { LiveWorkload } from '../workloads/live.ts';
+import type { LiveWorkload } from '../workloads/streams.ts';
 
 export interface Contender {
   readonly name: string;

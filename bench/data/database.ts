@@ -33,7 +33,7 @@ const restartMs = 60_000;
  * @throws when another process holds it with other settings
  */
 export async function postgres(
-  options: { url: string | undefined; cache: string; core: number | null },
+  options: { url: string | undefined; cache: string },
   until = performance.now() + restartMs,
 ): Promise<Postgres> {
   if (options.url) return { url: options.url, pid: null, release: async () => undefined } satisfies Postgres;
@@ -65,12 +65,11 @@ export async function postgres(
     await delay(200);
     return postgres(options, until);
   }
-  if (options.core !== null) pin(server.pid, options.core);
   return { url: server.url, pid: server.pid, release: () => server.release() } satisfies Postgres;
 }
 
-/** All threads of a process and of its children, and what they start later. */
-function pin(pid: number, core: number): void {
+/** Keeps a process on a core: all of its threads and children, and what they start later. */
+export function pin(pid: number, core: number): void {
   const children = execFileSync('ps', ['-o', 'pid=', '--ppid', String(pid)], { encoding: 'utf8' });
   for (const one of [pid, ...children.split('\n').map(Number).filter(Boolean)]) {
     execFileSync('taskset', ['-acp', String(core), String(one)], { stdio: 'ignore' });
@@ -113,7 +112,7 @@ async function version(): Promise<string> {
 export async function template(server: string, shape: Shape, tell: (what: string) => void): Promise<string> {
   const family = `bench_${String(shape.scale).replace('.', '_')}_`;
   const name = `${family}${await version()}`;
-  const [found] = await admin(server, `select datname from pg_database where datname like '${family}%'`);
+  const [found] = await admin(server, `select datname from pg_database where starts_with(datname, '${family}')`);
   const names = (found?.rows ?? []).map(({ datname }: { datname: string }) => datname);
   if (names.includes(name)) return name;
   for (const old of names.filter((one) => /_[0-9a-f]{10}$/.test(one))) {
@@ -131,8 +130,18 @@ export async function template(server: string, shape: Shape, tell: (what: string
   await client.query('create extension if not exists pg_stat_statements').catch((error: unknown) => {
     tell(`SQL statements are not counted: ${error instanceof Error ? error.message : String(error)}`);
   });
-  await fill(client, shape, tell);
   await client.end();
+  // Nobody needs it after a crash.
+  const outlives = (value: 'on' | 'off'): readonly string[] => [
+    ...['fsync', 'full_page_writes'].map((name) => `alter system set ${name} = ${value}`),
+    'select pg_reload_conf()',
+  ];
+  await admin(server, ...outlives('off'));
+  try {
+    await fill(url, shape, tell);
+  } finally {
+    await admin(server, ...outlives('on'), 'checkpoint');
+  }
   await admin(server, `alter database ${draft} rename to ${name}`);
   return name;
 }

@@ -6,11 +6,12 @@ export const metrics = {
   cpuUs: { title: 'server CPU each, µs', digits: 1 },
   databaseUs: { title: 'database CPU each, µs', digits: 1 },
   statements: { title: 'SQL statements each', digits: 1 },
+  serverBusy: { title: 'server core, %', digits: 0 },
+  othersBusy: { title: 'other core, %', digits: 0 },
   p50Ms: { title: 'p50, ms', digits: 1 },
   p99Ms: { title: 'p99, ms', digits: 1 },
   pssMb: { title: 'memory (PSS), MB', digits: 0 },
   kbPerSocket: { title: 'kB a subscriber', digits: 1 },
-  errors: { title: 'errors', digits: 0 },
 } as const;
 export type Metric = keyof typeof metrics;
 
