@@ -12,13 +12,14 @@ import type { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
 import { originOf, sameSite, sessionOf, type OriginRules } from './credentials.ts';
 import type { Door } from './door.ts';
+import { underRequestId } from '../telemetry/trace.ts';
 import { onceAt } from '../timer.ts';
 import { hasTooManyValues } from './limits.ts';
 import { Room, smallBytes } from './room.ts';
 import { maskError } from './errors.ts';
 import { speak, type Spoken } from './protocol.ts';
 import { Wire } from './wire.ts';
-import { documentOf, underRequestId, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
+import { documentOf, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
 
 export interface WebSocketOptions {
   readonly app: App;
