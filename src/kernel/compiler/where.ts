@@ -36,6 +36,14 @@ export class Statement {
     return made;
   }
 
+  /**
+   * A parameter whose value the planner does not look at, so that it sees soon that one plan serves all values: planning
+   * takes as long as executing does. For what says nothing of how many rows there will be.
+   */
+  hidden(type: string, get: Parameter, key?: string): string {
+    return `(select ${this.parameter(get, key)}::${type})::${type}`;
+  }
+
   /** A text with those of the parameters that it has: some parts were made and not needed. */
   finished(text: string): { readonly text: string; readonly parameters: readonly Parameter[] } {
     const used = [...new Set(text.match(/\$\d+/g))];
@@ -81,8 +89,8 @@ export function ruled(statement: Statement, rule: RowRule, model: Model, alias: 
   switch (rule.by) {
     case 'workspace': {
       const { least } = rule;
-      const reached = statement.parameter(({ actor }) => workspacesWith(actor, least), `with ${least}`);
-      return `${alias}.${columnOf(model, rule.column).sql} = any(${reached}::uuid[])`;
+      const reached = statement.hidden('uuid[]', ({ actor }) => workspacesWith(actor, least), `with ${least}`);
+      return `${alias}.${columnOf(model, rule.column).sql} = any(${reached})`;
     }
     case 'self': {
       const { person } = rule;
