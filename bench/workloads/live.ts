@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Contender, Running } from '../contenders/index.ts';
 import { Subscribers } from '../load/subscribers.ts';
 import type { Report, Subscriber } from '../load/subscriber.ts';
-import { cpu, quantile, spent } from '../measure.ts';
+import { cpu, spent } from '../measure.ts';
 import type { Sample } from '../report/results.ts';
 import { AnswersDiffer, costs, inTurn, meter, type Bench } from './bench.ts';
 import { normalised } from './documents.ts';
@@ -85,8 +85,9 @@ async function burst(turn: Turn, setting: Setting, seconds: number, distance = 0
 }
 
 const percentiles = (all: readonly number[]): { p50Ms: number; p99Ms: number } => {
-  const sorted = Float64Array.from(all).sort();
-  return { p50Ms: quantile(sorted, 0.5), p99Ms: quantile(sorted, 0.99) };
+  const sorted = Float64Array.from(all).toSorted();
+  const quantile = (part: number): number => sorted[Math.floor(part * (sorted.length - 1))] ?? Number.NaN;
+  return { p50Ms: quantile(0.5), p99Ms: quantile(0.99) };
 };
 
 /** Memory that a process holds, garbage aside, kB. */
