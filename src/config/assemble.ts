@@ -128,7 +128,10 @@ export function assemble(v: Values, given: ReadonlyMap<string, string>): Config 
         maxApplications: v.SWITCHYARD_MAX_APPLICATIONS,
         maxConcurrentDeployments: v.SWITCHYARD_MAX_CONCURRENT_DEPLOYMENTS,
         retainedReleases: v.SWITCHYARD_RETAINED_RELEASES,
+        maxDiskMb: v.SWITCHYARD_MAX_DISK_MB,
       },
+      minFreeDiskMb: v.SWITCHYARD_MIN_FREE_DISK_MB,
+      diskIntervalS: v.SWITCHYARD_DISK_INTERVAL_S,
       docker: {
         mode: v.SWITCHYARD_DOCKER,
         socketPath: v.DOCKER_HOST,

@@ -111,6 +111,32 @@ export const deployments = {
     example: '3',
     schema: whole(1, 100),
   }),
+  SWITCHYARD_MAX_DISK_MB: setting({
+    group: 'Deployments',
+    description:
+      'Most disk that the applications of a workspace may have together, the same way: releases, images, logs, and what instances write. Beyond it nothing more is built; what runs is not held back.',
+    unit: 'MiB',
+    default: '51200',
+    example: '10240',
+    schema: whole(0, 1_000_000_000),
+  }),
+  SWITCHYARD_MIN_FREE_DISK_MB: setting({
+    group: 'Deployments',
+    description:
+      'Nothing is built on a host while less than this is free on the disk of its applications, or on that of its Docker engine.',
+    unit: 'MiB',
+    default: '256',
+    example: '5120',
+    schema: whole(0, 1_000_000_000),
+  }),
+  SWITCHYARD_DISK_INTERVAL_S: setting({
+    group: 'Deployments',
+    description: 'How often the disk that applications have is measured; 0: never, and then it has no limit.',
+    unit: 's',
+    default: '300',
+    example: '3600',
+    schema: whole(0, 86_400),
+  }),
   SWITCHYARD_APP_MILLI_CPUS_MAX: setting({
     group: 'Deployments',
     description: 'The most processors that an application may be given.',

@@ -147,7 +147,11 @@ export interface Config {
       readonly maxApplications: number;
       readonly maxConcurrentDeployments: number;
       readonly retainedReleases: number;
+      readonly maxDiskMb: number;
     };
+    readonly minFreeDiskMb: number;
+    /** 0: never measured. */
+    readonly diskIntervalS: number;
     readonly docker: {
       readonly mode: 'auto' | 'on' | 'off';
       readonly socketPath: string;
