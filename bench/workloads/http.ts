@@ -103,9 +103,8 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
     } else for (const contender of serving) await begin(contender);
     const key = (contender: Contender, workload: string): string => `${contender.name} ${workload}`;
     const requests = new Map<string, Request[]>();
-    const expected = new Map<string, Expected>();
     for (const workload of workloads) {
-      expected.set(workload, await checkAnswers(bench, entries, workload));
+      await checkAnswers(bench, entries, workload);
       tell(`${workload}: all ${entries.length} give the same answers`);
       const all = operations(workload, shape, workload === 'M1' ? shape.applications : many);
       for (const { contender, cursors } of entries)
@@ -114,6 +113,7 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
           all.map((one) => requestOf(contender, one, cursors)),
         );
     }
+    const expected = new Map<string, Expected>();
     const counts = new Map<string, number | null>();
     await counting(bench.databaseUrl, async (count) => {
       for (const workload of workloads) {
@@ -168,6 +168,7 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
     for (const group of [workloads.filter((name) => name !== 'M1'), workloads.filter((name) => name === 'M1')]) {
       if (options.warmSeconds > 0)
         for (const entry of entries) for (const workload of group) await one(entry, workload, options.warmSeconds, 1);
+      for (const workload of group) expected.set(workload, await checkAnswers(bench, entries, workload));
       for (let round = 1; round <= options.rounds; round++)
         for (const workload of group) {
           for (const entry of inTurn(entries, round)) samples.push(await measured(entry, workload, round));
