@@ -46,8 +46,9 @@ export function valueSql(type: GraphQLOutputType, column: Column, sql: string, m
 function presentSql(type: GraphQLOutputType, column: Column, sql: string): string {
   if (isListType(type)) {
     const item = getNullableType(type.ofType as GraphQLOutputType);
+    // Prisma reads a list that is null as an empty one.
     if (column.isList && column.type === 'String' && isScalarType(item) && item.name === 'String')
-      return `to_json(${sql})::text`;
+      return `case when array_position(${sql}, null) is not null then ${refusalSql} else coalesce(to_json(${sql})::text, '[]') end`;
     return refuse('a list of values');
   }
   if (column.isList) refuse('a list in a single value');
