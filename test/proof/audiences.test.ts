@@ -1,5 +1,5 @@
 import { getNamedType, isCompositeType, parse, validate } from 'graphql';
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { Role } from '#prisma';
 import { anonymous, atLeast, roles, type Actor } from '#kernel/auth/actor.ts';
 import { eventTypes, type EventType } from '#kernel/events/define.ts';
@@ -45,9 +45,27 @@ beforeAll(async () => {
   of = await tenant(app(), 'audiences');
 });
 afterAll(async () => {
+  vi.restoreAllMocks();
   await single.stop();
   await sharing.stop();
 });
+
+/** Lets actors in by bearer tokens of their own, for as long as the test runs: those of other issuers, and machines. */
+function letIn(): (actor: Actor) => Auth {
+  const known: Actor[] = [];
+  for (const { actors } of [sharing.running.app, single.running.app]) {
+    const authenticate = actors.authenticate.bind(actors);
+    const refresh = actors.refresh.bind(actors);
+    vi.spyOn(actors, 'authenticate').mockImplementation(async (credentials, origin) => {
+      const found = known[Number(/actor-(\d+)$/.exec(credentials.authorization ?? '')?.[1] ?? -1)];
+      return found ? { ...found, origin: origin ?? null } : authenticate(credentials, origin);
+    });
+    vi.spyOn(actors, 'refresh').mockImplementation(async (actor) =>
+      known.some(({ kind }) => kind === actor.kind) ? actor : refresh(actor),
+    );
+  }
+  return (actor) => ({ token: `actor-${known.push(actor) - 1}` });
+}
 
 const app = () => sharing.running.app;
 const size = () => app().use(Audiences).size;
@@ -100,8 +118,30 @@ test('payloads are those of an execution for each, byte for byte, for every fiel
   }
 
   const actors: { readonly name: string; readonly auth: Auth; readonly role: Role }[] = [];
+  const as = letIn();
+  const other = await tenant(app(), 'beside');
   for (const role of roles) {
     const person = await memberOf(app(), of, role);
+    // Who is a member elsewhere too.
+    const both = await memberOf(app(), of, role);
+    const elsewhere = { id: newId(), workspaceId: other.id, userId: both.id, role: 'ADMIN' } as const;
+    await app().db.membership.create({ data: elsewhere });
+    actors.push({ name: `${role} SESSION of two workspaces`, auth: both, role });
+    const reached = new Map<string, Role>([[of.id, role]]);
+    const token = {
+      ...anonymous,
+      kind: 'TOKEN',
+      userId: person.id,
+      expiresAt: new Date(Date.now() + 3_600_000),
+    } as const;
+    actors.push({ name: `${role} TOKEN`, auth: as({ ...token, roles: reached }), role });
+    actors.push({
+      name: `${role} TOKEN of two workspaces`,
+      auth: as({ ...token, userId: both.id, roles: new Map([...reached, [other.id, 'ADMIN']]) }),
+      role,
+    });
+    const machine = { ...anonymous, kind: 'MACHINE', credentialId: newId(), roles: reached } as const;
+    actors.push({ name: `${role} MACHINE`, auth: as(machine), role });
     actors.push({ name: `${role} SESSION`, auth: person, role });
     actors.push({ name: `${role} SESSION of another`, auth: await memberOf(app(), of, role), role });
     actors.push({ name: `${role} API_KEY`, auth: await keyOf(app(), of, person.id, role), role });

@@ -18,8 +18,10 @@ test('random operations are answered the same, compiled or not', { timeout: 600_
   const fields = [...compiledFields(servers.app).values()];
   const share = fields.filter((reason) => reason === null).length;
   console.log(
-    `seed ${seed}: of ${tally.asked} operations ${tally.compiled} were one statement, ${tally.errors} had errors; ${share} of ${fields.length} fields compile`,
+    `seed ${seed}: of ${tally.asked} operations ${tally.compiled} were one statement, ${tally.errors} had errors, ${tally.stale} had other rights than before; ${tally.spoilt} columns were spoilt; ${share} of ${fields.length} fields compile`,
   );
   expect(tally.wrong).toEqual([]);
   expect(tally.compiled).toBeGreaterThan(tally.asked / 2);
+  expect(tally.stale).toBeGreaterThan(tally.asked / 50);
+  expect(tally.spoilt).toBeGreaterThan(tally.asked / 10);
 });

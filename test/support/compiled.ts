@@ -1,7 +1,9 @@
 import { getNamedType, isCompositeType, isLeafType, isObjectType, Kind, parse, type GraphQLObjectType } from 'graphql';
 import { DatabaseError, type Pool as Connections } from 'pg';
 import { vi } from 'vitest';
+import type { Role } from '#prisma';
 import { anonymous, type Actor } from '#kernel/auth/actor.ts';
+import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import type { App } from '#kernel/app.ts';
 import { modelsOf } from '#kernel/compiler/models.ts';
 import { compile } from '#kernel/compiler/select.ts';
@@ -12,14 +14,15 @@ import { startTestServer, type TestServer } from './server.ts';
 import { deployment, memberOf, retiredRelease, rowOf, tenants, type Tenant } from './world.ts';
 import { Operations, type Operation, type Pool } from './operations.ts';
 import { random } from './random.ts';
+import { spoil } from './spoil.ts';
 
 /** Two servers on one database: one compiles, the other one does not. */
 export interface Both {
   readonly compiling: TestServer;
   readonly ordinary: TestServer;
   readonly app: App;
-  /** Lets somebody in with the bearer token that it gives. */
-  as(actor: Actor): string;
+  /** Lets somebody in with the bearer token that it gives. @param recalled as they are remembered, with a stamp */
+  as(actor: Actor, recalled?: Actor): string;
   ask(operation: Operation, token: string | null): Promise<Outcome>;
   /** Has compiled statements fail with this code of PostgreSQL; null: no more. */
   fail(code: string | null): void;
@@ -46,11 +49,13 @@ export async function both(): Promise<Both> {
     { hubPollMs: 3_600_000 },
     compiling.database,
   );
-  const actors: Actor[] = [];
+  const actors: Readonly<Record<'authenticate' | 'recall', Actor>>[] = [];
   for (const { running } of [compiling, ordinary])
     for (const how of ['authenticate', 'recall'] as const)
       vi.spyOn(running.app.actors, how).mockImplementation((credentials) =>
-        Promise.resolve(actors[Number(/actor-(\d+)$/.exec(credentials.authorization ?? '')?.[1] ?? -1)] ?? anonymous),
+        Promise.resolve(
+          actors[Number(/actor-(\d+)$/.exec(credentials.authorization ?? '')?.[1] ?? -1)]?.[how] ?? anonymous,
+        ),
       );
   const { app } = compiling.running;
   let counted = { compiled: 0, all: 0 };
@@ -63,7 +68,7 @@ export async function both(): Promise<Both> {
     };
     return isCompiled ? failing : null;
   });
-  const text = async (server: TestServer, { query, variables }: Operation, token: string | null): Promise<string> => {
+  const text = async (server: TestServer, operation: Operation, token: string | null): Promise<string> => {
     const answer = await fetch(server.url, {
       method: 'POST',
       headers: {
@@ -71,7 +76,7 @@ export async function both(): Promise<Both> {
         'x-request-id': 'differential',
         ...(token === null ? {} : { authorization: `Bearer ${token}` }),
       },
-      body: JSON.stringify({ query, variables }),
+      body: JSON.stringify(operation),
     });
     return `${answer.status} ${await answer.text()}`;
   };
@@ -82,7 +87,7 @@ export async function both(): Promise<Both> {
     fail(code) {
       failing = code;
     },
-    as: (actor) => `actor-${actors.push(actor) - 1}`,
+    as: (authenticate, recall = authenticate) => `actor-${actors.push({ authenticate, recall }) - 1}`,
     async ask(operation, token) {
       counted = { compiled: 0, all: 0 };
       const compiled = await text(compiling, operation, token);
@@ -110,10 +115,14 @@ function count(pool: Connections, tell: (text: string) => string | null): void {
 export const hostile = `"q" \\ / \b\f\n\r\t \u0001\u001f\u007f \u2028\u2029 é 漢 😀 </script> ' $1 {"a":1}`;
 
 /** Two workspaces with some of everything, and people of both. */
-export async function world({
-  app,
-  as,
-}: Both): Promise<{ pool: Pool; tokens: (string | null)[]; of: Tenant; other: Tenant }> {
+export async function world({ app, as }: Both): Promise<{
+  pool: Pool;
+  tokens: (string | null)[];
+  /** Of those who are remembered, most with rights that they have no more, or not yet. */
+  stale: ReadonlySet<string>;
+  of: Tenant;
+  other: Tenant;
+}> {
   const [of, other] = await tenants(app, ['one', 'two']);
   if (!of || !other) throw new Error('no tenants');
   const ids: string[] = [];
@@ -171,6 +180,7 @@ export async function world({
   const soon = new Date(Date.now() + 3_600_000);
   const base = { ...anonymous, credentialId: newId(), expiresAt: soon };
   const tokens: (string | null)[] = [null];
+  const stale = new Set<string>();
   for (const role of ['VIEWER', 'MEMBER', 'ADMIN', 'OWNER'] as const) {
     const roles = new Map([[of.id, role]]);
     const userId = role === 'OWNER' ? of.owner.id : person.id;
@@ -183,6 +193,41 @@ export async function world({
   tokens.push(as({ ...base, kind: 'SESSION', userId: other.owner.id, roles: new Map([[other.id, 'OWNER']]) }));
   tokens.push(as({ ...base, kind: 'SESSION', userId: of.owner.id, roles: new Map([[of.id, 'OWNER'], [other.id, 'VIEWER']]) })); // prettier-ignore
   tokens.push(as({ ...base, kind: 'SESSION', userId: person.id, roles: new Map() }));
+  const two = new Map<string, Role>([[of.id, 'MEMBER'], [other.id, 'ADMIN']]); // prettier-ignore
+  const scopes = new Set(['runs.cancelRun', 'deployments.createDeployment']);
+  tokens.push(
+    as({ ...base, kind: 'API_KEY', userId: person.id, roles: new Map([[of.id, 'MEMBER']]), scopes }),
+    as({ ...base, kind: 'TOKEN', userId: person.id, roles: two }),
+    as({ ...base, kind: 'MACHINE', userId: null, roles: two, scopes }),
+    as({ ...base, kind: 'SESSION', userId: of.owner.id, roles: new Map([[instanceWorkspaceId, 'OWNER']]) }),
+    as({ ...base, kind: 'SESSION', userId: of.owner.id, roles: new Map([...two, [instanceWorkspaceId, 'OWNER']]) }),
+    as({ ...base, kind: 'SESSION', userId: newId(), roles: two }),
+  );
+  // Those who are remembered: as they are now, and with rights that they had once, or now have, or do not have any more.
+  const { rows: versions } = await app.database.pool.query<{ user_id: string; version: string }>(
+    'select user_id, version from user_rights',
+  );
+  const versionOf = (userId: string) => versions.find((one) => one.user_id === userId)?.version ?? '';
+  const session = { ...base, kind: 'SESSION', userId: person.id } as const;
+  const holding = { userId: person.id, version: versionOf(person.id), endsAt: soon };
+  const none = new Map<string, Role>();
+  const all = new Map<string, Role>([[of.id, 'OWNER'], [other.id, 'OWNER'], [instanceWorkspaceId, 'OWNER']]); // prettier-ignore
+  const remember = (roles: Actor['roles'], once: Actor['roles'], stamp: Actor['stamp']) => {
+    const token = as({ ...session, roles }, { ...session, roles: once, ...(stamp ? { stamp } : {}) });
+    tokens.push(token);
+    stale.add(token);
+  };
+  // Good until a change of what it stands for.
+  remember(two, two, holding);
+  for (const stamp of [
+    { ...holding, version: newId() },
+    { ...holding, userId: of.owner.id },
+    { ...holding, endsAt: new Date(0) },
+  ]) {
+    remember(none, all, stamp);
+    remember(two, all, stamp);
+    remember(two, none, stamp);
+  }
 
   const rows = [
     ...runs,
@@ -193,17 +238,17 @@ export async function world({
     ...(await app.db.membership.findMany()),
   ];
   const cursors = rows.map(({ id }) => Buffer.from(`GPC:S:${id}`).toString('base64'));
-  const none = globalId('Application', newId());
   return {
     of,
     other,
     tokens,
+    stale,
     pool: {
       ids: [
         ...ids,
         ...Array.from({ length: 8 }, () => globalId('Workspace', of.id)),
         globalId('Workspace', other.id),
-        none,
+        globalId('Application', newId()),
         globalId('Nothing', newId()),
         globalId('Application', 'x'),
         globalId('Run', newId()),
@@ -276,20 +321,26 @@ export interface Tally {
   readonly compiled: number;
   /** Those that answered with errors, both ways. */
   readonly errors: number;
+  /** Those of somebody whose rights had changed since they were read, which their statement found out. */
+  readonly stale: number;
+  /** Columns in which something was put that is seldom there. */
+  readonly spoilt: number;
   /** The first that were answered otherwise, or not by one statement. */
   readonly wrong: readonly string[];
 }
 
 /** Asks random operations of random actors both ways. Most have only fields that compile. */
 export async function differ(servers: Both, { seed, count: asked }: { seed: number; count: number }): Promise<Tally> {
-  const { pool, tokens } = await world(servers);
+  const { pool, tokens, stale } = await world(servers);
   const next = random(seed);
   const fields = compiledFields(servers.app);
   const all = new Operations({ schema, random: next, pool });
   const some = new Operations({ schema, random: next, pool, fields: (name) => (fields.get(name) ?? null) === null });
-  const tally = { compiled: 0, errors: 0 };
+  const tally = { compiled: 0, errors: 0, stale: 0, spoilt: 0 };
   const wrong: string[] = [];
   for (let i = 0; i < asked && wrong.length < 3; i++) {
+    // First as rows usually are, then with more and more that is seldom there.
+    if (i % 100 === 50) tally.spoilt += await spoil(servers.app.database.pool, next, 40);
     const operation = (next() < 0.85 ? some : all).next();
     const token = tokens[Math.floor(next() * tokens.length)] ?? null;
     // Some again with other ids and cursors, which are parameters of the same statement.
@@ -305,15 +356,17 @@ export async function differ(servers: Both, { seed, count: asked }: { seed: numb
     }
     let { compiled, ordinary, statements } = await servers.ask(operation, token);
     // An answer with an error does not wait for its other fields: their statements may have come in the time of this one.
-    if (statements.compiled === 1 && statements.all > 1) ({ compiled, ordinary, statements } = await servers.ask(operation, token)); // prettier-ignore
-    const isOne = statements.compiled === 1 && statements.all === 1;
+    if (statements.compiled === 1 && statements.all > 1 && !stale.has(token ?? '')) ({ compiled, ordinary, statements } = await servers.ask(operation, token)); // prettier-ignore
+    // Who is not who they were is told so by the one statement, and answered by others.
+    const isOne = statements.compiled === 1 && (statements.all === 1 || stale.has(token ?? ''));
     tally.compiled += Number(isOne);
+    tally.stale += Number(statements.compiled === 1 && stale.has(token ?? ''));
     tally.errors += Number(ordinary.includes('"errors":'));
     // What is compiled and not answered so has to be an error.
     if (compiled === ordinary && (statements.compiled === 0 || isOne || ordinary.includes('"errors":'))) continue;
     const at = compiled.split('').findIndex((one, j) => one !== ordinary[j]);
     const part = (text: string) => text.slice(Math.max(0, at - 80), at + 200);
-    wrong.push([`seed ${seed}, operation ${i}, ${token ?? 'nobody'}, statements ${JSON.stringify(statements)}`, operation.query, JSON.stringify(operation.variables), part(compiled), part(ordinary)].join('\n')); // prettier-ignore
+    wrong.push([`seed ${seed}, operation ${i}, ${token ?? 'nobody'}, statements ${JSON.stringify(statements)}`, operation.operationName ?? '', operation.query, JSON.stringify(operation.variables), part(compiled), part(ordinary)].join('\n')); // prettier-ignore
   }
   return { asked, ...tally, wrong };
 }

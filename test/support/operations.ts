@@ -27,6 +27,7 @@ export interface Pool {
 export interface Operation {
   readonly query: string;
   readonly variables: Readonly<Record<string, unknown>>;
+  readonly operationName?: string | null;
 }
 
 /** Names of types and fields that are not asked for: what they tell changes by itself, or lies outside. */
@@ -53,7 +54,7 @@ export class Operations {
   /** Fields that may be asked for, as `Type.field`. */
   readonly #fields: (name: string) => boolean;
   #variables = new Map<string, { type: string; otherwise: string | null; value: unknown }>();
-  #fragments: string[] = [];
+  #fragments: { readonly on: string; readonly text: string }[] = [];
   #names = 0;
   #budget = 0;
 
@@ -85,7 +86,11 @@ export class Operations {
     const variables = Object.fromEntries(
       [...this.#variables].flatMap(([name, { value }]) => (value === undefined ? [] : [[name, value]])),
     );
-    return { query: [head + body, ...this.#fragments].join('\n'), variables };
+    const parts = [head + body, ...this.#fragments.map(({ text }) => text)];
+    if (!head.includes('Random') || this.#chance(0.8)) return { query: parts.join('\n'), variables };
+    // One of several, which is named, or is not.
+    const operationName = this.#one(['Random', 'Random', 'Random', 'Other', 'Nothing', '', null]);
+    return { query: ['query Other { viewer { id } __typename }', ...parts].join('\n'), variables, operationName };
   }
 
   #chance(part: number): boolean {
@@ -124,12 +129,16 @@ export class Operations {
 
   /** A fragment on the type itself, or on an interface of it. */
   #fragment(type: GraphQLCompositeType, depth: number, taken: Set<string>, prefix: string): string {
+    const known = prefix === '' ? this.#fragments.findIndex((one) => one.on === type.name) : -1;
+    if (known >= 0 && this.#chance(0.5)) return `...F${known}${this.#directive()}`;
     const on = isObjectType(type) && this.#chance(0.5) ? (type.getInterfaces()[0] ?? type) : type;
     const parts = this.#parts(on, depth - 1, taken, prefix || `${on.name}_`).join(' ');
     if (this.#chance(0.3) && on === type) return `...${this.#directive()} { ${parts} }`;
     if (this.#chance(0.5)) return `... on ${on.name}${this.#directive()} { ${parts} }`;
     const name = `F${this.#fragments.length}`;
-    this.#fragments.push(`fragment ${name} on ${on.name} { ${parts} }`);
+    // One with names that are good only there is not used again.
+    const again = prefix === '' && on === type && isObjectType(on) ? on.name : '';
+    this.#fragments.push({ on: again, text: `fragment ${name} on ${on.name} { ${parts} }` });
     return `...${name}${this.#directive()}`;
   }
 
@@ -161,7 +170,10 @@ export class Operations {
     const head = `${plain ? '' : `${key}: `}${field.name}${args}${this.#directive()}`;
     if (isLeafType(named)) return plain && this.#chance(0.1) ? `${head} ${field.name}` : head;
     const below = `${head} ${this.#selection(named as GraphQLCompositeType, depth - 1)}`;
-    return plain && !isAbstractType(named) && this.#chance(0.1) ? `${below} ${field.name} { __typename }` : below;
+    if (!plain || isAbstractType(named) || !this.#chance(0.15)) return below;
+    // It stands there twice, and is merged.
+    const more = this.#chance(0.5) ? this.#selection(named as GraphQLCompositeType, depth - 1) : '{ __typename }';
+    return `${below} ${field.name} ${more}`;
   }
 
   #args(field: GraphQLField<unknown, unknown>): string {
@@ -189,14 +201,23 @@ export class Operations {
     // Sometimes the value is the default of the variable, and sometimes there is another default that does not count.
     const how = input && value !== null ? this.#random() : 0;
     const otherwise = input && how > 0.8 ? literal(input, value) : null;
-    this.#variables.set(name, { type, otherwise, value: how > 0.9 ? undefined : value });
+    // With a default a variable may be null where the argument may not.
+    const loose = otherwise !== null && this.#chance(0.4);
+    this.#variables.set(name, {
+      type: loose ? type.replace(/!$/, '') : type,
+      otherwise,
+      value: how > 0.9 ? undefined : loose && this.#chance(0.2) ? null : value,
+    });
     return `$${name}`;
   }
 
   #value(type: GraphQLInputType, name: string): unknown {
     const inner = getNullableType(type);
-    if (isListType(inner))
+    if (isListType(inner)) {
+      // One value stands for a list of it.
+      if (this.#chance(0.1)) return this.#value(inner.ofType, name);
       return Array.from({ length: Math.floor(this.#random() * 4) }, () => this.#value(inner.ofType, name));
+    }
     if (isEnumType(inner)) return this.#one(inner.getValues()).name;
     if (isInputObjectType(inner))
       return Object.fromEntries(
@@ -212,7 +233,7 @@ export class Operations {
       case 'Boolean':
         return this.#chance(0.5);
       case 'ID':
-        return this.#one(this.#pool.ids);
+        return this.#chance(0.03) ? 7 : this.#one(this.#pool.ids);
       case 'Float':
         return this.#random();
       case 'DateTime':
@@ -229,7 +250,9 @@ export class Operations {
 function literal(type: GraphQLInputType, value: unknown): string {
   const inner = getNullableType(type);
   if (value === null) return 'null';
-  if (isListType(inner)) return `[${(value as unknown[]).map((one) => literal(inner.ofType, one)).join(', ')}]`;
+  if (isListType(inner) && Array.isArray(value))
+    return `[${value.map((one) => literal(inner.ofType, one)).join(', ')}]`;
+  if (isListType(inner)) return literal(inner.ofType, value);
   if (isEnumType(inner)) return value as string;
   if (isInputObjectType(inner)) {
     const fields = inner.getFields();

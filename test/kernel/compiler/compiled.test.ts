@@ -12,7 +12,16 @@ import { newId } from '#kernel/ids.ts';
 import type { Role } from '#prisma';
 import { schema } from '../../../src/schema.ts';
 import { both, compiledFields, differ, hostile, type Both } from '../../support/compiled.ts';
-import { application, deployment, invitationOf, keyOf, memberOf, tenants, type Tenant } from '../../support/world.ts';
+import {
+  application,
+  deployment,
+  invitationOf,
+  keyOf,
+  memberOf,
+  rowOf,
+  tenants,
+  type Tenant,
+} from '../../support/world.ts';
 
 /* Queries as one statement: the same answers as without, and what that must never cost. */
 
@@ -150,6 +159,23 @@ test('texts, numbers and instants are written as JavaScript writes them', async 
   const late = await servers.ask({ query, variables: { id: globalId('Application', id) } }, token);
   expect(late.compiled).toBe(late.ordinary);
   expect(late.compiled).toContain('INTERNAL');
+});
+
+test('a list that is null is an empty one, and one with a null in it is an error', async () => {
+  const { app } = servers;
+  const id = (await rowOf['ExternalIdentity']?.(app, of)) ?? '';
+  const { userId } = await app.db.externalIdentity.findUniqueOrThrow({ where: { id } });
+  const query = '{ viewer { identities { scopes } } }';
+  const scopes = async (value: string) => {
+    await app.database.pool.query(`update external_identity set scopes = ${value} where user_id = $1`, [userId]);
+    return servers.ask({ query, variables: {} }, actor(of, 'OWNER', userId));
+  };
+  for (const value of ['null', `'{}'`, `array['a', '']`, 'array[null]']) {
+    const { compiled, ordinary, statements } = await scopes(value);
+    expect(compiled).toBe(ordinary);
+    expect(statements.compiled).toBe(1);
+  }
+  expect((await scopes('null')).compiled).toContain('"scopes":[]');
 });
 
 test('pages: none, one, the last, before and after rows of others, and too many', async () => {
