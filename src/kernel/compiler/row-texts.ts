@@ -4,7 +4,7 @@ import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { anyActor } from '../auth/policy.ts';
 import { finished } from './json.ts';
-import { modelsOf, NotCompiled, type Models } from './models.ts';
+import { modelsOf, type Models } from './models.ts';
 import { tellFault } from './plugin.ts';
 import { compileRow } from './select.ts';
 import { followed, Statement, type Parameter } from './where.ts';
@@ -23,6 +23,8 @@ interface Known extends RowText {
   readonly number: number;
   /** Whether it can be told to all who may look into one workspace at once. */
   readonly isForAll: boolean;
+  /** Whether pages or counts are in it: what takes its time is a statement of its own, and nobody else waits for it. */
+  readonly isLong: boolean;
 }
 
 /** For whom it is: one actor, or all who may look into a workspace. One object stands for one of them. */
@@ -67,17 +69,17 @@ export class RowTexts {
 
   /** @returns null where only the ordinary way can tell it */
   compile(text: RowText): Known | null {
-    const number = this.#count++;
-    const compiles = (isForAll: boolean): boolean => {
+    const made = { ...text, number: this.#count++, isForAll: true, isLong: false };
+    const expression = (isForAll: boolean): string | null => {
       try {
-        this.#expression(new Statement(this.#models, isForAll), { ...text, number, isForAll });
-        return true;
+        return this.#expression(new Statement(this.#models, isForAll), made);
       } catch {
         // What is not compiled, and what the ordinary way throws for these arguments: it tells that itself.
-        return false;
+        return null;
       }
     };
-    return compiles(false) ? { ...text, number, isForAll: compiles(true) } : null;
+    const [own, forAll] = [expression(false), expression(true)];
+    return own === null ? null : { ...made, isForAll: forAll !== null, isLong: own.includes('count(*)') };
   }
 
   /** The text for a row; null where the ordinary way has to tell it, also what went wrong. */
@@ -103,24 +105,34 @@ export class RowTexts {
         [...wanted.keys()].toSorted((a, b) => a - b).join(),
       ).values()) {
         const what = [...(alike[0]?.[1].values() ?? [])].map((one) => one.what).toSorted((a, b) => a.number - b.number);
-        for (let from = 0; from < alike.length; from += maxRows)
-          for (let first = 0; first < what.length; first += maxFields)
-            void this.#ask(readers, alike.slice(from, from + maxRows), what.slice(first, first + maxFields));
+        const { long = [], short = [] } = Object.groupBy(what, ({ isLong }) => (isLong ? 'long' : 'short'));
+        for (let from = 0; from < alike.length; from += maxRows) {
+          const some = alike.slice(from, from + maxRows);
+          for (let first = 0; first < short.length; first += maxFields)
+            void this.#ask(readers, some, short.slice(first, first + maxFields));
+          for (const one of long) void this.#ask(readers, some, [one]);
+        }
       }
   }
 
-  async #ask(readers: Readers, rows: [id: string, wanted: Wanted][], what: readonly Known[]): Promise<void> {
-    const found = await this.#run(readers, rows.map(([id]) => id), what); // prettier-ignore
+  async #ask(readers: Readers, rows: readonly [id: string, wanted: Wanted][], what: readonly Known[]): Promise<void> {
+    const ids = rows.map(([id]) => id);
+    const found = await this.#run(readers, ids, what);
+    // What is wrong with one of them is not the fault of the others.
+    if (!found && what.length > 1) {
+      for (const one of what) void this.#ask(readers, rows, [one]);
+      return;
+    }
     for (const [index, [, wanted]] of rows.entries())
       for (const [place, { number }] of what.entries()) {
-        const text = found[index]?.[place];
+        const text = found?.[index]?.[place];
         const told = text == null ? null : finished(text);
         for (const tell of wanted.get(number)?.tell ?? []) tell(told);
       }
   }
 
-  /** A row for each id, with a text for each that is wanted; none where it failed. */
-  async #run(readers: Readers, ids: string[], what: readonly Known[]): Promise<(string | null)[][]> {
+  /** A row for each id, with a text for each that is wanted; null where it failed. */
+  async #run(readers: Readers, ids: readonly string[], what: readonly Known[]): Promise<(string | null)[][] | null> {
     const isForAll = 'workspaceId' in readers;
     const query = this.#query(what, isForAll);
     const asked = {
@@ -136,8 +148,8 @@ export class RowTexts {
       });
       return rows;
     } catch (error) {
-      if (!(error instanceof NotCompiled)) tellFault(this.#app, error, query.text);
-      return [];
+      if (what.length === 1) tellFault(this.#app, error, query.text);
+      return null;
     }
   }
 

@@ -245,14 +245,9 @@ class Compiler {
   #object(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): string {
     if (type.extensions['pothosPrismaModel'] !== row.model.name) return refuse(`${type.name} is no ${row.model.name}`);
     const fields = [...this.#fields(type, selections)];
+    const made = () => objectSql(fields.map(([key, nodes]) => [key, this.#field(type, nodes, row, kind)]));
     const { statement } = this;
-    const before = statement.beyond;
-    statement.beyond ||= statement.isForAll && isPersonal(rowRule(row.model.name));
-    try {
-      return objectSql(fields.map(([key, nodes]) => [key, this.#field(type, nodes, row, kind)]));
-    } finally {
-      statement.beyond = before;
-    }
+    return statement.isForAll && isPersonal(rowRule(row.model.name)) ? statement.beyond(made) : made();
   }
 
   #field(type: GraphQLObjectType, nodes: readonly FieldNode[], row: Row, kind: string | null): string {

@@ -24,8 +24,8 @@ export class Statement {
   readonly isForAll: boolean;
   /** Whose part is being compiled, where several documents have one statement. */
   document: { readonly number: number; readonly variables: Readonly<Record<string, unknown>> } | null = null;
-  /** Whether what is being compiled is reached through a row that is not of the workspace: a person. */
-  beyond = false;
+  /** Whether rows that the actor may see are more than those of the workspace where it is compiled: beside a person. */
+  #beyond = false;
   /** Whether conditions on other tables are looked up for each row, and not joined: for pages, which need few rows. */
   #fenced = true;
   readonly parameters: Parameter[] = [];
@@ -77,6 +77,21 @@ export class Statement {
     }
   }
 
+  get isBeyond(): boolean {
+    return this.#beyond;
+  }
+
+  /** What it makes may depend on rows of more workspaces than one. */
+  beyond<T>(make: () => T): T {
+    const before = this.#beyond;
+    this.#beyond = true;
+    try {
+      return make();
+    } finally {
+      this.#beyond = before;
+    }
+  }
+
   value(value: unknown): string {
     // A point in time is that of the first who asked, not of who asks now.
     if (value instanceof Date) refuse('a date');
@@ -97,7 +112,7 @@ export const maySee = (statement: Statement, model: Model, alias: string): strin
 /** The same for what is listed: what is not let through is not missed. */
 function listed(statement: Statement, model: Model, alias: string): string {
   const rule = rowRule(model.name);
-  const isSame = rule.by === 'parent' || (rule.by === 'workspace' && rule.least === 'VIEWER' && !statement.beyond);
+  const isSame = rule.by === 'parent' || (rule.by === 'workspace' && rule.least === 'VIEWER' && !statement.isBeyond);
   return statement.isForAll && !isSame
     ? refuse(`a list of ${model.name} for all`)
     : ruled(statement, rule, model, alias);
@@ -146,7 +161,8 @@ export function whereSql(statement: Statement, model: Model, alias: string, wher
     if (name === 'AND') return list(value).map((one) => whereSql(statement, model, alias, one));
     if (name === 'OR')
       return [`(${list(value).map((one) => whereSql(statement, model, alias, one)).join(' or ') || 'false'})`]; // prettier-ignore
-    if (name === 'NOT') return list(value).map((one) => `not ${whereSql(statement, model, alias, one)}`);
+    if (name === 'NOT')
+      return list(value).map((one) => `not ${statement.beyond(() => whereSql(statement, model, alias, one))}`);
     if (model.relations.has(name)) return [relatedSql(statement, model, name, alias, value)];
     return comparisons(statement, model, alias, name, value);
   });
@@ -196,7 +212,9 @@ function related(
 
 function relatedSql(statement: Statement, model: Model, name: string, alias: string, value: unknown): string {
   const holds = (where: Where) =>
-    related(statement, model, name, alias, (to, there) => whereSql(statement, to, there, where));
+    related(statement, model, name, alias, (to, there) =>
+      statement.beyond(() => whereSql(statement, to, there, where)),
+    );
   if (value === null) return `not ${holds({})}`;
   const filter = value as Where;
   if (relationOf(model, name).isList) {
