@@ -84,10 +84,15 @@ async function run(app: App, plan: Plan, asked: Asked): Promise<Told> {
   } catch (error) {
     if (error instanceof NotCompiled) return { outcome: 'ordinary' };
     // Whatever it is, the ordinary way tells it as it always does; a fault of the compiler nobody has to suffer from.
-    if (error instanceof DatabaseError && ofStatement.test(error.code ?? ''))
-      app.log.error({ err: error, statement: plan.text }, 'a compiled statement failed');
+    tellFault(app, error, plan.text);
     return { outcome: 'failed' };
   }
+}
+
+/** Logs what is a fault of the compiler. */
+export function tellFault(app: App, error: unknown, statement: string): void {
+  if (error instanceof DatabaseError && ofStatement.test(error.code ?? ''))
+    app.log.error({ err: error, statement }, 'a compiled statement failed');
 }
 
 /** Errors of a statement, and not of the connection or the server. @see https://www.postgresql.org/docs/current/errcodes-appendix.html */

@@ -20,7 +20,7 @@ import {
   type OperationDefinitionNode,
   type SelectionSetNode,
 } from 'graphql';
-import { anyActor, may, rowRule, type Verb, type Where } from '../auth/policy.ts';
+import { anyActor, isPersonal, may, rowRule, type Verb, type Where } from '../auth/policy.ts';
 import { stampHolds } from '../auth/rights.ts';
 import { isConnection, maxNodeIds } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
@@ -78,11 +78,10 @@ const nobody = new Proxy({} as Context, {
   get: (_, name) => (name === 'actor' ? anyActor : refuse(`the context's ${String(name)}`)),
 });
 
-/** What an operation is compiled from. The variables hold those that its text depends on. */
+/** What something is compiled from. The variables hold those that its text depends on. */
 export interface Source {
   readonly schema: GraphQLSchema;
   readonly models: Models;
-  readonly operation: OperationDefinitionNode;
   readonly fragments: ReadonlyMap<string, FragmentDefinitionNode>;
   readonly variables: Readonly<Record<string, unknown>>;
 }
@@ -93,15 +92,31 @@ const maxFields = 1000;
 const maxStatement = 50_000;
 
 /**
- * A statement that answers the text of `data`, and whether the actor's rights, where they are remembered ones, are those
- * of now. @throws {NotCompiled}
+ * An operation as a statement that answers the text of `data`, and whether the actor's rights, where they are remembered
+ * ones, are those of now.
+ * @throws {NotCompiled}
  */
-export function compile(source: Source): { readonly text: string; readonly parameters: readonly Parameter[] } {
-  const compiler = new Compiler(source);
-  const text = `select concat(${textSql(compiler.root())}), ${confirmed(compiler.statement)}`;
-  if (text.length > maxStatement) return refuse('a statement that is too long');
-  return compiler.statement.finished(text);
+export function compile(source: Source & { readonly operation: OperationDefinitionNode }): {
+  readonly text: string;
+  readonly parameters: readonly Parameter[];
+} {
+  const compiler = new Compiler(source, new Statement(source.models));
+  const text = bounded(textSql(compiler.root(source.operation)));
+  return compiler.statement.finished(`select concat(${text}), ${confirmed(compiler.statement)}`);
 }
+
+/**
+ * What a field says of the row of a model with an id, null where there is none or the actor may not see it: an expression
+ * for a statement.
+ * @throws {NotCompiled}
+ */
+export const compileRow = (
+  source: Source,
+  statement: Statement,
+  row: { type: GraphQLOutputType; nodes: readonly FieldNode[]; model: string; id: string },
+): string => bounded(textSql(new Compiler(source, statement).one(row.type, row.nodes, row.model, row.id)));
+
+const bounded = (text: string): string => (text.length > maxStatement ? refuse('a statement that is too long') : text);
 
 function confirmed(statement: Statement): string {
   const userId = statement.hidden('uuid', ({ actor }) => actor.stamp?.userId ?? null);
@@ -115,13 +130,13 @@ class Compiler {
   readonly #source: Source;
   #fieldsLeft = maxFields;
 
-  constructor(source: Source) {
+  constructor(source: Source, statement: Statement) {
     this.#source = source;
-    this.statement = new Statement(source.models);
+    this.statement = statement;
   }
 
-  root(): Text {
-    const { schema, operation } = this.#source;
+  root(operation: OperationDefinitionNode): Text {
+    const { schema } = this.#source;
     const type = schema.getQueryType() ?? refuse('no queries');
     const fields = this.#fields(type, [operation.selectionSet]);
     if (fields.size === 0) refuse('nothing is asked');
@@ -154,6 +169,16 @@ class Compiler {
         conditions.push(`${alias}.${columnOf(model, column).sql} = ${this.#argument(nodes, arg)}`);
     } else return refuse(`Query.${name}`);
     return this.#row(field.type, nodes, model, alias, conditions, 'by' in compiled);
+  }
+
+  /** The row of a model with an id, null unless the actor may see it. */
+  one(type: GraphQLOutputType, nodes: readonly FieldNode[], name: string, id: string): Text {
+    const model = this.#model(name);
+    const alias = this.statement.alias();
+    const conditions = [`${alias}.${columnOf(model, 'id').sql} = ${id}`];
+    // Whether somebody else may see it is not known here: it is there, and refused.
+    if (this.statement.isForAll) return this.#row(type, nodes, model, alias, conditions, false);
+    return this.#row(type, nodes, model, alias, [...conditions, maySee(this.statement, model, alias)], true);
   }
 
   /** A subselect of one row, or of none. */
@@ -234,8 +259,9 @@ class Compiler {
 
   #guarded(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): Text {
     const text = this.#object(type, selections, row, kind);
-    const model = guardOf(type);
-    if (model !== null && model !== row.model.name) return refuse(`${type.name} is guarded as ${model}`);
+    const guard = guardOf(type);
+    if (guard !== null && guard !== row.model.name) return refuse(`${type.name} is guarded as ${guard}`);
+    const model = this.statement.isForAll ? row.model.name : guard;
     if (model === null || row.isRuled || rowRule(model).by === 'parent') return text;
     return chosen(maySee(this.statement, row.model, row.alias), text, refusalText);
   }
@@ -243,7 +269,9 @@ class Compiler {
   #object(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): Text {
     if (type.extensions['pothosPrismaModel'] !== row.model.name) return refuse(`${type.name} is no ${row.model.name}`);
     const fields = [...this.#fields(type, selections)];
-    return objectText(fields.map(([key, nodes]) => [key, this.#field(type, nodes, row, kind)]));
+    const made = () => objectText(fields.map(([key, nodes]) => [key, this.#field(type, nodes, row, kind)]));
+    const { statement } = this;
+    return statement.isForAll && isPersonal(rowRule(row.model.name)) ? statement.beyond(made) : made();
   }
 
   #field(type: GraphQLObjectType, nodes: readonly FieldNode[], row: Row, kind: string | null): Text {
@@ -260,9 +288,11 @@ class Compiler {
     if (typeof compiled === 'object') {
       if ('column' in compiled) return this.#column(field.type, row, compiled.column);
       if ('one' in compiled && 'id' in compiled) {
-        const model = this.#model(compiled.one);
-        return this.#shown(field.type, nodes, row.named(columnOf(row.model, compiled.id), model));
+        const column = columnOf(row.model, compiled.id);
+        if (this.statement.isForAll) return this.one(field.type, nodes, compiled.one, `${row.alias}.${column.sql}`);
+        return this.#shown(field.type, nodes, row.named(column, this.#model(compiled.one)));
       }
+      if (this.statement.isForAll) return refuse(`${type.name}.${name} for all`);
       if ('may' in compiled) {
         const { may: verb, so } = compiled;
         const where = both(
@@ -520,7 +550,7 @@ class Compiler {
     const value = first(nodes).arguments?.find((one) => one.name.value === name)?.value;
     if (value?.kind === Kind.VARIABLE) {
       const variable = value.name.value;
-      return this.statement.parameter(({ variables }) => as(variables[variable]), `${variable} ${as.name}`);
+      return this.statement.parameter(({ variables }) => as(variables[variable]), `$${variable} ${as.name}`);
     }
     if (value?.kind === Kind.STRING) {
       const text = value.value;
@@ -587,7 +617,8 @@ const selectionsOf = (nodes: readonly FieldNode[]): SelectionSetNode[] =>
 const fieldOf = (type: GraphQLObjectType, name: string): GraphQLField<unknown, unknown> =>
   type.getFields()[name] ?? refuse(`${type.name}.${name}`);
 
-const optionsOf = (of: { readonly extensions: Readonly<Record<string, unknown>> }): Options =>
+/** What a field or type was declared with. */
+export const optionsOf = (of: { readonly extensions: Readonly<Record<string, unknown>> }): Options =>
   of.extensions['pothosOptions'] ?? {};
 
 const objectType = (schema: GraphQLSchema, name: string): GraphQLObjectType => {
