@@ -3,24 +3,26 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import path from 'node:path';
-import { contenders, runners, start } from './contenders/index.ts';
-import { admin, databaseUrl, postgres, template, workingCopy } from './data/database.ts';
-import { shapeOf } from './data/shape.ts';
+import { contenders, notCompiling, runners, start } from './contenders/index.ts';
+import { admin, databaseUrl, pin, postgres, template, workingCopy } from './data/database.ts';
+import { shapeOf, type Shape } from './data/shape.ts';
 import { hasWrk } from './load/http.ts';
 import { cores } from './measure.ts';
 import { help, optionsOf, UnknownOption, type Options } from './options.ts';
 import type { Sample } from './report/results.ts';
 import { writeReport } from './report/write.ts';
-import { measureRuns, runWorkloads } from './workloads/runs.ts';
-import type { Bench } from './workloads/bench.ts';
-import { AnswersDiffer, measureRequests } from './workloads/http.ts';
-import { isLiveWorkload, liveWorkloads, measureLive } from './workloads/live.ts';
+import { isRunWorkload, measureRuns, runWorkloads } from './workloads/runs.ts';
+import { AnswersDiffer, type Bench } from './workloads/bench.ts';
+import { measureRequests } from './workloads/http.ts';
+import { corpusWorkloads, isCorpusWorkload, measureCorpus } from './workloads/corpus.ts';
+import { measureLive } from './workloads/live.ts';
 import { profile } from './workloads/profile.ts';
+import { isLiveWorkload, liveWorkloads } from './workloads/streams.ts';
 import { isRequestWorkload, requestWorkloads } from './workloads/requests.ts';
 
 // Measures the server against others: npm --prefix bench start -- --help
 
-const allWorkloads = { ...requestWorkloads, ...liveWorkloads, ...runWorkloads };
+const allWorkloads = { ...requestWorkloads, ...liveWorkloads, ...runWorkloads, ...corpusWorkloads };
 const root = path.resolve(import.meta.dirname, '..');
 const git = (...args: string[]): string => execFileSync('git', ['-C', root, ...args], { encoding: 'utf8' }).trim();
 const begun = performance.now();
@@ -53,13 +55,21 @@ async function measure(options: Options): Promise<void> {
   const all = contenders(path.join(options.cache, 'server'), against);
   const chosen = all.filter(({ name }) => name.startsWith('switchyard') || options.contenders.includes(name));
   const executing = runners(path.join(options.cache, 'worker'), against);
-  const server = await postgres({ url: options.database, cache: options.cache, core: cores.others });
+  const server = await postgres({ url: options.database, cache: options.cache });
   const samples: Sample[] = [];
   try {
-    for (const scale of options.scales) {
-      const shape = shapeOf(scale);
+    const databases: { shape: Shape; data: string }[] = [];
+    for (const shape of options.scales.map(shapeOf)) {
       const data = await template(server.url, shape, tell);
-      tell(`scale ${scale}: ${shape.deployments} deployments in ${data}`);
+      tell(`scale ${shape.scale}: ${shape.deployments} deployments in ${data}`);
+      databases.push({ shape, data });
+    }
+    if (options.prepare) return;
+    if (cores.others !== null) {
+      // The bench itself writes the events of streams.
+      for (const pid of [process.pid, ...(server.pid === null ? [] : [server.pid])]) pin(pid, cores.others);
+    }
+    for (const { shape, data } of databases) {
       const bench: Bench = {
         options,
         shape,
@@ -73,13 +83,16 @@ async function measure(options: Options): Promise<void> {
         await profile(bench, options.profile, options.workloads, executing);
         continue;
       }
+      if (options.workloads.some(isCorpusWorkload)) samples.push(...(await measureCorpus(bench)));
       const requests = options.workloads.filter(isRequestWorkload);
       if (requests.length > 0) samples.push(...(await measureRequests(bench, requests)));
       const live = options.workloads.filter(isLiveWorkload);
       if (live.length > 0) samples.push(...(await measureLive(bench, live)));
-      if (options.workloads.includes('J1')) {
-        await workingCopy(server.url, data);
-        samples.push(...(await measureRuns(bench, executing)));
+      const runs = options.workloads.filter(isRunWorkload);
+      if (runs.length > 0) {
+        // A worker would find what M1 asked for.
+        if (requests.length > 0) await workingCopy(server.url, data);
+        samples.push(...(await measureRuns(bench, executing, runs)));
       }
     }
     if (options.profile !== null) return;
@@ -92,10 +105,12 @@ async function measure(options: Options): Promise<void> {
       commit: git('describe', '--always', '--dirty'),
       load: hasWrk ? 'wrk' : 'autocannon',
       workloads: allWorkloads,
-      contenders: Object.fromEntries([...chosen, ...executing].map(({ name, label }) => [name, label])),
+      contenders: Object.fromEntries(
+        [...chosen, ...chosen.slice(0, 1).map(notCompiling), ...executing].map(({ name, label }) => [name, label]),
+      ),
       options,
     };
-    console.log(await writeReport(options.out, about, samples));
+    console.log(await writeReport(options.out, { about, samples }));
     tell(`the report is in ${options.out}`);
   } finally {
     await server.release();

@@ -13,12 +13,14 @@ export interface Options {
   readonly subscribers: number;
   readonly sockets: number;
   readonly runs: number;
+  readonly operations: number;
   readonly against: string | null;
   readonly out: string;
   readonly cache: string;
   readonly database: string | undefined;
   readonly profile: string | null;
   readonly quick: boolean;
+  readonly prepare: boolean;
 }
 
 /** The command line asks for what there is not. */
@@ -40,12 +42,14 @@ export const help = `npm --prefix bench start -- [options]
   --connections 32       of HTTP loads
   --subscribers 2000     of S1, S2, L1; S3 has a tenth on each of 10 documents, R1 a twentieth
   --sockets 10000        of K1
-  --runs 2000            of J1
+  --runs 2000            of J1; E1 has five times as many events
+  --operations 400       of C1
   --against <git ref>    measures the server of that commit, too
   --database <url>       of a server where databases may be made; default: an embedded one
   --cache <folder>       of the data; default: ${cacheFolder()}
   --out <folder>         of the report; default: bench/results/<time>
   --profile <contender>  no rounds: where that one spends its time in each workload
+  --prepare              only makes the data
   --quick                a smoke run: one round of one second, few subscribers, some of the workloads and contenders`;
 
 function cacheFolder(): string {
@@ -65,8 +69,8 @@ export function optionsOf(
     args: [...args],
     options: {
       workloads: text, contenders: text, rounds: text, seconds: text, warm: text, scale: text, connections: text,
-      subscribers: text, sockets: text, runs: text, against: text, database: text, cache: text, out: text, profile: text,
-      quick: { type: 'boolean' }, help: { type: 'boolean' },
+      subscribers: text, sockets: text, runs: text, operations: text, against: text, database: text, cache: text, out: text, profile: text,
+      quick: { type: 'boolean' }, prepare: { type: 'boolean' }, help: { type: 'boolean' },
     },
   }); // prettier-ignore
   if (values.help) return null;
@@ -94,6 +98,7 @@ export function optionsOf(
     subscribers: number(values.subscribers, 2000, 40),
     sockets: number(values.sockets, 10_000, 100),
     runs: number(values.runs, 2000, 20),
+    operations: number(values.operations, 400, 40),
     against: values.against ?? null,
     out: path.resolve(
       values.out ?? path.join(import.meta.dirname, 'results', new Date().toISOString().replaceAll(/[:.]/g, '-')),
@@ -102,5 +107,6 @@ export function optionsOf(
     database: values.database,
     profile: values.profile ?? null,
     quick,
+    prepare: values.prepare ?? false,
   } satisfies Options;
 }

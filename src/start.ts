@@ -294,6 +294,7 @@ async function begin(
     scanning: config.scanning,
     outbound: config.outbound,
     metricsMs: config.driver.metricsIntervalS * 1000,
+    diskMs: config.driver.diskIntervalS * 1000,
     keepsApplications: !options.endApplications,
   });
   undo.push(() => host.stop({ endApplications: options.endApplications ?? false }));

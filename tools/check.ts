@@ -2,7 +2,7 @@
 //
 //   npm run check                      all of them
 //   node tools/check.ts types format   only these
-//   node tools/check.ts --json FILE    also writes {passed, failed, skipped} to FILE
+//   node tools/check.ts --json FILE    also writes {passed, failed, skipped, failures: [{name, said}]} to FILE
 import { spawn } from 'node:child_process';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -192,7 +192,7 @@ const { values, positionals } = parseArgs({ options: { json: { type: 'string' } 
 for (const name of positionals) if (!(name in checks)) throw new Error(`There is no check named ${name}`);
 const chosen = Object.entries(checks).filter(([name]) => positionals.length === 0 || positionals.includes(name));
 const counts = { passed: 0, failed: 0, skipped: 0 };
-const failed: string[] = [];
+const failures: { readonly name: string; readonly said: string }[] = [];
 
 const queue = [...chosen];
 async function work(): Promise<void> {
@@ -202,7 +202,7 @@ async function work(): Promise<void> {
     const outcome = await check().catch((error: unknown): Outcome => ({ ok: false, said: String(error) }));
     const kind = outcome.skipped ? 'skipped' : outcome.ok ? 'passed' : 'failed';
     counts[kind]++;
-    if (kind === 'failed') failed.push(name);
+    if (kind === 'failed') failures.push({ name, said: outcome.said });
     const time = `${((performance.now() - begun) / 1000).toFixed(1)} s`;
     const note = outcome.ok && outcome.said && !outcome.said.includes('\n') ? `  ${outcome.said}` : '';
     console.log(`${kind.padEnd(8)} ${name.padEnd(14)} ${time.padStart(7)}${note}`);
@@ -210,8 +210,8 @@ async function work(): Promise<void> {
   }
 }
 await Promise.all([work(), work()]);
-if (values.json) await writeFile(values.json, JSON.stringify(counts));
-if (failed.length > 0) {
-  console.error(`\nFailed: ${failed.join(', ')}`);
+if (values.json) await writeFile(values.json, JSON.stringify({ ...counts, failures }));
+if (failures.length > 0) {
+  console.error(`\nFailed: ${failures.map(({ name }) => name).join(', ')}`);
   process.exitCode = 1;
 }

@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { apiKey, rowId } from '../data/shape.ts';
 import { cores, cpu, pss, tree } from '../measure.ts';
 import type { Dialect } from '../workloads/documents.ts';
-import type { LiveWorkload } from '../workloads/live.ts';
+import type { LiveWorkload } from '../workloads/streams.ts';
 
 export interface Contender {
   readonly name: string;
@@ -95,7 +95,28 @@ export function contenders(state: string, against: string | null): readonly Cont
   ];
 }
 
-/** What executes runs, for J1. */
+/** The server without its compiler. */
+export const notCompiling = (server: Contender): Contender => ({
+  ...server,
+  name: 'switchyard-ordinary',
+  label: `${server.label}, not compiling`,
+  env: {
+    ...server.env,
+    SWITCHYARD_STATE_DIR: `${server.env['SWITCHYARD_STATE_DIR']}-ordinary`,
+    SWITCHYARD_COMPILE: 'false',
+  },
+});
+
+/** For random operations, which are larger than those of people; and few connections, which have soon prepared theirs. */
+export const withWideLimits = {
+  SWITCHYARD_MAX_COST: '1000000',
+  SWITCHYARD_MAX_DEPTH: '30',
+  SWITCHYARD_MAX_ALIASES: '1000',
+  DATABASE_POOL_MAX: '2',
+  METRICS_TOKEN: 'a secret of the bench that reads metrics',
+} as const;
+
+/** What executes runs, for J1 and E1. */
 export function runners(state: string, against: string | null): readonly Contender[] {
   const worker = (name: string, label: string, checkout: string, of: string): Contender => {
     const server = ofServer(checkout, of);

@@ -8,46 +8,84 @@ import { databaseUrl, listen, poolMax } from './shared/serve.ts';
 
 const pool = new pg.Pool({ connectionString: databaseUrl, max: poolMax });
 
-const instant = (column: string) => `to_char(${column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
-const id = (type: string, column: string) => `translate(encode(convert_to('${type}:' || ${column}, 'UTF8'), 'base64'), E'\\n', '')`; // prettier-ignore
+// The quickest that we found by hand: text is put together, which costs a third less than objects of JSON; a page is read
+// with its columns in one go.
 
-const point = `select json_build_object('node', (
-  select json_build_object('id', ${id('Deployment', 'r.id')}, 'status', r.status, 'ref', d.ref, 'createdAt', ${instant('r.created_at')},
-    'application', json_build_object('name', a.name, 'workspace', json_build_object('name', w.name)))
-  from run r join deployment d on d.id = r.id join application a on a.id = d.application_id join workspace w on w.id = a.workspace_id
-  where r.id = $1::uuid))::text`;
+/** An object as text. Each value is an expression that gives JSON; null is nothing. */
+const object = (fields: Readonly<Record<string, string>>): string =>
+  `concat(${Object.entries(fields)
+    .map(([name, value], index) => `'${index === 0 ? '{' : ','}"${name}":', ${value}`)
+    .join(', ')}, '}')`;
+const list = (one: string, order: string): string => `'[', string_agg(${one}, ',' order by ${order}), ']'`;
+const instant = (column: string) => `to_char(${column} at time zone 'UTC', '"\\""YYYY-MM-DD"T"HH24:MI:SS.MS"Z\\""')`;
+// Short enough for one line of Base64.
+const id = (type: string, column: string) => `'"', encode(convert_to('${type}:' || ${column}, 'UTF8'), 'base64'), '"'`;
+const word = (column: string) => `'"', ${column}, '"'`;
+const text = (column: string) => `to_json(${column})`;
 
-const nested = `select json_build_object('workspace', (
-  select json_build_object('applications', json_build_object('nodes', (
-    select coalesce(json_agg(json_build_object('name', a.name, 'deployments', json_build_object('nodes', ds.nodes)) order by a.created_at desc, a.id desc), '[]') from (
-      select * from application where workspace_id = w.id order by created_at desc, id desc limit 20
-    ) a cross join lateral (
-      select coalesce(json_agg(json_build_object('id', ${id('Deployment', 'r.id')}, 'status', r.status, 'createdAt', ${instant('r.created_at')},
-        'actor', (select json_build_object('name', u.name) from app_user u where u.id = r.actor_id),
-        'steps', (select coalesce(json_agg(json_build_object('name', s.name, 'status', s.status) order by s.position), '[]')
-          from run_step s where s.run_id = r.id)) order by d.id desc), '[]') nodes
-      from (select id from deployment where application_id = a.id order by id desc limit 5) d join run r on r.id = d.id
-    ) ds)))
-  from workspace w where w.slug = $1))::text`;
+const point = `select ${object({
+  node: `(select ${object({
+    id: id('Deployment', 'r.id'),
+    status: word('r.status'),
+    ref: text('d.ref'),
+    createdAt: instant('r.created_at'),
+    application: object({ name: text('a.name'), workspace: object({ name: text('w.name') }) }),
+  })} from run r join deployment d on d.id = r.id join application a on a.id = d.application_id
+      join workspace w on w.id = a.workspace_id where r.id = $1::uuid)`,
+})}`;
 
-// Ids first, which the index alone tells.
+const steps = `(select concat(${list(object({ name: text('s.name'), status: word('s.status') }), 's.position')})
+  from run_step s where s.run_id = r.id)`;
+const deployments = `(select concat(${list(
+  object({
+    id: id('Deployment', 'r.id'),
+    status: word('r.status'),
+    createdAt: instant('r.created_at'),
+    actor: `coalesce((select ${object({ name: text('u.name') })} from app_user u where u.id = r.actor_id), 'null')`,
+    steps,
+  }),
+  'd.id desc',
+)}) from (select id from deployment where application_id = a.id order by id desc limit 5) d join run r on r.id = d.id)`;
+const nested = `select ${object({
+  workspace: `(select ${object({
+    applications: object({
+      nodes: `(select concat(${list(object({ name: text('a.name'), deployments: object({ nodes: deployments }) }), 'a.created_at desc, a.id desc')})
+        from (select * from application where workspace_id = w.id order by created_at desc, id desc limit 20) a)`,
+    }),
+  })} from workspace w where w.slug = $1)`,
+})}`;
+
 const page = `with p as materialized (
-    select d.id from deployment d where d.application_id = $1::uuid and d.id < $2::uuid order by d.id desc limit 51
-  )
-  select json_build_object('node', json_build_object('deployments', json_build_object(
-    'nodes', (select coalesce(json_agg(json_build_object('id', ${id('Deployment', 'r.id')}, 'status', r.status, 'ref', d.ref,
-        'createdAt', ${instant('r.created_at')}, 'actor', case when u.id is not null then json_build_object('name', u.name) end) order by n.id desc), '[]')
-      from (select * from p limit 50) n join deployment d on d.id = n.id join run r on r.id = n.id left join app_user u on u.id = r.actor_id),
-    'totalCount', (select count(*) from deployment where application_id = $1::uuid),
-    'pageInfo', json_build_object('hasNextPage', (select count(*) > 50 from p)))))::text`;
+    select d.id, d.ref from deployment d where d.application_id = $1::uuid and d.id < $2::uuid order by d.id desc limit 51
+  ) select ${object({
+    node: object({
+      deployments: object({
+        nodes: `(select concat(${list(
+          object({
+            id: id('Deployment', 'p.id'),
+            status: word('r.status'),
+            ref: text('p.ref'),
+            createdAt: instant('r.created_at'),
+            actor: `case when u.id is null then 'null' else ${object({ name: text('u.name') })} end`,
+          }),
+          'p.id desc',
+        )}) from (select * from p limit 50) p join run r on r.id = p.id left join app_user u on u.id = r.actor_id)`,
+        totalCount: '(select count(*) from deployment where application_id = $1::uuid)',
+        pageInfo: object({ hasNextPage: '(select (count(*) > 50)::text from p)' }),
+      }),
+    }),
+  })}`;
 
 const create = deploySql({
   application: '$1::uuid',
   ref: "'main'",
   actor: 'null::uuid',
   where: 'true',
-  select: `select json_build_object('createDeployment', json_build_object('deployment',
-    json_build_object('id', ${id('Deployment', 'r.id')}, 'status', r.status, 'ref', d.ref)))::text from r, d`,
+  select: `select ${object({
+    createDeployment: object({
+      deployment: object({ id: id('Deployment', 'r.id'), status: word('r.status'), ref: text('d.ref') }),
+    }),
+  })} from r, d`,
 });
 
 interface Variables {

@@ -21,11 +21,13 @@ const result = await autocannon({
     },
   })),
 });
+const { user, system } = process.cpuUsage();
 const answer: Load = {
   requests: result.requests.total,
   perSecond: result.requests.total / result.duration,
   p50: result.latency.p50,
   p99: result.latency.p99,
   errors: result.errors + result.non2xx,
+  cpuUs: user + system,
 };
 console.log(JSON.stringify(answer));

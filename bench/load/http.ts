@@ -15,6 +15,8 @@ export interface Load {
   readonly p99: number;
   /** Refused connections, time-outs, and statuses that are no success. */
   readonly errors: number;
+  /** Time that the load itself took of a processor, microseconds. */
+  readonly cpuUs: number;
 }
 
 /** Whether wrk is there; else autocannon, which takes several times the processor time and so measures less. */

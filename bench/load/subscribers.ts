@@ -35,6 +35,11 @@ export class Subscribers {
     }
   }
 
+  /** Of the clients' processes. */
+  get pids(): number[] {
+    return this.#children.flatMap(({ pid }) => pid ?? []);
+  }
+
   async reset(): Promise<void> {
     await this.#all({ do: 'reset' });
   }

@@ -20,7 +20,7 @@ end
 
 function done(summary, latency)
   local e = summary.errors
-  io.write(string.format('RESULT {"requests":%d,"us":%d,"p50":%.3f,"p99":%.3f,"errors":%d}\n', summary.requests,
+  io.write(string.format('RESULT {"requests":%d,"us":%d,"p50":%.3f,"p99":%.3f,"errors":%d,"cpuUs":%d}\n', summary.requests,
     summary.duration, latency:percentile(50) / 1000, latency:percentile(99) / 1000,
-    e.connect + e.read + e.write + e.status + e.timeout))
+    e.connect + e.read + e.write + e.status + e.timeout, os.clock() * 1000000))
 end

@@ -1,6 +1,8 @@
 import type { Contender, Running } from '../contenders/index.ts';
 import type { Shape } from '../data/shape.ts';
+import { cpu, spent, tree } from '../measure.ts';
 import type { Options } from '../options.ts';
+import type { Sample } from '../report/results.ts';
 
 /** What every workload has. */
 export interface Bench {
@@ -12,4 +14,48 @@ export interface Bench {
   readonly databasePid: number | null;
   readonly tell: (what: string) => void;
   start(contender: Contender): Promise<Running>;
+}
+
+/** Contenders give different answers, or wrong ones. */
+export class AnswersDiffer extends Error {}
+
+/** Each goes first as often as the others. @param round from 1 */
+export function inTurn<T>(all: readonly T[], round: number): readonly T[] {
+  const turn = (round - 1) % Math.max(1, all.length);
+  return [...all.slice(turn), ...all.slice(0, turn)];
+}
+
+/** Time that the processors spent, microseconds. */
+interface Spent {
+  readonly server: number;
+  readonly database: number | null;
+  /** What went by. */
+  readonly wall: number;
+}
+
+/** Begins to measure. @returns what was spent since */
+export function meter({ databasePid }: Bench, running: Running): () => Spent {
+  const database = () => (databasePid === null ? null : cpu(tree(databasePid)));
+  const [server, others, begun] = [running.cpu(), database(), performance.now()];
+  return () => {
+    const after = database();
+    return {
+      server: spent(server, running.cpu()),
+      database: others && after && spent(others, after),
+      wall: (performance.now() - begun) * 1000,
+    };
+  };
+}
+
+/**
+ * What something cost each time.
+ * @param load time of whatever asked, on the core that it shares with the database; null: it was not measured
+ */
+export function costs({ server, database, wall }: Spent, times: number, load: number | null): Sample['values'] {
+  return {
+    cpuUs: server / times,
+    ...(database === null ? {} : { databaseUs: database / times }),
+    serverBusy: (100 * server) / wall,
+    ...(database === null || load === null ? {} : { othersBusy: (100 * (database + load)) / wall }),
+  };
 }

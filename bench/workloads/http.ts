@@ -4,17 +4,14 @@ import { cursorsOf, operations, requestOf, type Request, type RequestWorkload } 
 import type { Contender, Running } from '../contenders/index.ts';
 import { load } from '../load/http.ts';
 import { post } from '../load/post.ts';
-import { cores, counting, cpu, spent, tree } from '../measure.ts';
+import { cores, counting, spent } from '../measure.ts';
 import type { Sample } from '../report/results.ts';
-import type { Bench } from './bench.ts';
+import { AnswersDiffer, costs, inTurn, meter, type Bench } from './bench.ts';
 
 /** Different requests of one load. */
 const many = 400;
 /** Operations whose answers are compared. */
 const compared = 25;
-
-/** Answers differ. */
-export class AnswersDiffer extends Error {}
 
 interface Entry {
   readonly contender: Contender;
@@ -27,25 +24,42 @@ const send = ({ contender, running, cursors }: Entry, operation: Operation): Pro
   return post(running.url, body, authorization);
 };
 
+/** Operations with the answers that all give. */
+type Expected = readonly (readonly [Operation, string])[];
+
 /** @throws {AnswersDiffer} */
-async function checkAnswers(bench: Bench, entries: readonly Entry[], workload: RequestWorkload): Promise<void> {
+async function checkAnswer(entry: Entry, operation: Operation, expected: string): Promise<void> {
+  const answer = comparable(operation, await send(entry, operation));
+  if (answer === expected) return;
+  const [a, b] = [expected.split('\n'), answer.split('\n')];
+  const at = a.findIndex((line, index) => line !== b[index]);
+  const part = (lines: readonly string[]) => lines.slice(Math.max(0, at - 2), at + 5).join('\n  ');
+  throw new AnswersDiffer(
+    `${entry.contender.name} answers ${JSON.stringify(operation)} with\n  ${part(b)}\ninstead of\n  ${part(a)}`,
+  );
+}
+
+/** @throws {AnswersDiffer} */
+async function checkAnswers(bench: Bench, entries: readonly Entry[], workload: RequestWorkload): Promise<Expected> {
   const [first, ...others] = entries;
-  if (!first) return;
+  const found: [Operation, string][] = [];
   for (const operation of operations(workload, bench.shape, bench.options.quick ? 8 : compared)) {
-    const expected = comparable(operation, await send(first, operation));
-    if (/"errors":|"node": null|"workspace": null/.test(expected)) {
-      throw new AnswersDiffer(`${first.contender.name} answers ${JSON.stringify(operation)} with ${expected}`);
-    }
-    for (const other of others) {
-      const answer = comparable(operation, await send(other, operation));
-      if (answer === expected) continue;
-      const [a, b] = [expected.split('\n'), answer.split('\n')];
-      const at = a.findIndex((line, index) => line !== b[index]);
-      throw new AnswersDiffer(
-        `${workload}: ${other.contender.name} and ${first.contender.name} differ for ${JSON.stringify(operation)}:\n` +
-          `  ${b.slice(Math.max(0, at - 2), at + 5).join('\n  ')}\ninstead of\n  ${a.slice(Math.max(0, at - 2), at + 5).join('\n  ')}`,
-      );
-    }
+    const expected = first ? comparable(operation, await send(first, operation)) : '';
+    if (/"errors":|"node": null|"workspace": null/.test(expected))
+      throw new AnswersDiffer(`${first?.contender.name} answers ${JSON.stringify(operation)} with ${expected}`);
+    for (const other of others) await checkAnswer(other, operation, expected);
+    found.push([operation, expected]);
+  }
+  return found;
+}
+
+/** Looks at answers while a load is on, which looks at statuses only. @returns how many it looked at */
+async function watched(entry: Entry, expected: Expected, load: Promise<unknown>): Promise<number> {
+  const over = load.then(() => true);
+  for (let asked = 0; ; asked++) {
+    if (await Promise.race([over, delay(25, false)])) return asked;
+    const [operation, answer] = expected[asked % expected.length] ?? [];
+    if (operation && answer !== undefined) await checkAnswer(entry, operation, answer);
   }
 }
 
@@ -80,27 +94,27 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
     const begin = async (contender: Contender): Promise<void> => {
       tell(`starting ${contender.name}`);
       const running = await bench.start(contender);
-      const cursors = new Map<string, string>();
-      entries.push({ contender, running, cursors });
-      for (const [row, cursor] of await cursorsOf(contender, running, shape)) cursors.set(row, cursor);
+      entries.push({ contender, running, cursors: await cursorsOf(contender, running, shape) });
     };
     const serving = bench.contenders.filter(({ http }) => http);
     if (options.quick) {
       const begun = await Promise.allSettled(serving.map(begin));
       for (const one of begun) if (one.status === 'rejected') throw one.reason;
     } else for (const contender of serving) await begin(contender);
-    const requests = new Map<string, Request[]>();
-    const counts = new Map<string, number | null>();
     const key = (contender: Contender, workload: string): string => `${contender.name} ${workload}`;
+    const requests = new Map<string, Request[]>();
     for (const workload of workloads) {
       await checkAnswers(bench, entries, workload);
       tell(`${workload}: all ${entries.length} give the same answers`);
-      for (const entry of entries) {
-        const count = workload === 'M1' ? shape.applications : many;
-        const all = operations(workload, shape, count).map((one) => requestOf(entry.contender, one, entry.cursors));
-        requests.set(key(entry.contender, workload), all);
-      }
+      const all = operations(workload, shape, workload === 'M1' ? shape.applications : many);
+      for (const { contender, cursors } of entries)
+        requests.set(
+          key(contender, workload),
+          all.map((one) => requestOf(contender, one, cursors)),
+        );
     }
+    const expected = new Map<string, Expected>();
+    const counts = new Map<string, number | null>();
     await counting(bench.databaseUrl, async (count) => {
       for (const workload of workloads) {
         const some = operations(workload, shape, options.quick ? 4 : 10);
@@ -114,59 +128,52 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
         }
       }
     });
-    const one = (entry: Entry, workload: RequestWorkload, seconds: number, seed: number) =>
-      load(entry.running.url, requests.get(key(entry.contender, workload)) ?? [], {
+    const one = ({ contender, running }: Entry, workload: RequestWorkload, seconds: number, seed: number) =>
+      load(running.url, requests.get(key(contender, workload)) ?? [], {
         seconds,
         connections: options.connections,
         core: cores.others,
         seed,
       });
-    const measured = async (workload: RequestWorkload, round: number): Promise<Sample[]> => {
-      const samples: Sample[] = [];
-      // Each goes first as often as the others.
-      const turn = (round - 1) % entries.length;
-      for (const entry of [...entries.slice(turn), ...entries.slice(0, turn)]) {
-        const database = () => (bench.databasePid === null ? new Map<number, number>() : cpu(tree(bench.databasePid)));
-        const [server, others] = [entry.running.cpu(), database()];
-        const result = await one(entry, workload, options.seconds, round);
-        const used = spent(server, entry.running.cpu());
-        const byDatabase = spent(others, database());
-        const count = counts.get(key(entry.contender, workload));
-        if (result.requests === 0)
-          throw new Error(`${entry.contender.name} answers no ${workload} in ${options.seconds} s`);
-        // When the load ends, each connection has a request under way, half done on the average.
-        const served = result.requests + options.connections / 2;
-        await idle(entry.running);
-        samples.push({
-          workload,
-          contender: entry.contender.name,
-          scale: shape.scale,
-          round,
-          values: {
-            perSecond: result.perSecond,
-            cpuUs: used / served,
-            ...(bench.databasePid === null ? {} : { databaseUs: byDatabase / served }),
-            ...(count == null ? {} : { statements: count }),
-            p50Ms: result.p50,
-            p99Ms: result.p99,
-            pssMb: entry.running.pss() / 1024,
-            errors: result.errors,
-          },
-        });
-        if (result.errors > 0)
-          throw new Error(`${entry.contender.name} failed ${result.errors} requests of ${workload}`);
-      }
-      tell(`round ${round}: ${workload}`);
-      return samples;
+    const measured = async (entry: Entry, workload: RequestWorkload, round: number): Promise<Sample> => {
+      const { contender, running } = entry;
+      const told = meter(bench, running);
+      const loaded = one(entry, workload, options.seconds, round);
+      const [result, looked] = await Promise.all([loaded, watched(entry, expected.get(workload) ?? [], loaded)]);
+      const used = told();
+      if (result.requests === 0) throw new Error(`${contender.name} answers no ${workload} in ${options.seconds} s`);
+      if (result.errors > 0) throw new Error(`${contender.name} failed ${result.errors} requests of ${workload}`);
+      // When the load ends, each connection has a request under way, half done on the average.
+      const served = result.requests + options.connections / 2 + looked;
+      const count = counts.get(key(contender, workload));
+      await idle(running);
+      return {
+        workload,
+        contender: contender.name,
+        scale: shape.scale,
+        round,
+        values: {
+          perSecond: result.perSecond,
+          ...costs(used, served, result.cpuUs),
+          ...(count == null ? {} : { statements: count }),
+          p50Ms: result.p50,
+          p99Ms: result.p99,
+          pssMb: running.pss() / 1024,
+        },
+      };
     };
 
     const samples: Sample[] = [];
     // What writes comes last, so that the others read what was made for them.
-    for (const group of [workloads.filter((one) => one !== 'M1'), workloads.filter((one) => one === 'M1')]) {
+    for (const group of [workloads.filter((name) => name !== 'M1'), workloads.filter((name) => name === 'M1')]) {
       if (options.warmSeconds > 0)
         for (const entry of entries) for (const workload of group) await one(entry, workload, options.warmSeconds, 1);
+      for (const workload of group) expected.set(workload, await checkAnswers(bench, entries, workload));
       for (let round = 1; round <= options.rounds; round++)
-        for (const workload of group) samples.push(...(await measured(workload, round)));
+        for (const workload of group) {
+          for (const entry of inTurn(entries, round)) samples.push(await measured(entry, workload, round));
+          tell(`round ${round}: ${workload}`);
+        }
     }
     // The same answers after all of that.
     for (const workload of workloads) await checkAnswers(bench, entries, workload);

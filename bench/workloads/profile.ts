@@ -5,9 +5,10 @@ import type { Contender } from '../contenders/index.ts';
 import { summary, type CpuProfile } from '../report/profile.ts';
 import type { Bench } from './bench.ts';
 import { loadOf } from './http.ts';
-import { isLiveWorkload, underLoad } from './live.ts';
+import { underLoad } from './live.ts';
 import { isRequestWorkload } from './requests.ts';
-import { runsUnderLoad, runWorkloads, startRunner } from './runs.ts';
+import { isLiveWorkload } from './streams.ts';
+import { isRunWorkload, runsUnderLoad, startRunner } from './runs.ts';
 
 const root = path.resolve(import.meta.dirname, '../..');
 
@@ -22,17 +23,20 @@ export async function profile(
   for (const workload of workloads) {
     const file = path.join(bench.options.out, `${name}-${workload}.cpuprofile`);
     await rm(file, { force: true });
-    const found = (workload in runWorkloads ? executing : bench.contenders).find((one) => one.name === name);
+    const found = (isRunWorkload(workload) ? executing : bench.contenders).find((one) => one.name === name);
     const able = found && (isLiveWorkload(workload) ? found.live.includes(workload) : found.http);
     if (!able) continue;
     const contender: Contender = { ...found, env: { ...found.env, BENCH_PROFILE: file } };
-    const running = await (workload in runWorkloads ? startRunner(bench, contender) : bench.start(contender));
+    const running = await (isRunWorkload(workload) ? startRunner(bench, contender) : bench.start(contender));
     try {
       const loaded = isRequestWorkload(workload)
         ? await loadOf(bench, contender, running, workload)
         : isLiveWorkload(workload)
           ? await underLoad(bench, contender, running, workload)
-          : runsUnderLoad(bench, running);
+          : isRunWorkload(workload)
+            ? runsUnderLoad(bench, running, workload)
+            : null;
+      if (!loaded) continue;
       await loaded.run(); // warm
       running.signal('SIGUSR2');
       await delay(300);

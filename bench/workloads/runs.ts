@@ -1,49 +1,75 @@
 import type { Contender, Running } from '../contenders/index.ts';
 import { post } from '../load/post.ts';
-import { cpu, spent, tree } from '../measure.ts';
+import { counting } from '../measure.ts';
 import type { Sample } from '../report/results.ts';
-import type { Bench } from './bench.ts';
+import { costs, inTurn, meter, type Bench } from './bench.ts';
 
-export const runWorkloads = { J1: 'runs with three steps that do nothing, from being asked for until over' } as const;
+export const runWorkloads = {
+  J1: 'runs with three steps that do nothing, from being asked for until over',
+  E1: 'events, each committed by itself',
+} as const;
+export type RunWorkload = keyof typeof runWorkloads;
+export const isRunWorkload = (name: string): name is RunWorkload => name in runWorkloads;
 
 export const startRunner = (bench: Bench, contender: Contender): Promise<Running> =>
   bench.start({ ...contender, env: { ...contender.env, WORKSPACES: String(bench.shape.workspaces) } });
 
-const make = ({ url }: Running, runs: number): Promise<string> => post(url, JSON.stringify({ runs }), null);
+/** Events are made as many times as often as runs: they are that much quicker. */
+const eventsOfRun = 5;
+
+const countOf = (bench: Bench, workload: RunWorkload): number =>
+  bench.options.runs * (workload === 'E1' ? eventsOfRun : 1);
+
+const make = ({ url }: Running, workload: RunWorkload, count: number): Promise<string> =>
+  post(url, JSON.stringify({ [workload === 'E1' ? 'events' : 'runs']: count }), null);
 
 /** A load for a profile. */
-export const runsUnderLoad = (bench: Bench, running: Running) => ({
-  run: () => make(running, bench.options.runs),
+export const runsUnderLoad = (bench: Bench, running: Running, workload: RunWorkload) => ({
+  run: () => make(running, workload, countOf(bench, workload)),
   end: async () => undefined,
 });
 
 /** Each contender in turn, round by round, started afresh each time. */
-export async function measureRuns(bench: Bench, runners: readonly Contender[]): Promise<Sample[]> {
+export async function measureRuns(
+  bench: Bench,
+  runners: readonly Contender[],
+  workloads: readonly RunWorkload[],
+): Promise<Sample[]> {
   const { options, shape, tell } = bench;
   const samples: Sample[] = [];
   for (let round = 1; round <= options.rounds; round++) {
-    const turn = (round - 1) % runners.length;
-    for (const contender of [...runners.slice(turn), ...runners.slice(0, turn)]) {
+    for (const contender of inTurn(runners, round)) {
       const running = await startRunner(bench, contender);
       try {
-        await make(running, Math.max(10, options.runs >> 2)); // warm
-        const database = () => (bench.databasePid === null ? new Map<number, number>() : cpu(tree(bench.databasePid)));
-        const [before, others] = [running.cpu(), database()];
-        const begun = performance.now();
-        await make(running, options.runs);
-        const seconds = (performance.now() - begun) / 1000;
-        const values = {
-          perSecond: options.runs / seconds,
-          cpuUs: spent(before, running.cpu()) / options.runs,
-          ...(bench.databasePid === null ? {} : { databaseUs: spent(others, database()) / options.runs }),
-          pssMb: running.pss() / 1024,
-        };
-        samples.push({ workload: 'J1', contender: contender.name, scale: shape.scale, round, values });
+        for (const workload of workloads) {
+          // An event is an event, whoever executes runs.
+          if (workload === 'E1' && contender.name === 'pg-boss') continue;
+          const count = countOf(bench, workload);
+          await make(running, workload, Math.max(10, count >> 2)); // warm
+          const told = meter(bench, running);
+          const begun = performance.now();
+          await make(running, workload, count);
+          const perSecond = (count * 1000) / (performance.now() - begun);
+          const values = { perSecond, ...costs(told(), count, 0), pssMb: running.pss() / 1024 };
+          // It tells nothing new in the next rounds.
+          const some = Math.max(10, count >> 4);
+          const statements =
+            round > 1
+              ? null
+              : await counting(bench.databaseUrl, (counted) => counted(() => make(running, workload, some)));
+          samples.push({
+            workload,
+            contender: contender.name,
+            scale: shape.scale,
+            round,
+            values: { ...values, ...(statements === null ? {} : { statements: statements / some }) },
+          });
+        }
       } finally {
         await running.stop();
       }
     }
-    tell(`round ${round}: J1`);
+    tell(`round ${round}: ${workloads.join(', ')}`);
   }
   return samples;
 }

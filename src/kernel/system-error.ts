@@ -8,8 +8,13 @@ export function codeOf(error: unknown): unknown {
 /** The file system of the host that does the work, or of its engine, is full: its operator has to make room, or to give it more. */
 export class DiskFull extends DomainError {
   readonly code = 'DISK_FULL';
-  constructor(whose: 'the host' | 'the Docker engine' = 'the host') {
-    super(`There is no room left on the disk of ${whose}.`);
+  /** @param leastMb what has to be free, MiB; not given: it is full */
+  constructor(whose: 'the host' | 'the Docker engine' = 'the host', leastMb?: number) {
+    super(
+      leastMb === undefined
+        ? `There is no room left on the disk of ${whose}.`
+        : `Less than ${leastMb} MiB are free on the disk of ${whose}.`,
+    );
   }
 }
 

@@ -30,7 +30,12 @@ beforeAll(async () => {
     DOCKER_HOST: `unix://${engine.socketPath}`,
     SWITCHYARD_DOCKER_NODE_IMAGE: nodeImage,
   };
-  server = await startTestServer({ ...settings, SWITCHYARD_METRICS_INTERVAL_S: '5' });
+  // What happens when a disk is full, not before.
+  server = await startTestServer({
+    ...settings,
+    SWITCHYARD_METRICS_INTERVAL_S: '5',
+    SWITCHYARD_MIN_FREE_DISK_MB: '0',
+  });
 });
 afterAll(async () => {
   await server?.stop();

@@ -44,7 +44,11 @@ test('a disk that is full: the deployment fails and says so, what serves serves 
     await run('umount', [path.join(disk, 'shared')]);
     await rm(disk, { recursive: true, force: true });
   });
-  const small = await startTestServer({ SWITCHYARD_SHARED_DIR: path.join(disk, 'shared') });
+  const small = await startTestServer({
+    SWITCHYARD_SHARED_DIR: path.join(disk, 'shared'),
+    // What happens when it is full, not before.
+    SWITCHYARD_MIN_FREE_DISK_MB: '0',
+  });
   context.onTestFinished(() => small.stop());
   const place: Ground = { driver: 'PROCESS', server: small, folder: disk, settings: {} };
   const on = await team(small.url);

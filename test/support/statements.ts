@@ -1,5 +1,6 @@
 import pg from 'pg';
 import { vi } from 'vitest';
+import { Batch } from '#kernel/db/batch.ts';
 
 /** Statements that are not a request's own. */
 const aside = /^select pg_notify|set last_seen_at/;
@@ -39,13 +40,17 @@ export async function roundTrips(fn: () => Promise<unknown>): Promise<{ statemen
   const { query } = prototype;
   const spy = vi.spyOn(prototype, 'query').mockImplementation(function (this: pg.Client, ...args: unknown[]) {
     const [statement] = args;
-    const text = typeof statement === 'string' ? statement : (statement as { text: string }).text;
-    if (aside.test(text)) return query.apply(this, args);
-    statements.push(text);
+    const texts =
+      statement instanceof Batch
+        ? statement.statements.map(({ text }) => text)
+        : [typeof statement === 'string' ? statement : (statement as { text: string }).text];
+    if (texts.some((text) => aside.test(text))) return query.apply(this, args);
+    statements.push(...texts);
     const before = open.get(this) ?? 0;
     if (before === 0) trips++;
     open.set(this, before + 1);
     const answered = () => open.set(this, (open.get(this) ?? 1) - 1);
+    if (statement instanceof Batch) void statement.answered.then(answered);
     const callback = args.at(-1);
     if (typeof callback === 'function')
       args[args.length - 1] = (...answer: unknown[]) => {

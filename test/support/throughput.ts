@@ -12,6 +12,7 @@ import pg from 'pg';
 import { PgBoss } from 'pg-boss';
 import { loadConfig } from '../../src/config.ts';
 import { system } from '../../src/kernel/auth/actor.ts';
+import { Batch } from '../../src/kernel/db/batch.ts';
 import { defineEvent } from '../../src/kernel/events/define.ts';
 import { newId } from '../../src/kernel/ids.ts';
 import { defineRunKind } from '../../src/kernel/runs/kinds.ts';
@@ -73,12 +74,14 @@ await app.database.pool.query('insert into event_head (workspace_id) values ($1)
 await app.database.pool.query('create table plain (id uuid primary key, at timestamptz default now(), data jsonb)');
 
 let statements = 0;
-const submit = pg.Query.prototype as unknown as { submit: (connection: unknown) => unknown };
-const { submit: sent } = submit;
-submit.submit = function (connection) {
-  statements++;
-  return sent.call(this, connection);
-};
+type Submit = { submit: (connection: unknown) => unknown };
+for (const prototype of [pg.Query.prototype, Batch.prototype] as unknown as Submit[]) {
+  const { submit } = prototype;
+  prototype.submit = function (connection) {
+    statements += this instanceof Batch ? this.statements.length : 1;
+    return submit.call(this, connection);
+  };
+}
 
 /** `n` of them by `writers` at once. */
 async function each(n: number, fn: (i: number) => Promise<unknown>): Promise<void> {

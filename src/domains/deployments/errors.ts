@@ -49,7 +49,7 @@ export class Unhealthy extends DomainError {
   readonly code = 'UNHEALTHY';
 }
 
-export type Quota = 'APPLICATIONS' | 'RETAINED_RELEASES';
+export type Quota = 'APPLICATIONS' | 'RETAINED_RELEASES' | 'DISK';
 
 /** The workspace may not have more. */
 export class QuotaExceeded extends DomainError {
@@ -59,9 +59,12 @@ export class QuotaExceeded extends DomainError {
   /** What there is, or was asked for. */
   readonly actual: number;
   constructor(quota: Quota, limit: number, actual: number) {
-    super(
-      `The workspace may have ${limit} ${quota === 'APPLICATIONS' ? 'applications' : 'retained releases of an application'}.`,
-    );
+    const what = {
+      APPLICATIONS: 'applications',
+      RETAINED_RELEASES: 'retained releases of an application',
+      DISK: `MiB of disk for its applications, and has ${actual}`,
+    };
+    super(`The workspace may have ${limit} ${what[quota]}.`);
     this.quota = quota;
     this.limit = limit;
     this.actual = actual;

@@ -79,6 +79,7 @@ export const quotaChanged = defineEvent<{
   maxApplications: number | null;
   maxConcurrentDeployments: number | null;
   retainedReleases: number | null;
+  maxDiskMb: number | null;
 }>('workspace.quotaChanged', {
   subject: 'Workspace',
   description: 'An operator said what it may have; null: what the settings of the server say.',

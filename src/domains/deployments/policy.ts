@@ -35,6 +35,7 @@ export const can = definePolicy('deployments', {
     EnvironmentVersion: withParent,
     EnvironmentVariable: withParent,
     WorkspaceQuota: withParent,
+    ApplicationDisk: withParent,
     // Reached through the deployment, and findings through their scan or their application.
     SecurityScan: withParent,
     Finding: withParent,

@@ -1,10 +1,12 @@
+import { statfs } from 'node:fs/promises';
 import type { Agent } from 'node:http';
 import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { DomainError } from '#kernel/errors.ts';
-import { DiskFull } from '#kernel/system-error.ts';
+import { codeOf, DiskFull } from '#kernel/system-error.ts';
 import { absentAsNull, createEngine, DriverUnavailable, isFull, saidBy, statusOf, translated } from './engine.ts';
+import { sizesOf, type DiskUsage } from './disk.ts';
 import { toUsage } from './usage.ts';
 import { linesOf, messagesOf, type Splitter } from './streams.ts';
 import { objectionTo } from './dockerfile.ts';
@@ -83,6 +85,8 @@ const context = { maxBytes: 2 ** 30, maxFiles: 200_000 };
 const output = { 'max-size': '10m', 'max-file': '2' };
 /** What images expect of their root user; Docker's usual ones without raw sockets, devices and the like. */
 const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'KILL', 'NET_BIND_SERVICE', 'SETGID', 'SETUID'];
+/** How long it may take the engine to measure its disk, milliseconds. */
+const measureMs = 300_000;
 /** How long words that were on their way are waited for when following ends. */
 const lastWordsMs = 200;
 /** How long it may take to be told what runs at an engine of another machine, for all who wait together, milliseconds. */
@@ -268,6 +272,35 @@ export async function createDockerDriver(options: DockerDriverOptions) {
 
     async usage(instances: readonly Opaque[]) {
       return Promise.all(instances.map((one) => usageOf(containerOf(one))));
+    },
+
+    /** Images, and what containers have written in themselves and in their volumes; the engine keeps their output short. */
+    async sizes(signal: AbortSignal): Promise<ReadonlyMap<string, number>> {
+      // It looks at every file of every container, which takes a while.
+      const late = AbortSignal.timeout(measureMs);
+      const told = await Promise.race([
+        engine.streams.df().catch((error: unknown) => {
+          throw translated(error);
+        }) as Promise<DiskUsage>,
+        aborted(AbortSignal.any([signal, late])).catch((error: unknown) => {
+          signal.throwIfAborted();
+          throw new DriverUnavailable(`it did not tell what is on its disk: ${String(error)}`);
+        }),
+      ]);
+      return sizesOf(told, (labels) => (labels?.[label.host] === hostId ? labels[label.application] : undefined));
+    },
+
+    /** Null: it is on another machine, or this process may not see it. */
+    async free(): Promise<number | null> {
+      if (remote) return null;
+      const { DockerRootDir: root } = (await engine.ask((docker) => docker.info())) as { DockerRootDir?: string };
+      try {
+        const { bavail, bsize } = await statfs(root ?? '');
+        return bavail * bsize;
+      } catch (error) {
+        if (['ENOENT', 'EACCES'].includes(String(codeOf(error)))) return null;
+        throw error;
+      }
     },
 
     async ending(instance: Opaque): Promise<string | null> {
@@ -606,6 +639,13 @@ export async function createDockerDriver(options: DockerDriverOptions) {
     return found.size === 1 ? ([...found][0] ?? null) : null;
   }
 }
+
+/** Rejects when the signal says so, and never resolves. */
+const aborted = (signal: AbortSignal): Promise<never> =>
+  new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason as Error);
+    else signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+  });
 
 /** Sent as the body alone: the client would put all of it into the address as well, secrets included. */
 const inBody = (what: Docker.ContainerCreateOptions) => ({ _query: {}, _body: what }) as Docker.ContainerCreateOptions;

@@ -1,3 +1,4 @@
+import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import {
   access,
@@ -13,9 +14,11 @@ import {
   rm,
   rmdir,
   stat,
+  statfs,
 } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { dirname, join, relative, resolve, sep } from 'node:path';
+import { promisify } from 'node:util';
 import { DomainError } from '#kernel/errors.ts';
 import type { Logger } from '#kernel/log.ts';
 import {
@@ -190,6 +193,13 @@ export interface ProcessDriver {
   endUser(userSlot: number): Promise<void>;
   /** Every release folder of this host, whether a row knows it or not. */
   listReleases(): Promise<{ readonly path: string; readonly name: string }[]>;
+  /**
+   * Bytes on disk by application: releases, their homes and logs, caches. One whose folder is not measured in time, because
+   * of what is in it, is not told.
+   */
+  sizes(signal: AbortSignal): Promise<ReadonlyMap<string, number>>;
+  /** Bytes that are free on the file system of applications. */
+  free(): Promise<number>;
   /** The processes of all applications of this host, recorded or not; without isolation they cannot be told: none. */
   listProcesses(): Promise<(ListedProcess & { readonly userOffset: number })[]>;
   /** Cuts the logs that are too long (10 MiB); the address proxy does it every 10 s. */
@@ -201,6 +211,9 @@ export const userCount = 4_000;
 const defaultUserBase = 61_184;
 const defaultPorts: PortRange = { from: 20_000, to: 26_999 };
 const buildGraceMs = 2_000;
+/** How long it may take to measure the folder of one application, milliseconds. */
+const measureMs = 60_000;
+const execute = promisify(execFile);
 const releaseName = /^[0-9a-zA-Z-]{1,64}\.\d{1,9}$/;
 const applicationName = /^[0-9a-zA-Z-]{1,64}$/;
 
@@ -392,6 +405,22 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
       return found;
     },
 
+    async sizes(signal) {
+      const found = new Map<string, number>();
+      // One at a time: it is not urgent, and the disk is also theirs.
+      for (const applicationId of await readdir(applications)) {
+        if (!applicationName.test(applicationId)) continue;
+        const bytes = await sizeOf(join(applications, applicationId), signal);
+        if (bytes !== null) found.set(applicationId, bytes);
+      }
+      return found;
+    },
+
+    async free() {
+      const { bavail, bsize } = await statfs(applications);
+      return bavail * bsize;
+    },
+
     async listProcesses() {
       if (isolation === 'none') return [];
       return (await listProcesses())
@@ -479,7 +508,7 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
       `The heap of each Node process is at most ${memoryMb} MiB (NODE_OPTIONS, the application can change it).`,
     ];
     const missing = [
-      'Memory outside of the heap, processor time, disk space and outgoing connections are not limited.',
+      'Memory outside of the heap, processor time and outgoing connections are not limited; disk is only measured.',
     ];
     if (isolation === 'user')
       applied.push(`Each application has its own user, from ${userBase} to ${userBase + userCount - 1}.`);
@@ -534,6 +563,27 @@ export async function createProcessDriver(options: ProcessDriverOptions): Promis
     }
     if (problem !== null) throw new Error(`${path} cannot be emptied: ${problem}`);
     await rmdir(path);
+  }
+
+  /** Bytes that a folder takes, as its file system counts them; links are not followed. Null: it cannot be told. */
+  async function sizeOf(path: string, signal: AbortSignal): Promise<number | null> {
+    const limits = { timeout: measureMs, killSignal: 'SIGKILL', signal } as const;
+    // Its status is not 0 when a file goes away meanwhile: what it tells counts all the same.
+    const said = await execute('du', ['-skx', '.'], {
+      cwd: path,
+      env: { PATH: searchPath, LC_ALL: 'C' },
+      ...limits,
+    }).then(
+      ({ stdout }) => stdout,
+      (error: unknown) => {
+        signal.throwIfAborted();
+        const { killed, stdout } = error as { killed?: boolean; stdout?: string };
+        if (killed) log.warn({ path, measureMs }, 'the disk that an application has was not measured in time');
+        return killed ? '' : (stdout ?? '');
+      },
+    );
+    const kib = /^(\d+)\s/.exec(said)?.[1];
+    return kib === undefined ? null : Number(kib) * 1024;
   }
 
   /** Null: it went well; else what it said. */

@@ -87,6 +87,10 @@ export function createProcessPort(driver: ProcessDriver) {
 
     usage: (instances: readonly Opaque[]) => usageOf(instances.map(processOf)),
 
+    sizes: (signal: AbortSignal) => driver.sizes(signal),
+
+    free: () => driver.free(),
+
     ending: () => Promise.resolve(null),
 
     tail: (one: { readonly artifact: Opaque }, lines: number) => driver.tail(folderOf(one.artifact).path, lines),

@@ -108,6 +108,18 @@ interface Kept extends Read {
   readonly stamp: Stamp;
 }
 
+/** Whether it is not to be read again yet; rights that changed meanwhile are for the stamp to tell. */
+function isFresh({ actor: { expiresAt }, until }: Kept): boolean {
+  const now = Date.now();
+  return now < until && (!expiresAt || expiresAt.getTime() > now);
+}
+
+/** What credentials are remembered by. */
+const sessionKey = (id: string | null, userId: string | null): string => `SESSION ${id} ${userId}`;
+const keyKey = (column: 'id' | 'key_hash', value: string): string => `${column} ${value}`;
+
+const bearerOf = (authorization: string): string | undefined => /^Bearer ([\w.~+/=-]+)$/i.exec(authorization)?.[1];
+
 /** Credentials that are remembered, at most. */
 const maxKept = 10_000;
 
@@ -151,19 +163,40 @@ export class Actors {
   }
 
   /**
-   * The same with the rights that were read last, where they are remembered, without a question to the database: the
+   * The same with the rights that were read last, where they are remembered, at once and without a question to the database: the
    * actor has a `stamp` then, and whoever reads anything for it makes sure first that it holds.
    * @throws {Unauthenticated} like `authenticate`; one that has one must go there when its stamp does not hold
    */
-  async recall(credentials: Credentials, origin: Origin | null = null): Promise<Actor> {
+  recall(credentials: Credentials, origin: Origin | null = null): Actor | Promise<Actor> {
+    return this.#recalled(credentials, origin) ?? this.#recall(credentials, origin);
+  }
+
+  async #recall(credentials: Credentials, origin: Origin | null): Promise<Actor> {
     const actor = await this.#actorOf(credentials, origin, true);
     return origin ? { ...actor, origin } : actor;
+  }
+
+  /** What is remembered; null also for a credential that is not good, of which the other way says what is wrong. */
+  #recalled({ apiKey, authorization, session }: Credentials, origin: Origin | null): Actor | null {
+    const token = apiKey ? undefined : authorization ? bearerOf(authorization) : session;
+    const key = apiKey ?? (token?.startsWith('sy_') ? token : undefined);
+    if (key !== undefined) return this.#known(keyKey('key_hash', hashApiKey(key)), origin);
+    if (token == null) return authorization ? null : origin ? { ...anonymous, origin } : anonymous;
+    const said = this.#verified.get(sha256Hex(token));
+    if (!said || !this.#tokens.isLive(said)) return null;
+    const actor = this.#known(sessionKey(said.sessionId, said.userId), origin);
+    return actor && { ...actor, expiresAt: earlier(said.expiresAt, actor.expiresAt) };
+  }
+
+  #known(key: string, origin: Origin | null): Actor | null {
+    const kept = this.#kept.get(key);
+    return kept && isFresh(kept) ? { ...kept.actor, stamp: kept.stamp, origin } : null;
   }
 
   #actorOf(credentials: Credentials, origin: Origin | null, unasked: boolean): Actor | Promise<Actor> {
     if (credentials.apiKey) return this.#byKey(credentials.apiKey, unasked);
     if (credentials.authorization) {
-      const bearer = /^Bearer ([\w.~+/=-]+)$/i.exec(credentials.authorization)?.[1];
+      const bearer = bearerOf(credentials.authorization);
       if (!bearer) throw new Unauthenticated('The Authorization header must be `Bearer <token>`.');
       if (bearer.startsWith('sy_')) return this.#byKey(bearer, unasked);
       // What was found to be of this server is of nobody else.
@@ -215,7 +248,7 @@ export class Actors {
 
   async #withRoles(base: Actor, unasked: boolean): Promise<Actor> {
     if (base.kind !== 'SESSION') return (await this.#readPerson(base)).actor;
-    const key = `SESSION ${base.credentialId} ${base.userId}`;
+    const key = sessionKey(base.credentialId, base.userId);
     const actor = (await this.#remembered(key, unasked)) ?? this.#keep(key, await this.#readPerson(base));
     return { ...actor, expiresAt: earlier(base.expiresAt, actor.expiresAt) };
   }
@@ -245,7 +278,7 @@ export class Actors {
 
   async #keyActor(column: 'id' | 'key_hash', value: string, unasked: boolean): Promise<Actor> {
     // By each for itself: that there is a key of this id says nothing of a hash that it had once.
-    const key = `${column} ${value}`;
+    const key = keyKey(column, value);
     const known = await this.#remembered(key, unasked);
     if (known) return known;
     const { rows } = await this.#query<KeyRow>(column, `${keySql}k.${column} = $1`, [value]);
@@ -268,9 +301,8 @@ export class Actors {
   async #remembered(key: string, unasked: boolean): Promise<Actor | null> {
     const kept = this.#kept.get(key);
     if (!kept) return null;
-    const { actor, stamp, until } = kept;
-    const now = Date.now();
-    if (now < until && (!actor.expiresAt || actor.expiresAt.getTime() > now)) {
+    const { actor, stamp } = kept;
+    if (isFresh(kept)) {
       if (unasked) return { ...actor, stamp };
       if (await this.#stamps.holds(stamp)) return actor;
     }

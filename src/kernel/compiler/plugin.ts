@@ -1,9 +1,10 @@
 import { getVariableValues, type ExecutionArgs, type ExecutionResult, type GraphQLSchema } from 'graphql';
 import type { Plugin } from 'graphql-yoga';
 import { DatabaseError } from 'pg';
+import { andThen } from '../and-then.ts';
 import type { App } from '../app.ts';
 import { accessOf, admit, rootFieldsOf } from '../graphql/access.ts';
-import type { Context } from '../graphql/context.ts';
+import { confirm, type Context } from '../graphql/context.ts';
 import { finished } from './json.ts';
 import { modelsOf, NotCompiled } from './models.ts';
 import { Plans, type Plan } from './plans.ts';
@@ -26,9 +27,12 @@ export function compiled({ app, schema }: { readonly app: App; readonly schema: 
   const plans = new Plans({ schema, models: modelsOf(app.db), named: !app.database.pooled });
   return {
     onExecute({ args, executeFn, setExecuteFn }) {
+      /** With the rights of now: a compiled statement makes sure of them by itself. */
+      const ordinary = (given: ExecutionArgs): unknown =>
+        andThen(confirm(given.contextValue as Context), () => executeFn(given) as unknown);
       const operation = plans.operation(args.document, args.operationName);
-      if (!operation) return;
-      setExecuteFn(async (given: ExecutionArgs) => {
+      if (!operation) return setExecuteFn(ordinary);
+      return setExecuteFn((given: ExecutionArgs) => {
         const { actor } = given.contextValue as Context;
         const { coerced: variables } = getVariableValues(
           schema,
@@ -36,9 +40,11 @@ export function compiled({ app, schema }: { readonly app: App; readonly schema: 
           given.variableValues ?? {},
         );
         const plan = variables && isAdmitted(given, actor) ? plans.plan(operation, variables) : null;
-        const told: Told = plan && variables ? await run(app, plan, { actor, variables }) : { outcome: 'ordinary' };
-        app.metrics.graphqlCompiled.inc({ outcome: told.outcome });
-        return told.outcome === 'compiled' ? answer(told.data) : (executeFn(given) as unknown);
+        const finish = (told: Told): unknown => {
+          app.metrics.graphqlCompiled.inc({ outcome: told.outcome });
+          return told.outcome === 'compiled' ? answer(told.data) : ordinary(given);
+        };
+        return plan && variables ? run(app, plan, { actor, variables }).then(finish) : finish({ outcome: 'ordinary' });
       });
     },
   };

@@ -1,5 +1,5 @@
-import { refuse, type Model, type Relation } from './models.ts';
-import { joined, type Statement } from './where.ts';
+import { refuse, type Column, type Model, type Relation } from './models.ts';
+import { both, joined, maySee, type Statement } from './where.ts';
 
 /** A row that is selected from, and what is joined to it: each join adds one row, so that their order stays. */
 export class Row {
@@ -13,7 +13,7 @@ export class Row {
   readonly isRuled: boolean;
   readonly #statement: Statement;
   readonly #origin: { readonly row: Row; readonly relation: Relation } | null;
-  readonly #linked = new Map<string, Row>();
+  readonly #linked: Map<string, Row>;
   #alias: string | null;
 
   /** @param of.isKey whether the alias has the id alone: the rest is looked up when it is asked for */
@@ -26,7 +26,8 @@ export class Row {
       isRuled?: boolean;
       there?: string;
       joins?: string[];
-      origin?: { row: Row; relation: Relation };
+      origin?: { row: Row; relation: Relation } | null;
+      linked?: Map<string, Row>;
     } = {},
   ) {
     this.#statement = statement;
@@ -36,6 +37,7 @@ export class Row {
     this.there = of.there ?? null;
     this.isRuled = of.isRuled ?? false;
     this.#origin = of.origin ?? null;
+    this.#linked = of.linked ?? new Map<string, Row>();
     this.#alias = of.isKey ? null : key;
   }
 
@@ -43,6 +45,13 @@ export class Row {
   get alias(): string {
     this.#alias ??= this.#join('join', this.model, (there) => `${there}.${this.id} = ${this.key}.${this.id}`);
     return this.#alias;
+  }
+
+  /** The same where the condition that it is there is known to hold. */
+  get present(): Row {
+    if (this.there === null) return this;
+    const { model, key, isRuled, joins } = this;
+    return new Row(this.#statement, model, key, { isRuled, joins, origin: this.#origin, linked: this.#linked });
   }
 
   get id(): string {
@@ -65,6 +74,26 @@ export class Row {
       const alias = this.#join('left join', model, (there) => this.related(relation, there));
       const there = `${alias}.${relation.on[0]?.[1]} is not null`;
       linked = new Row(this.#statement, model, alias, { joins: this.joins, there, origin: { row: this, relation } });
+      this.#linked.set(name, linked);
+    }
+    return linked;
+  }
+
+  /** The row whose id is in a column, if the actor may see it. */
+  named(column: Column, model: Model): Row {
+    const name = `${column.sql} of ${model.name}`;
+    let linked = this.#linked.get(name);
+    if (!linked) {
+      const id = model.columns.get('id')?.sql ?? refuse(`${model.name} has no id`);
+      const here = `${this.alias}.${column.sql}`;
+      const alias = this.#join('left join', model, (there) =>
+        both(`${there}.${id} = ${here}`, maySee(this.#statement, model, there)),
+      );
+      linked = new Row(this.#statement, model, alias, {
+        joins: this.joins,
+        there: `${alias}.${id} is not null`,
+        isRuled: true,
+      });
       this.#linked.set(name, linked);
     }
     return linked;

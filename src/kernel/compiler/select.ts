@@ -28,10 +28,24 @@ import { decodeNodeId } from '../graphql/global-id.ts';
 import { modelOfNode } from '../graphql/nodes.ts';
 import { isId } from '../ids.ts';
 import { typeColumn, type Compiled, type Ordering } from './declared.ts';
-import { absent, cursorSql, globalIdSql, nullSql, objectSql, refusalSql, valueSql } from './json.ts';
+import {
+  absent,
+  booleanText,
+  chosen,
+  cursorText,
+  globalIdText,
+  listText,
+  nullText,
+  objectText,
+  refusalText,
+  sqlText,
+  textSql,
+  valueText,
+  type Text,
+} from './json.ts';
 import { columnOf, modelOf, refuse, relationOf, type Model, type Models } from './models.ts';
 import { Row } from './rows.ts';
-import { both, isRuled, maySee, ruled, Statement, whereSql, type Parameter } from './where.ts';
+import { both, hidden, isRuled, maySee, ruled, Statement, whereSql, type Parameter } from './where.ts';
 
 /** What Prisma would be asked for. */
 interface Query {
@@ -84,16 +98,16 @@ const maxStatement = 50_000;
  */
 export function compile(source: Source): { readonly text: string; readonly parameters: readonly Parameter[] } {
   const compiler = new Compiler(source);
-  const text = `select ${compiler.root()}, ${confirmed(compiler.statement)}`;
+  const text = `select concat(${textSql(compiler.root())}), ${confirmed(compiler.statement)}`;
   if (text.length > maxStatement) return refuse('a statement that is too long');
   return compiler.statement.finished(text);
 }
 
 function confirmed(statement: Statement): string {
-  const userId = statement.parameter(({ actor }) => actor.stamp?.userId ?? null);
-  const version = statement.parameter(({ actor }) => actor.stamp?.version ?? null);
-  const endsAt = statement.parameter(({ actor }) => actor.stamp?.endsAt ?? null);
-  return `(${userId}::uuid is null or ${stampHolds(userId, version, endsAt)})`;
+  const userId = statement.hidden('uuid', ({ actor }) => actor.stamp?.userId ?? null);
+  const version = statement.hidden('uuid', ({ actor }) => actor.stamp?.version ?? null);
+  const endsAt = statement.hidden('timestamptz', ({ actor }) => actor.stamp?.endsAt ?? null);
+  return `(${userId} is null or ${stampHolds(userId, version, endsAt)})`;
 }
 
 class Compiler {
@@ -106,17 +120,17 @@ class Compiler {
     this.statement = new Statement(source.models);
   }
 
-  root(): string {
+  root(): Text {
     const { schema, operation } = this.#source;
     const type = schema.getQueryType() ?? refuse('no queries');
     const fields = this.#fields(type, [operation.selectionSet]);
     if (fields.size === 0) refuse('nothing is asked');
-    return objectSql([...fields].map(([key, nodes]) => [key, this.#rootField(type, nodes)]));
+    return objectText([...fields].map(([key, nodes]) => [key, this.#rootField(type, nodes)]));
   }
 
-  #rootField(type: GraphQLObjectType, nodes: readonly FieldNode[]): string {
+  #rootField(type: GraphQLObjectType, nodes: readonly FieldNode[]): Text {
     const name = first(nodes).name.value;
-    if (name === '__typename') return typenameSql(type.name);
+    if (name === '__typename') return typenameText(type.name);
     const field = fieldOf(type, name);
     const compiled = optionsOf(field).compiled;
     if (compiled === 'node') return this.#node(nodes);
@@ -150,24 +164,26 @@ class Compiler {
     alias: string,
     conditions: readonly string[],
     isRuledBy: boolean,
-  ): string {
+  ): Text {
     const row = new Row(this.statement, model, alias, { isRuled: isRuledBy });
-    const text = this.#value(getNamedType(type), selectionsOf(nodes), row);
+    const text = textSql(this.#value(getNamedType(type), selectionsOf(nodes), row));
     const from = [`${model.table} ${alias}`, ...row.joins].join(' ');
-    return `coalesce((select ${text} from ${from} where ${conditions.join(' and ')}), ${absent(type)})`;
+    return sqlText(
+      `coalesce((select ${text} from ${from} where ${conditions.join(' and ')}), ${textSql(absent(type))})`,
+    );
   }
 
-  #node(nodes: readonly FieldNode[]): string {
+  #node(nodes: readonly FieldNode[]): Text {
     const value = first(nodes).arguments?.find(({ name }) => name.value === 'id')?.value ?? refuse('no id');
     const given = value.kind === Kind.VARIABLE ? this.#source.variables[value.name.value] : undefined;
     const id = value.kind === Kind.STRING ? value.value : given;
     if (typeof id !== 'string') return refuse('an id that is no text');
     const { typename } = decodeNodeId(id);
     const row = this.#argument(nodes, 'id', rowIdOf);
-    return this.#nodeOf(typename, `${row}::uuid`, nodes) ?? nullSql;
+    return this.#nodeOf(typename, `${row}::uuid`, nodes) ?? nullText;
   }
 
-  #nodeOf(typename: string, id: string, nodes: readonly FieldNode[]): string | null {
+  #nodeOf(typename: string, id: string, nodes: readonly FieldNode[]): Text | null {
     const { schema, models } = this.#source;
     const name = modelOfNode(schema, typename);
     if (name === null) return null;
@@ -183,7 +199,7 @@ class Compiler {
     return this.#row(type, nodes, model, alias, conditions, true);
   }
 
-  #nodes(nodes: readonly FieldNode[]): string {
+  #nodes(nodes: readonly FieldNode[]): Text {
     const value = first(nodes).arguments?.find(({ name }) => name.value === 'ids')?.value ?? refuse('no ids');
     if (value.kind !== Kind.VARIABLE) return refuse('ids in the document');
     const ids = idsOf(this.#source.variables[value.name.value]);
@@ -192,72 +208,77 @@ class Compiler {
     const n = this.statement.alias();
     const given = this.#argument(nodes, 'ids', rowIdsOf);
     const named = this.#argument(nodes, 'ids', typesOf);
-    const from = `unnest(${given}::uuid[], ${named}::text[]) with ordinality ${n}(id, type, place)`;
+    const from = `unnest(${hidden('uuid[]', given)}, ${hidden('text[]', named)}) with ordinality ${n}(id, type, place)`;
     const cases = types.flatMap((one) => {
       const text = this.#nodeOf(one, `${n}.id`, nodes);
-      return text === null ? [] : [`when '${one}' then ${text}`];
+      return text === null ? [] : [`when '${one}' then ${textSql(text)}`];
     });
-    const item = cases.length === 0 ? nullSql : `case ${n}.type ${cases.join(' ')} else ${nullSql} end`;
-    return `(select '[' || coalesce(string_agg(${item}, ',' order by ${n}.place), '') || ']' from ${from})`;
+    const nothing = textSql(nullText);
+    const item = cases.length === 0 ? nothing : `case ${n}.type ${cases.join(' ')} else ${nothing} end`;
+    return listText(sqlText(item), `${from} order by ${n}.place`);
   }
 
   /** A row as a value of a type, guarded as the type is. */
-  #value(type: GraphQLNamedType, selections: Selections, row: Row): string {
+  #value(type: GraphQLNamedType, selections: Selections, row: Row): Text {
     const { schema } = this.#source;
     if (isObjectType(type)) return this.#guarded(type, selections, row, null);
     const column = isInterfaceType(type) ? type.extensions[typeColumn] : undefined;
     if (!isInterfaceType(type) || typeof column !== 'string') return refuse(`a value of ${type.name}`);
     const kind = `${row.alias}.${columnOf(row.model, column).sql}`;
-    const byText = Map.groupBy(schema.getPossibleTypes(type), (one) => this.#guarded(one, selections, row, kind));
+    const byText = Map.groupBy(schema.getPossibleTypes(type), (one) =>
+      textSql(this.#guarded(one, selections, row, kind)),
+    );
     const cases = [...byText].map(([text, types]) => `when ${kind} in (${types.map(({ name }) => `'${name}'`).join(', ')}) then ${text}`); // prettier-ignore
-    return `case ${cases.join(' ')} else ${refusalSql} end`;
+    return sqlText(`case ${cases.join(' ')} else ${textSql(refusalText)} end`);
   }
 
-  #guarded(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): string {
+  #guarded(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): Text {
     const text = this.#object(type, selections, row, kind);
     const model = guardOf(type);
     if (model !== null && model !== row.model.name) return refuse(`${type.name} is guarded as ${model}`);
     if (model === null || row.isRuled || rowRule(model).by === 'parent') return text;
-    return `case when ${maySee(this.statement, row.model, row.alias)} then ${text} else ${refusalSql} end`;
+    return chosen(maySee(this.statement, row.model, row.alias), text, refusalText);
   }
 
-  #object(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): string {
+  #object(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): Text {
     if (type.extensions['pothosPrismaModel'] !== row.model.name) return refuse(`${type.name} is no ${row.model.name}`);
     const fields = [...this.#fields(type, selections)];
-    return objectSql(fields.map(([key, nodes]) => [key, this.#field(type, nodes, row, kind)]));
+    return objectText(fields.map(([key, nodes]) => [key, this.#field(type, nodes, row, kind)]));
   }
 
-  #field(type: GraphQLObjectType, nodes: readonly FieldNode[], row: Row, kind: string | null): string {
+  #field(type: GraphQLObjectType, nodes: readonly FieldNode[], row: Row, kind: string | null): Text {
     if (--this.#fieldsLeft < 0) return refuse('too many fields');
     const name = first(nodes).name.value;
-    if (name === '__typename') return kind === null ? typenameSql(type.name) : `'"' || ${kind} || '"'`;
+    if (name === '__typename') return kind === null ? typenameText(type.name) : ['"', { sql: kind }, '"'];
     const field = fieldOf(type, name);
     const { compiled, authScopes, errors } = optionsOf(field);
     if (authScopes !== undefined || errors !== undefined) return refuse(`${type.name}.${name} is guarded`);
     if (name === 'id' && isNode(type)) {
       if (!hasRowId(type)) return refuse(`the id of ${type.name}`);
-      return globalIdSql(type.name, `${row.key}.${row.id}`, kind);
+      return globalIdText(type.name, `${row.key}.${row.id}`, kind);
     }
     if (typeof compiled === 'object') {
       if ('column' in compiled) return this.#column(field.type, row, compiled.column);
       if ('one' in compiled && 'id' in compiled) {
         const model = this.#model(compiled.one);
-        const alias = this.statement.alias();
-        const id = `${alias}.${columnOf(model, 'id').sql} = ${row.alias}.${columnOf(row.model, compiled.id).sql}`;
-        return this.#row(field.type, nodes, model, alias, [id, maySee(this.statement, model, alias)], true);
+        return this.#shown(field.type, nodes, row.named(columnOf(row.model, compiled.id), model));
       }
       if ('may' in compiled) {
         const { may: verb, so } = compiled;
         const where = both(
-          `${row.alias}.${columnOf(row.model, 'workspaceId').sql} = any(${this.statement.parameter(allowed(verb))}::uuid[])`,
+          `${row.alias}.${columnOf(row.model, 'workspaceId').sql} = any(${this.statement.hidden('uuid[]', allowed(verb))})`,
           whereSql(this.statement, row.model, row.alias, so),
         );
-        return `(${where})::text`;
+        return booleanText(where);
       }
       if ('role' in compiled) {
-        const roles = this.statement.parameter(({ actor }) => JSON.stringify(Object.fromEntries(actor.roles)), 'roles');
+        const roles = this.statement.hidden(
+          'jsonb',
+          ({ actor }) => JSON.stringify(Object.fromEntries(actor.roles)),
+          'roles',
+        );
         const id = `${row.alias}.${columnOf(row.model, compiled.role).sql}`;
-        return `coalesce((${roles}::jsonb -> ${id}::text)::text, ${absent(field.type)})`;
+        return sqlText(`coalesce((${roles} -> ${id}::text)::text, ${textSql(absent(field.type))})`);
       }
       return refuse(`${type.name}.${name}`);
     }
@@ -269,9 +290,9 @@ class Compiler {
     return this.#selected(field, nodes, row, this.#query(field, nodes));
   }
 
-  #column(type: GraphQLOutputType, row: Row, name: string): string {
+  #column(type: GraphQLOutputType, row: Row, name: string): Text {
     const column = columnOf(row.model, name);
-    return valueSql(type, column, `${row.alias}.${column.sql}`, row.there !== null);
+    return valueText(type, column, `${row.alias}.${column.sql}`, row.there !== null);
   }
 
   /** What the ordinary way would ask Prisma for, with a mark where the type's own selection stands. */
@@ -288,12 +309,9 @@ class Compiler {
   }
 
   /** Follows a selection to its one leaf. */
-  #selected(field: GraphQLField<unknown, unknown>, nodes: readonly FieldNode[], row: Row, query: Query): string {
+  #selected(field: GraphQLField<unknown, unknown>, nodes: readonly FieldNode[], row: Row, query: Query): Text {
     const select = query.select ?? refuse('nothing is selected');
-    if (select[asked]) {
-      const text = this.#value(getNamedType(field.type), selectionsOf(nodes), row);
-      return row.there === null ? text : `case when ${row.there} then ${text} else ${absent(field.type)} end`;
-    }
+    if (select[asked]) return this.#shown(field.type, nodes, row);
     const [name, ...more] = Object.keys(select);
     if (name === undefined || more.length > 0) return refuse(`${field.name} selects several things`);
     const below = select[name];
@@ -305,9 +323,8 @@ class Compiler {
     const link: Link = (there) => row.related(relation, there);
     const path = pathOf(below);
     const node = (of: Row): Row => path.reduce((at, step) => this.#link(at, step, {}), of);
-    const there = (text: string): string =>
-      row.there === null ? text : `case when ${row.there} then ${text} else ${refusalSql} end`;
-    if (isConnection(getNamedType(field.type))) return there(this.#page(model, below, field, nodes, { link, node }));
+    if (row.there !== null) return chosen(row.there, this.#selected(field, nodes, row.present, query), refusalText);
+    if (isConnection(getNamedType(field.type))) return this.#page(model, below, field, nodes, { link, node });
     if (!isListType(getNullableType(field.type)) || path.length > 0) return refuse(`${field.name} is no list of rows`);
     if (below.cursor || below.skip) return refuse('a list with a cursor');
     const { page, of } = this.#rows(model, link, below, {
@@ -316,7 +333,13 @@ class Compiler {
       numbered: false,
     });
     const item = this.#value(getNamedType(field.type), selectionsOf(nodes), of);
-    return there(`(select '[' || coalesce(string_agg(${item}, ','), '') || ']' from ${[page, ...of.joins].join(' ')})`);
+    return listText(item, [page, ...of.joins].join(' '));
+  }
+
+  /** A row as the value of a field, which may be missing where it is joined. */
+  #shown(type: GraphQLOutputType, nodes: readonly FieldNode[], row: Row): Text {
+    const text = this.#value(getNamedType(type), selectionsOf(nodes), row.present);
+    return row.there === null ? text : chosen(row.there, text, absent(type));
   }
 
   /** The row that a relation to one leads to. */
@@ -353,7 +376,7 @@ class Compiler {
     field: GraphQLField<unknown, unknown>,
     nodes: readonly FieldNode[],
     from: { link: Link; node: (row: Row) => Row },
-  ): string {
+  ): Text {
     const type = getNamedType(field.type);
     if (!isObjectType(type)) return refuse(`${field.name} is no connection`);
     const args = this.#args(field, nodes) as { first?: number; last?: number; after?: string; before?: string };
@@ -373,27 +396,35 @@ class Compiler {
       numbered: informed || backward,
       ...(after ? { after } : {}),
     });
-    const id = columnOf(model, 'id').sql;
+    const { sql: column } = columnOf(model, 'id');
     if (columnOf(model, 'id').type !== 'String') return refuse('a cursor of another kind');
-    const shown = informed ? ` filter (where ${of.key}.rn <= ${size})` : '';
+    const rows = (): string => [page, ...of.joins].join(' ');
     const inOrder = backward ? ` order by ${of.key}.rn desc` : '';
-    const many = (item: string): string => `'[' || coalesce(string_agg(${item}, ','${inOrder})${shown}, '') || ']'`;
+    // Where nothing else is made of the same rows, they need no aggregates.
+    const isAlone = names.filter((name) => name !== 'totalCount' && name !== '__typename').length === 1 && !informed;
+    const shown = informed ? ` filter (where ${of.key}.rn <= ${size})` : '';
+    const many = (item: Text): Text =>
+      isAlone
+        ? listText(item, rows() + inOrder)
+        : ['[', { sql: `string_agg(${textSql(item)}, ','${inOrder})${shown}` }, ']'];
     const full = `count(*) = ${size + 1}`;
-    const at = (place: string): string =>
-      `coalesce(${cursorSql(`(array_agg(${of.key}.${id} order by ${of.key}.rn))[${place}]`)}, 'null')`;
+    const at = (place: string): Text => {
+      const id = `(array_agg(${of.key}.${column} order by ${of.key}.rn))[${place}]`;
+      return chosen('count(*) = 0', nullText, cursorText(id));
+    };
     const last = `least(count(*), ${size})`;
-    const info: Readonly<Record<string, string>> = {
-      hasNextPage: args.before == null ? (backward ? "'false'" : `(${full})::text`) : "'true'",
-      hasPreviousPage: args.after == null ? (backward ? `(${full})::text` : "'false'") : "'true'",
-      startCursor: size === 0 ? nullSql : at(backward ? last : '1'),
-      endCursor: size === 0 ? nullSql : at(backward ? '1' : last),
+    const info: Readonly<Record<string, Text>> = {
+      hasNextPage: args.before == null ? (backward ? ['false'] : booleanText(full)) : ['true'],
+      hasPreviousPage: args.after == null ? (backward ? booleanText(full) : ['false']) : ['true'],
+      startCursor: size === 0 ? nullText : at(backward ? last : '1'),
+      endCursor: size === 0 ? nullText : at(backward ? '1' : last),
     };
-    const nodeText = (one: GraphQLOutputType, selections: Selections): string => {
+    const nodeText = (one: GraphQLOutputType, selections: Selections): Text => {
       const row = from.node(of);
-      const text = this.#value(getNamedType(one), selections, row);
-      return row.there === null ? text : `case when ${row.there} then ${text} else ${refusalSql} end`;
+      const text = this.#value(getNamedType(one), selections, row.present);
+      return row.there === null ? text : chosen(row.there, text, refusalText);
     };
-    const part = (one: GraphQLField<unknown, unknown>, asking: readonly FieldNode[]): string => {
+    const part = (one: GraphQLField<unknown, unknown>, asking: readonly FieldNode[]): Text => {
       switch (one.name) {
         case 'pageInfo':
           return this.#known(one.type, asking, (name) => info[name] ?? refuse(`PageInfo.${name}`));
@@ -403,7 +434,7 @@ class Compiler {
           return many(
             this.#known(one.type, asking, (name, below, ofEdge) =>
               name === 'cursor'
-                ? cursorSql(`${of.key}.${id}`)
+                ? cursorText(`${of.key}.${column}`)
                 : name === 'node'
                   ? nodeText(ofEdge.type, selectionsOf(below))
                   : refuse(`an edge's ${name}`),
@@ -417,34 +448,34 @@ class Compiler {
     };
     const parts = fields.map(([key, asking]) => {
       const name = first(asking).name.value;
-      return [key, name === '__typename' ? typenameSql(type.name) : part(fieldOf(type, name), asking)] as const;
+      return [key, name === '__typename' ? typenameText(type.name) : part(fieldOf(type, name), asking)] as const;
     });
-    const text = objectSql(parts);
-    return names.some((name) => name === 'edges' || name === 'nodes' || name === 'pageInfo')
-      ? // One row, also where nothing in it is made of all rows.
-        `(select ${text} from ${[page, ...of.joins].join(' ')} having true)`
-      : text;
+    const text = objectText(parts);
+    return isAlone || !names.some((name) => name === 'edges' || name === 'nodes' || name === 'pageInfo')
+      ? text
+      : // One row, also where nothing in it is made of all rows.
+        sqlText(`(select ${textSql(text)} from ${rows()} having true)`);
   }
 
-  #count(model: Model, where: Where, link: Link): string {
+  #count(model: Model, where: Where, link: Link): Text {
     const alias = this.statement.alias();
     const condition = this.statement.unfenced(() => both(link(alias), whereSql(this.statement, model, alias, where)));
-    return `(select count(*)::text from ${model.table} ${alias} where ${condition})`;
+    return sqlText(`(select count(*) from ${model.table} ${alias} where ${condition})`);
   }
 
   /** An object of the library's own, whose fields are told one by one. */
   #known(
     type: GraphQLOutputType,
     nodes: readonly FieldNode[],
-    tell: (name: string, nodes: readonly FieldNode[], field: GraphQLField<unknown, unknown>) => string,
-  ): string {
+    tell: (name: string, nodes: readonly FieldNode[], field: GraphQLField<unknown, unknown>) => Text,
+  ): Text {
     const named = getNamedType(type);
     if (!isObjectType(named)) return refuse(`a value of ${named.name}`);
     const fields = [...this.#fields(named, selectionsOf(nodes))];
-    return objectSql(
+    return objectText(
       fields.map(([key, below]) => {
         const name = first(below).name.value;
-        return [key, name === '__typename' ? typenameSql(named.name) : tell(name, below, fieldOf(named, name))];
+        return [key, name === '__typename' ? typenameText(named.name) : tell(name, below, fieldOf(named, name))];
       }),
     );
   }
@@ -564,7 +595,7 @@ const objectType = (schema: GraphQLSchema, name: string): GraphQLObjectType => {
   return isObjectType(type) ? type : refuse(`${name} is no object`);
 };
 
-const typenameSql = (name: string): string => `'"${name}"'`;
+const typenameText = (name: string): Text => [`"${name}"`];
 
 const isNode = (type: GraphQLObjectType): boolean => type.getInterfaces().some(({ name }) => name === 'Node');
 

@@ -10,6 +10,9 @@ export interface Asked {
 
 export type Parameter = (asked: Asked) => unknown;
 
+/** A parameter, or any other value of a type, at which the planner does not look: see `Statement.hidden`. */
+export const hidden = (type: string, sql: string): string => `(select ${sql}::${type})::${type}`;
+
 /** The parameters and aliases of one statement. */
 export class Statement {
   readonly models: Models;
@@ -34,6 +37,14 @@ export class Statement {
     const made = `$${this.parameters.push(get)}`;
     if (key !== undefined) this.#known.set(key, made);
     return made;
+  }
+
+  /**
+   * A parameter whose value the planner does not look at, so that it sees soon that one plan serves all values: planning
+   * takes as long as executing does. For what says nothing of how many rows there will be.
+   */
+  hidden(type: string, get: Parameter, key?: string): string {
+    return hidden(type, this.parameter(get, key));
   }
 
   /** A text with those of the parameters that it has: some parts were made and not needed. */
@@ -81,8 +92,8 @@ export function ruled(statement: Statement, rule: RowRule, model: Model, alias: 
   switch (rule.by) {
     case 'workspace': {
       const { least } = rule;
-      const reached = statement.parameter(({ actor }) => workspacesWith(actor, least), `with ${least}`);
-      return `${alias}.${columnOf(model, rule.column).sql} = any(${reached}::uuid[])`;
+      const reached = statement.hidden('uuid[]', ({ actor }) => workspacesWith(actor, least), `with ${least}`);
+      return `${alias}.${columnOf(model, rule.column).sql} = any(${reached})`;
     }
     case 'self': {
       const { person } = rule;

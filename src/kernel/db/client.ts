@@ -53,7 +53,8 @@ export function createDatabase(options: DatabaseOptions): Database {
     ...(pooled
       ? {}
       : {
-          options: Object.entries(sessionLimits)
+          // What is sent without BEGIN is READ COMMITTED, too, whatever the database has as its default.
+          options: Object.entries({ ...sessionLimits, default_transaction_isolation: 'read\\ committed' })
             .map(([name, value]) => `-c ${name}=${value}`)
             .join(' '),
         }),
@@ -78,14 +79,15 @@ export function createDatabase(options: DatabaseOptions): Database {
   const begin = {
     pool,
     db,
-    nameOf: pooled ? () => '' : names,
+    // Apart from the others: what a transaction prepares it keeps account of itself.
+    nameOf: pooled ? () => '' : boundedNames(500, 'of a transaction '),
     setUp: pooled ? `select ${limits.join(', ')}` : null,
   };
   return {
     db,
     pool,
     query: <R extends pg.QueryResultRow>(text: string, values: readonly unknown[]) =>
-      pool.query<R>({ name: begin.nameOf(text), text, values: [...values] }),
+      pool.query<R>({ name: pooled ? '' : names(text), text, values: [...values] }),
     begin: () => Connection.begin(begin),
     url: options.url,
     directUrl: options.directUrl,
@@ -111,13 +113,13 @@ export function createDatabase(options: DatabaseOptions): Database {
  * Names for prepared statements, so that PostgreSQL parses and plans each distinct text once a connection. Bounded:
  * lists of different length make new texts without end, and every name is memory on the server.
  */
-function boundedNames(max: number): (sql: string) => string {
+function boundedNames(max: number, prefix = ''): (sql: string) => string {
   const known = new Map<string, string>();
   return (sql) => {
     const name = known.get(sql);
     if (name !== undefined) return name;
     if (known.size >= max) return ''; // unnamed
-    const made = createHash('sha1').update(sql).digest('base64url');
+    const made = prefix + createHash('sha1').update(sql).digest('base64url');
     known.set(sql, made);
     return made;
   };

@@ -1,21 +1,13 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import pg from 'pg';
 import { lazily } from '../lazily.ts';
+import { Batch, read, written, type SqlValue, type Statement } from './batch.ts';
 import type { Db, DbTx } from './client.ts';
+
+export type { SqlValue };
 
 /** Most time that a transaction may take, milliseconds. */
 const timeoutMs = 20_000;
-
-/** A value of a statement. JSON is given as text. */
-export type SqlValue =
-  | string
-  | number
-  | bigint
-  | boolean
-  | Date
-  | Uint8Array
-  | null
-  | readonly (string | number | bigint | boolean | Date | null)[];
 
 /** It could not begin in time, or took too long and was rolled back. `P2028` is what Prisma calls both. */
 export class TransactionTimedOut extends Error {
@@ -41,59 +33,50 @@ export class LendingPool extends pg.Pool {
   }
 }
 
-/** `workspace_id` as Prisma names it. */
-const named = new Map<string, string>();
-function nameOf(column: string): string {
-  let name = named.get(column);
-  if (name === undefined) {
-    name = column.replaceAll(/_(.)/g, (_, letter: string) => letter.toUpperCase());
-    named.set(column, name);
-  }
-  return name;
-}
-
 /** The columns of a model for a statement, by the enumeration of its fields that Prisma generates. */
 export const columnsOf = (fields: Readonly<Record<string, string>>, of = ''): string =>
   Object.values(fields)
     .map((name) => `${of}"${name.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}"`)
     .join(', ');
 
-const int8 = 20;
-const types = {
-  getTypeParser: (oid: number, format?: 'text' | 'binary'): unknown =>
-    oid === int8 ? BigInt : pg.types.getTypeParser(oid, format),
-};
-
 /**
- * One transaction on one connection of the pool. Statements go out as they are given, without waiting for the answers
- * to those before; those of one turn of the event loop go out together. Where one fails, PostgreSQL refuses what comes
- * behind it and answers COMMIT with ROLLBACK.
+ * One transaction on one connection of the pool. Statements of one turn of the event loop go out together, without
+ * waiting for the answers to those before. Where one fails, PostgreSQL refuses what comes behind it. Where all of them go
+ * out at its end, they are one without BEGIN and COMMIT.
  * @see https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING
  */
 export class Connection {
   readonly #client: pg.PoolClient;
   readonly #db: Db;
   readonly #nameOf: (text: string) => string;
+  readonly #setUp: string | null;
   readonly #timer: NodeJS.Timeout;
   #timedOut = false;
   #undone: Promise<void> | null = null;
-  #corked = false;
+  /** Whether BEGIN was sent. */
+  #begun = false;
+  /** What was given and is not sent yet. */
+  #given: Statement[] = [];
+  #sending = false;
   /** The first statement's error, and whether somebody waited for it: those of the others follow from it. */
   #failure: { readonly error: unknown; readonly awaited: boolean } | null = null;
   #broken = false;
-  #joined: { readonly db: Promise<DbTx>; readonly over: () => void; readonly end: Promise<unknown> } | null = null;
+  #over = false;
+  #joined: { readonly db: Promise<DbTx>; readonly over: () => void } | null = null;
 
-  private constructor(client: pg.PoolClient, db: Db, nameOf: (text: string) => string) {
+  private constructor(
+    client: pg.PoolClient,
+    of: { readonly db: Db; readonly nameOf: (text: string) => string; readonly setUp: string | null },
+  ) {
     this.#client = client;
-    this.#db = db;
-    this.#nameOf = nameOf;
+    this.#db = of.db;
+    this.#nameOf = of.nameOf;
+    this.#setUp = of.setUp;
     client.on('error', this.#onError);
     this.#timer = setTimeout(() => {
       this.#timedOut = true;
       // Whoever hangs holds neither locks nor a connection.
-      this.#undone = this.#control('ROLLBACK')
-        .catch(this.#onError)
-        .then(() => this.#release());
+      this.#undone = this.#undo().then(() => this.#release());
     }, timeoutMs);
   }
 
@@ -112,11 +95,7 @@ export class Connection {
         throw new TransactionTimedOut('No connection to the database was free in time', { cause: error });
       throw error;
     });
-    const connection = new Connection(client, of.db, of.nameOf);
-    // What fails here fails all that follows.
-    connection.#control('BEGIN ISOLATION LEVEL READ COMMITTED').catch(() => undefined);
-    if (of.setUp !== null) connection.#control(of.setUp).catch(() => undefined);
-    return connection;
+    return new Connection(client, of);
   }
 
   /** Prisma's client of the same transaction, which costs something once it is used. */
@@ -124,10 +103,20 @@ export class Connection {
 
   /** @returns its rows with the names that Prisma gives the columns; int8 is a bigint */
   query<R>(text: string, values: readonly SqlValue[]): Promise<R[]> {
-    const statement = { name: this.#nameOf(text), text, values: checked(values) as unknown[], rowMode: 'array', types };
-    const answer = this.#statement(statement).then(({ rows, fields }) => {
-      const names = fields.map(({ name }) => nameOf(name));
-      return (rows as unknown[][]).map((row) => Object.fromEntries(row.map((value, i) => [names[i], value])) as R);
+    const texts = values.map(written);
+    const answer = new Promise<R[]>((resolve, reject) => {
+      const rows: (string | null)[][] = [];
+      this.#give(text, texts, {
+        rows,
+        failed: reject,
+        done: (description) => {
+          try {
+            resolve(rows.map((row) => read(description, row) as R));
+          } catch (error) {
+            reject(error);
+          }
+        },
+      });
     });
     // Whoever does not wait for it any more hears of it by the transaction, which fails.
     answer.catch(() => undefined);
@@ -136,43 +125,67 @@ export class Connection {
 
   /** The same for a statement whose answer nobody needs: what it fails with fails the transaction. */
   send(text: string, values: readonly SqlValue[]): void {
-    const statement = { name: this.#nameOf(text), text, values: checked(values) as unknown[] };
-    this.#statement(statement, false).catch(() => undefined);
+    this.#give(text, values.map(written), {});
   }
 
   /** @throws what the first statement that failed threw, awaited or not */
   async commit(): Promise<void> {
-    let committed: pg.QueryResult | null = null;
+    clearTimeout(this.#timer);
+    let command = '';
     try {
-      if (!this.#timedOut) committed = await this.#control(this.#failure ? 'ROLLBACK' : 'COMMIT');
+      if (!this.#timedOut && !this.#failure) command = await this.#finish();
+      if (this.#failure && !this.#timedOut) await this.#undo();
     } finally {
       await this.#end();
     }
     if (this.#failure) throw this.#failure.error;
-    if (committed?.command !== 'COMMIT') throw new TransactionTimedOut('The transaction took too long');
+    if (command !== 'COMMIT') throw new TransactionTimedOut('The transaction took too long');
   }
 
   /** @returns why: what was thrown, or the error of a statement before that nobody waited for */
   async rollback(thrown: unknown): Promise<unknown> {
+    clearTimeout(this.#timer);
     try {
-      if (!this.#timedOut) await this.#control('ROLLBACK');
-    } catch {
-      this.#broken = true; // so PostgreSQL rolls it back when the connection is closed
+      if (!this.#timedOut) await this.#undo();
     } finally {
       await this.#end();
     }
     return this.#failure && !this.#failure.awaited ? this.#failure.error : thrown;
   }
 
-  #end(): Promise<void> {
-    clearTimeout(this.#timer);
-    return this.#undone ?? this.#release();
+  /** Sends what is left, and commits. @returns the command that PostgreSQL says that it executed */
+  async #finish(): Promise<string> {
+    // With nothing before and nothing behind, they are a transaction of their own.
+    if (!this.#begun && this.#setUp === null) return (await this.#send()) ? 'COMMIT' : '';
+    let command = '';
+    this.#give('COMMIT', [], { done: (_, text) => (command = text) });
+    await this.#send();
+    return command;
   }
 
-  async #release(): Promise<void> {
+  /** Rolls back what was sent, and forgets what was not. A connection where that fails is closed, which does it, too. */
+  async #undo(): Promise<void> {
+    const unsent = this.#given;
+    this.#given = [];
+    for (const { failed } of unsent) failed(new RolledBack('The transaction was rolled back'));
+    if (!this.#begun) return;
+    this.#begun = false;
+    const rolledBack = await this.#batch([this.#statement('ROLLBACK', [], {})]);
+    if (!rolledBack) this.#broken = true;
+  }
+
+  async #end(): Promise<void> {
+    if (this.#undone) await this.#undone;
+    else this.#release();
+  }
+
+  /**
+   * Prisma is told and not waited for: it began and ends nothing itself, and what its statements met is known already.
+   * When the process lets go of the database, Prisma waits for this very connection.
+   */
+  #release(): void {
+    this.#over = true;
     this.#joined?.over();
-    // It began and ends nothing itself; what its statements met is known already.
-    await this.#joined?.end.catch(() => undefined);
     this.#client.removeListener('error', this.#onError);
     this.#client.release(this.#broken);
   }
@@ -181,24 +194,48 @@ export class Connection {
     this.#broken = true;
   };
 
-  #statement(config: pg.QueryConfig, awaited = true): Promise<pg.QueryResult> {
-    if (this.#timedOut) return Promise.reject(new TransactionTimedOut('The transaction took too long'));
-    return this.#control(config, awaited);
+  #statement(text: string, values: Statement['values'], { rows = null, done, failed }: Partial<Statement>): Statement {
+    return { name: this.#nameOf(text), text, values, rows, done: done ?? noop, failed: failed ?? noop };
   }
 
-  #control(config: string | pg.QueryConfig, awaited = false): Promise<pg.QueryResult> {
-    if (!this.#corked) {
-      const { stream } = this.#client.connection;
-      stream.cork();
-      this.#corked = true;
-      process.nextTick(() => {
-        this.#corked = false;
-        stream.uncork();
-      });
+  /** It goes out with what else is given in this turn of the event loop. */
+  #give(text: string, values: Statement['values'], then: Partial<Statement>): void {
+    const failed = (error: unknown) => {
+      if (!(error instanceof RolledBack)) this.#failure ??= { error, awaited: then.failed !== undefined };
+      then.failed?.(error);
+    };
+    if (this.#timedOut) return failed(tookTooLong());
+    this.#given.push(this.#statement(text, values, { ...then, failed }));
+    if (this.#sending) return;
+    this.#sending = true;
+    process.nextTick(() => {
+      this.#sending = false;
+      // At its end it went out already.
+      if (this.#given.length > 0) void this.#send(true);
+    });
+  }
+
+  /** @param begins whether more may follow. @returns whether all of it was executed, and holds where nothing follows */
+  #send(begins = false): Promise<boolean> {
+    const statements = this.#given;
+    this.#given = [];
+    if ((begins || this.#setUp !== null) && !this.#begun) {
+      this.#begun = true;
+      const first = ['BEGIN ISOLATION LEVEL READ COMMITTED', ...(this.#setUp === null ? [] : [this.#setUp])];
+      const failed = (error: unknown) => (this.#failure ??= { error, awaited: false });
+      statements.unshift(...first.map((text) => this.#statement(text, [], { failed })));
     }
-    const sent = this.#client.query(config as pg.QueryConfig);
-    sent.catch((error: unknown) => (this.#failure ??= { error, awaited }));
-    return sent;
+    return this.#batch(statements);
+  }
+
+  async #batch(statements: readonly Statement[]): Promise<boolean> {
+    if (statements.length === 0) return true;
+    const batch = new Batch(statements);
+    this.#client.query(batch as object as pg.Submittable);
+    const error = await batch.answered;
+    // What fails behind the last statement is the end of the transaction.
+    if (error !== null) this.#failure ??= { error, awaited: false };
+    return error === null;
   }
 
   /** Has Prisma begin a transaction on this connection: to it the one that is open is its own. */
@@ -210,7 +247,7 @@ export class Connection {
       query: (config: pg.QueryConfig) =>
         /^(?:BEGIN|COMMIT|ROLLBACK|SET TRANSACTION ISOLATION LEVEL .*)$/.test(config.text)
           ? Promise.resolve(nothing)
-          : this.#statement(config),
+          : this.#ofPrisma(config),
       on: () => undefined,
       removeListener: () => undefined,
       release: () => undefined,
@@ -227,20 +264,26 @@ export class Connection {
       ),
     );
     end.catch(opened.reject);
-    return { db: opened.promise, over: over.resolve, end };
+    return { db: opened.promise, over: over.resolve };
+  }
+
+  /** A statement of Prisma's own goes behind what was given before it. */
+  async #ofPrisma(config: pg.QueryConfig): Promise<pg.QueryResult> {
+    if (this.#timedOut) throw tookTooLong();
+    // The connection is somebody else's by now.
+    if (this.#over) throw new Error('The transaction is over');
+    if (!this.#begun || this.#given.length > 0) void this.#send(true);
+    try {
+      return await this.#client.query(config);
+    } catch (error) {
+      this.#failure ??= { error, awaited: true };
+      throw error;
+    }
   }
 }
 
-/** An object that the driver cannot write would fail here in the program, and not the transaction in the database. */
-function checked(values: readonly SqlValue[]): readonly SqlValue[] {
-  for (const value of values) {
-    const plain =
-      typeof value !== 'object' ||
-      value === null ||
-      Array.isArray(value) ||
-      value instanceof Date ||
-      value instanceof Uint8Array;
-    if (!plain || value === undefined) throw new TypeError('A value of a statement is neither plain nor null');
-  }
-  return values;
-}
+/** What becomes of a statement that was never sent. */
+class RolledBack extends Error {}
+
+const noop = (): void => undefined;
+const tookTooLong = () => new TransactionTimedOut('The transaction took too long');

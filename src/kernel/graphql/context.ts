@@ -30,6 +30,9 @@ export interface Context {
  * reads checks its stamp itself (`stampHolds`), and comes here when that does not hold.
  * @throws {Unauthenticated} when the credential has ended
  */
-export async function confirm(context: Context): Promise<void> {
-  if (context.actor.stamp && context.confirmActor) context.actor = await context.confirmActor();
+export function confirm(context: Context): void | Promise<void> {
+  if (!context.actor.stamp || !context.confirmActor) return undefined;
+  return context.confirmActor().then((actor) => {
+    context.actor = actor;
+  });
 }

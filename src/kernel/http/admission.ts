@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { GraphQLError } from 'graphql';
 import type { Plugin } from 'graphql-yoga';
+import { andThen } from '../and-then.ts';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { RateLimited, Unauthenticated } from '../errors.ts';
@@ -39,11 +40,13 @@ export interface Sender {
 
 export interface Admission {
   readonly plugin: Plugin<Context>;
+  /** Executes a query or mutation in its lane, unless it is refused. */
+  execute(args: Args, work: () => unknown): unknown;
   /**
    * To be asked before a document is parsed: takes what reading it costs, unless it is known.
    * @throws {RateLimited} when the client's budget has less left
    */
-  document(context: ServerContext, source: string, sender: Sender): Promise<void>;
+  document(context: ServerContext, source: string, sender: Sender): void | Promise<void>;
 }
 
 /**
@@ -58,35 +61,37 @@ export function admission(options: AdmissionOptions): Admission {
   const lanes = new Lanes();
   const measure = measuring(options.limits);
 
-  const refusals = async (args: Args): Promise<readonly GraphQLError[]> => {
+  const refusals = (args: Args): readonly GraphQLError[] | Promise<readonly GraphQLError[]> => {
     const context = args.contextValue as unknown as Context & ServerContext;
     const measured = look(measure, args, context);
     const once = measured.introspects && context.req ? alreadyAsked(context.req) : [];
     const errors = [...measured.errors, ...once];
     const read = readingCost((context as unknown as Asked).params?.query ?? '');
     const cost = errors.length > 0 ? read : Math.max(read, measured.cost);
-    const rate = await owed(context, cost);
-    context.rate = rate;
-    tell(context, rate);
-    return rate.allowed ? errors : [refused(new RateLimited(rate.resetAt, tooFast(rate)))];
+    return andThen(owed(context, cost), (rate) => {
+      context.rate = rate;
+      tell(context, rate);
+      return rate.allowed ? errors : [refused(new RateLimited(rate.resetAt, tooFast(rate)))];
+    });
   };
 
   /** Takes a cost, less what reading took already. */
-  const owed = async (context: Context & ServerContext, cost: number): Promise<Rate> => {
-    const { reading } = context;
-    const left = cost - (reading?.cost ?? 0);
-    if (reading && left <= 0) return reading;
-    return { ...(await spend(context.actor, context.clientAddress ?? '', left)), cost };
+  const owed = (context: Context & ServerContext, cost: number): Rate | Promise<Rate> => {
+    const { reading, actor, clientAddress } = context;
+    if (!reading) return spend(actor, clientAddress ?? '', cost);
+    const left = cost - reading.cost;
+    return left <= 0 ? reading : andThen(spend(actor, clientAddress ?? '', left), (rate) => ({ ...rate, cost }));
   };
 
   /** From the client's budget, and from what all keys of one maker have together; tells of the scarcer one. */
-  const spend = async (actor: Actor, clientAddress: string, cost: number): Promise<Rate> => {
-    const own = await budgets.spend(clientOf(actor, clientAddress), actor.kind === 'ANONYMOUS', cost);
-    const keys = keysOf(actor);
-    if (!own.allowed || keys === null) return own;
-    const shared = await budgets.spend(keys, false, cost, keysShare);
-    return shared.allowed && own.remaining <= shared.remaining ? own : shared;
-  };
+  const spend = (actor: Actor, clientAddress: string, cost: number): Rate | Promise<Rate> =>
+    andThen(budgets.spend(clientOf(actor, clientAddress), actor.kind === 'ANONYMOUS', cost), (own) => {
+      const keys = keysOf(actor);
+      if (!own.allowed || keys === null) return own;
+      return andThen(budgets.spend(keys, false, cost, keysShare), (shared) =>
+        shared.allowed && own.remaining <= shared.remaining ? own : shared,
+      );
+    });
 
   /** A batch asks once for the schema: its description is large. */
   const alreadyAsked = (req: IncomingMessage): GraphQLError[] => {
@@ -101,12 +106,6 @@ export function admission(options: AdmissionOptions): Admission {
   };
 
   const plugin: Plugin<Context> = {
-    async onExecute({ args, executeFn, setExecuteFn, setResultAndStopExecution }) {
-      const errors = await refusals(args);
-      if (errors.length > 0) return setResultAndStopExecution({ errors });
-      const lane = laneOf((args.contextValue as unknown as Context).actor);
-      return setExecuteFn((given) => lanes.run(lane, () => executeFn(given)));
-    },
     async onSubscribe({ args, setResultAndStopExecution }) {
       await confirm(args.contextValue);
       const large = refuseLargeVariables(args.variableValues);
@@ -132,14 +131,20 @@ export function admission(options: AdmissionOptions): Admission {
 
   return {
     plugin,
-    async document(context, source, { clientAddress, actor }) {
-      if (options.documents.has(source)) return;
-      const rate = await spend(await actor(), clientAddress, readingCost(source));
-      tell(context, rate);
-      if (!rate.allowed) throw new RateLimited(rate.resetAt, tooFast(rate));
-      context.reading = rate;
-    },
+    execute: (args, work) =>
+      andThen(refusals(args), (errors) =>
+        errors.length > 0 ? { errors } : lanes.run(laneOf((args.contextValue as unknown as Context).actor), work),
+      ),
+    document: (context, source, sender) =>
+      options.documents.has(source) ? undefined : readDocument(context, source, sender),
   };
+
+  async function readDocument(context: ServerContext, source: string, { clientAddress, actor }: Sender): Promise<void> {
+    const rate = await spend(await actor(), clientAddress, readingCost(source));
+    tell(context, rate);
+    if (!rate.allowed) throw new RateLimited(rate.resetAt, tooFast(rate));
+    context.reading = rate;
+  }
 }
 
 /** What every transport tells of a request beside the context. */
@@ -168,9 +173,15 @@ const tooFast = ({ cost, remaining, limit }: Rate): string =>
  * What is left of the budget, in the answer's headers. Of a batch: after its last operation.
  * @see https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-10
  */
-function tell({ res }: ServerContext, { limit, remaining, resetAt }: Rate): void {
-  if (!res || res.headersSent) return;
+function tell({ res, told }: ServerContext, rate: Rate): void {
+  if (!res || told || res.headersSent) return;
+  const [policy, state] = rateHeaders(rate);
+  res.setHeader('ratelimit-policy', policy);
+  res.setHeader('ratelimit', state);
+}
+
+/** Values of `RateLimit-Policy` and `RateLimit`. */
+export function rateHeaders({ limit, remaining, resetAt }: Rate): readonly [policy: string, state: string] {
   const seconds = Math.max(0, Math.ceil((resetAt.getTime() - Date.now()) / 1000));
-  res.setHeader('ratelimit-policy', `"points";q=${limit};w=${windowS}`);
-  res.setHeader('ratelimit', `"points";r=${remaining};t=${seconds}`);
+  return [`"points";q=${limit};w=${windowS}`, `"points";r=${remaining};t=${seconds}`];
 }

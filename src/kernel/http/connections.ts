@@ -1,8 +1,14 @@
 import { keysShare } from '../rates/address.ts';
 
+/** How many connections somebody has. */
+interface Client {
+  readonly name: string;
+  open: number;
+}
+
 /** Connections that stay open, by client: WebSockets and event streams count together. */
 export class Connections {
-  readonly #open = new Map<string, number>();
+  readonly #open = new Map<string, Client>();
   readonly #most: number;
 
   constructor(most: number) {
@@ -16,21 +22,28 @@ export class Connections {
   take(client: string, keys: string | null = null): (() => void) | null {
     if (this.#count(client) >= this.#most) return null;
     if (keys !== null && this.#count(keys) >= keysShare * this.#most) return null;
-    const counted = keys === null ? [client] : [client, keys];
-    for (const one of counted) this.#open.set(one, this.#count(one) + 1);
-    let held = true;
+    let own: Client | null = this.#enter(client);
+    const shared = keys === null ? null : this.#enter(keys);
     return () => {
-      if (!held) return;
-      held = false;
-      for (const one of counted) {
-        const left = this.#count(one) - 1;
-        if (left > 0) this.#open.set(one, left);
-        else this.#open.delete(one);
-      }
+      if (!own) return;
+      this.#leave(own);
+      if (shared) this.#leave(shared);
+      own = null;
     };
   }
 
-  #count(one: string): number {
-    return this.#open.get(one) ?? 0;
+  #count(name: string): number {
+    return this.#open.get(name)?.open ?? 0;
+  }
+
+  #enter(name: string): Client {
+    let client = this.#open.get(name);
+    if (!client) this.#open.set(name, (client = { name, open: 0 }));
+    client.open++;
+    return client;
+  }
+
+  #leave(client: Client): void {
+    if (--client.open === 0) this.#open.delete(client.name);
   }
 }

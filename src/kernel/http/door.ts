@@ -2,6 +2,7 @@ import type { App } from '../app.ts';
 import { Denials } from '../audit/denials.ts';
 import { anonymous, type Actor, type Origin } from '../auth/actor.ts';
 import type { Credentials } from '../auth/actors.ts';
+import type { Stamp } from '../auth/rights.ts';
 import { sha256Hex } from '../crypto.ts';
 import { RateLimited, Unauthenticated } from '../errors.ts';
 import { networkOf } from '../rates/address.ts';
@@ -29,7 +30,7 @@ export interface Door {
    */
   authenticate(credentials: Credentials, origin: Origin): Promise<Actor>;
   /** The same with the rights that were read last, see `Actors.recall`. */
-  recall(credentials: Credentials, origin: Origin): Promise<Actor>;
+  recall(credentials: Credentials, origin: Origin): Actor | Promise<Actor>;
 }
 
 /**
@@ -46,35 +47,58 @@ export function createDoor(app: App): Door {
 
   const isKnown = (digest: string): boolean => (known.get(digest) ?? 0) > Date.now();
 
-  const look = async (how: 'authenticate' | 'recall', credentials: Credentials, origin: Origin): Promise<Actor> => {
+  /** Stamps of API keys that are among the known: of one key it is the same for a minute at most. */
+  const noted = new WeakSet<Stamp>();
+  const note = (actor: Actor, given: string): Actor => {
+    // A session's is that of all its tokens.
+    const stamp = actor.kind === 'API_KEY' ? actor.stamp : undefined;
+    if (stamp && noted.has(stamp)) return actor;
+    if (stamp) noted.add(stamp);
+    remember(known, digestOf(given), Date.now() + knownForMs, maxKnown);
+    return actor;
+  };
+  const isClosed = (network: string): Date | null => {
+    const until = closed.get(network);
+    if (!until || until > new Date()) return until ?? null;
+    closed.delete(network);
+    return null;
+  };
+
+  const look = (how: 'authenticate' | 'recall', credentials: Credentials, origin: Origin): Actor | Promise<Actor> => {
     const given = credentials.apiKey || credentials.authorization || credentials.session;
     if (!given) return app.actors[how](credentials, origin);
-    const digest = sha256Hex(given);
-    const network = networkOf(origin.address);
-    const until = closed.get(network);
-    if (until && until > new Date() && !isKnown(digest)) throw tooMany(until);
-    try {
-      const actor = await app.actors[how](credentials, origin);
-      remember(known, digest, Date.now() + knownForMs, maxKnown);
-      return actor;
-    } catch (error) {
-      if (!(error instanceof Unauthenticated)) throw error;
-      known.delete(digest);
-      app.use(Denials).signIn({ ...anonymous, origin }, kindOf(credentials), 'CREDENTIAL');
-      // The first look of this process after another one closed the network finds it out here.
-      const { remaining, resetAt } = await throttles.consume(badCredentials, network).catch((limited: unknown) => {
-        if (limited instanceof RateLimited) return { remaining: 0, resetAt: limited.resetAt };
-        throw limited;
-      });
-      if (remaining === 0 && resetAt) remember(closed, network, resetAt, maxClosed);
-      throw error;
-    }
+    const until = closed.size > 0 ? isClosed(networkOf(origin.address)) : null;
+    if (until && !isKnown(digestOf(given))) throw tooMany(until);
+    const actor = app.actors[how](credentials, origin);
+    if (!(actor instanceof Promise)) return note(actor, given);
+    return actor.then(
+      (found) => note(found, given),
+      (error: unknown) => refuse(credentials, given, origin, error),
+    );
   };
+
+  const refuse = async (credentials: Credentials, given: string, origin: Origin, error: unknown): Promise<never> => {
+    if (!(error instanceof Unauthenticated)) throw error;
+    known.delete(digestOf(given));
+    app.use(Denials).signIn({ ...anonymous, origin }, kindOf(credentials), 'CREDENTIAL');
+    const network = networkOf(origin.address);
+    // The first look of this process after another one closed the network finds it out here.
+    const { remaining, resetAt } = await throttles.consume(badCredentials, network).catch((limited: unknown) => {
+      if (limited instanceof RateLimited) return { remaining: 0, resetAt: limited.resetAt };
+      throw limited;
+    });
+    if (remaining === 0 && resetAt) remember(closed, network, resetAt, maxClosed);
+    throw error;
+  };
+
   return {
-    authenticate: (credentials, origin) => look('authenticate', credentials, origin),
+    authenticate: async (credentials, origin) => look('authenticate', credentials, origin),
     recall: (credentials, origin) => look('recall', credentials, origin),
   };
 }
+
+/** Of the credential alone, in whichever header it comes. */
+const digestOf = (given: string): string => sha256Hex(given.replace(/^Bearer /i, ''));
 
 /** What a credential that is not good claims to be. */
 const kindOf = ({ apiKey, authorization }: Credentials): string =>

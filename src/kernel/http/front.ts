@@ -1,44 +1,125 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { getOperationAST, OperationTypeNode, type DocumentNode, type ExecutionResult } from 'graphql';
 import { processRegularResult, type FetchAPI, type GraphQLParams } from 'graphql-yoga';
 import type { Logger } from '../log.ts';
+import type { Rate } from '../rates/budgets.ts';
+import { rateHeaders } from './admission.ts';
+import type { Documents } from './documents.ts';
 import { maskError } from './errors.ts';
-import { corsOf, documentOf, requestIdHeader, type Persisted, type Yoga } from './yoga.ts';
+import { goneOf } from './gone.ts';
+import { corsOf, documentOf, requestIdHeader, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
 
 export interface FrontOptions {
   readonly yoga: Yoga;
+  /** Those that were found good; default: none is known. */
+  readonly documents?: Documents;
   readonly persisted: Persisted | null;
   readonly corsOrigins: readonly string[];
+  /** Headers of every answer. */
+  readonly everyAnswer?: readonly (readonly [name: string, value: string])[];
   readonly log: Logger;
+}
+
+/** A request whose answer has no headers yet. */
+export interface Arrived {
+  readonly requestId: string;
+  /** Gives the answer the headers that every one has; to be called before anything is done that Yoga or others answer. */
+  readonly prepare: () => void;
 }
 
 /**
  * Answers a POST of one query or mutation whose answer is one JSON text.
  * @param text the body, read and bounded
- * @returns false: it is for Yoga to answer, and nothing was done
+ * @returns false: it is for Yoga to answer, and nothing was done but `prepare`
  */
-export type Front = (req: IncomingMessage, res: ServerResponse, text: string) => Promise<boolean>;
+export type Front = (
+  req: IncomingMessage,
+  res: ServerResponse,
+  text: string,
+  arrived?: Arrived,
+) => boolean | Promise<boolean>;
 
 /**
  * The common case without the fetch API: what Yoga does for it from the parameters on, with all of its plugins, is asked
  * of Yoga, and so is the answer's status, headers and text. Only the way there and back is a shorter one; streams,
  * batches, GET, preflights and every request that is malformed go the long way.
+ *
+ * A document that was parsed and found good is not looked at again: of Yoga's pipeline it goes through the context and
+ * the execution, where all is that depends on who asks.
  * @see https://graphql.github.io/graphql-over-http/
  */
-export function createFront({ yoga, persisted, corsOrigins, log }: FrontOptions): Front {
-  const { getResultForParams } = yoga;
+export function createFront(options: FrontOptions): Front {
+  const { yoga, documents, persisted, corsOrigins, everyAnswer = [], log } = options;
+  const { getResultForParams, getEnveloped } = yoga;
   const cors = new Map(corsOrigins.map((origin) => [origin, headersOf(corsOf(origin))]));
+  const always = everyAnswer.flat();
 
-  return async (req, res, text) => {
-    const mediaType = mediaTypeOf(req.headers.accept);
-    const params = mediaType && isJson(req.headers['content-type']) ? paramsOf(text, persisted) : null;
-    if (!mediaType || !params) return false;
+  const masked = (error: unknown, requestId: string, mediaType: MediaType): Answer =>
+    answerOf({ errors: maskAll(error, requestId, log) }, mediaType);
+
+  /** All headers at once, which costs a third of setting each. */
+  const send = (context: KnownContext, answer: Answer): true => {
+    const { req, res, rate } = context;
+    // The client is gone.
+    if (res.destroyed) return true;
+    const { origin } = req.headers;
+    const headers = [...always, requestIdHeader, context.requestId];
+    if (rate) {
+      const [policy, state] = rateHeaders(rate);
+      headers.push('RateLimit-Policy', policy, 'RateLimit', state);
+    }
+    for (const name in answer.headers) headers.push(name, answer.headers[name] ?? '');
+    if (origin !== undefined) headers.push(...Object.entries(cors.get(origin) ?? {}).flat());
+    const bytes = Buffer.byteLength(answer.text);
+    headers.push('Content-Length', String(bytes));
+    res.writeHead(answer.status, headers);
+    // Text of one byte a character needs no look at each when it is written.
+    res.end(answer.text, bytes === answer.text.length ? 'latin1' : 'utf8');
+    return true;
+  };
+
+  const answerKnown = (context: KnownContext, document: DocumentNode, mediaType: MediaType) => {
+    const failed = (error: unknown): true => send(context, masked(error, context.requestId, mediaType));
+    const answered = (result: unknown): true => {
+      let answer: Answer;
+      try {
+        answer = answerOf(result, mediaType);
+      } catch (error) {
+        return failed(error);
+      }
+      return send(context, answer);
+    };
+    try {
+      const { params } = context;
+      const { schema, contextFactory, execute } = getEnveloped(context);
+      const executed = (contextValue: unknown): unknown =>
+        execute({
+          schema,
+          document,
+          contextValue,
+          variableValues: params.variables,
+          operationName: params.operationName,
+        });
+      const made: unknown = contextFactory();
+      const result = made instanceof Promise ? made.then(executed) : executed(made);
+      return result instanceof Promise ? result.then(answered, failed) : answered(result);
+    } catch (error) {
+      return failed(error);
+    }
+  };
+
+  const answerOther = async (
+    req: IncomingMessage,
+    res: ServerResponse,
+    params: GraphQLParams,
+    mediaType: MediaType,
+  ) => {
     let answer: Answer;
     try {
       const result = await getResultForParams({ params, request: asked }, { req, res });
       answer = answerOf(result, mediaType);
     } catch (error) {
-      const requestId = String(res.getHeader(requestIdHeader));
-      answer = answerOf({ errors: maskAll(error, requestId, log) }, mediaType);
+      answer = masked(error, String(res.getHeader(requestIdHeader)), mediaType);
     }
     // The client is gone.
     if (res.destroyed) return true;
@@ -50,10 +131,78 @@ export function createFront({ yoga, persisted, corsOrigins, log }: FrontOptions)
     res.end(answer.text);
     return true;
   };
+
+  return (req, res, text, arrived) => {
+    const mediaType = mediaTypeOf(req.headers.accept);
+    const params = mediaType && isJson(req.headers['content-type']) ? parsed(text) : null;
+    if (mediaType && typeof params === 'object' && params !== null && !Array.isArray(params)) {
+      const source: unknown = documentOf(params, persisted);
+      if (typeof source === 'string') {
+        const document = arrived && documents?.get(source);
+        if (document && isPlain(params, persisted) && isAnswered(document, params.operationName)) {
+          const known = { query: source, variables: params.variables, operationName: params.operationName };
+          return answerKnown(
+            new KnownContext(req, res, arrived.requestId, known as GraphQLParams),
+            document,
+            mediaType,
+          );
+        }
+        arrived?.prepare();
+        // A document without the word has no subscription; one with it may have.
+        return source.includes('subscription') ? false : answerOther(req, res, params as GraphQLParams, mediaType);
+      }
+    }
+    arrived?.prepare();
+    return false;
+  };
 }
 
 /** All that Yoga's plugins look at of a request whose parameters were read. */
 const asked = { method: 'POST' } as Request;
+
+/** What such an operation's context begins as; it becomes what resolvers are given. */
+class KnownContext implements ServerContext {
+  readonly req: IncomingMessage;
+  readonly res: ServerResponse;
+  readonly requestId: string;
+  readonly params: GraphQLParams;
+  readonly request = asked;
+  readonly told = true;
+  /** Set at admission. */
+  rate: Rate | undefined = undefined;
+
+  constructor(req: IncomingMessage, res: ServerResponse, requestId: string, params: GraphQLParams) {
+    this.req = req;
+    this.res = res;
+    this.requestId = requestId;
+    this.params = params;
+  }
+
+  /** Hardly anybody asks. */
+  get gone(): AbortSignal {
+    return goneOf(this.res);
+  }
+}
+
+/** Whether Yoga would take the parameters as they are: nothing is among them that it would have to refuse. */
+function isPlain(params: Readonly<Record<string, unknown>>, persisted: Persisted | null): boolean {
+  for (const name in params) {
+    const value = params[name];
+    if (value == null || name === 'query') continue;
+    if (name === 'variables' || name === 'extensions') {
+      if (typeof value !== 'object' || Array.isArray(value)) return false;
+    } else if (name === 'operationName') {
+      if (typeof value !== 'string') return false;
+    } else if (name !== 'documentId' || !persisted) return false;
+  }
+  return true;
+}
+
+/** Whether it names one operation, whose answer is one. */
+function isAnswered(document: DocumentNode, operationName: unknown): boolean {
+  const operation = getOperationAST(document, operationName as string | null | undefined);
+  return operation != null && operation.operation !== OperationTypeNode.SUBSCRIPTION;
+}
 
 interface Answer {
   readonly status: number;
@@ -74,8 +223,8 @@ class PlainResponse implements Answer {
 }
 const plain = { Response: PlainResponse } as unknown as FetchAPI;
 
-const answerOf = (result: unknown, mediaType: string): Answer =>
-  processRegularResult(result as Parameters<typeof processRegularResult>[0], plain, mediaType) as unknown as Answer;
+const answerOf = (result: unknown, mediaType: MediaType): Answer =>
+  processRegularResult(result as ExecutionResult, plain, mediaType) as unknown as Answer;
 
 /** What was thrown before there was an operation: one error, or the several that it says it is. */
 function maskAll(error: unknown, requestId: string, log: Logger): ReturnType<typeof maskError>[] {
@@ -88,18 +237,9 @@ function maskAll(error: unknown, requestId: string, log: Logger): ReturnType<typ
 const isJson = (type: string | undefined): boolean =>
   type === 'application/json' || (type?.startsWith('application/json;') ?? false);
 
-/** The parameters of one operation that is no subscription; null: Yoga says what is wrong with them. */
-function paramsOf(text: string, persisted: Persisted | null): GraphQLParams | null {
-  const params = parsed(text);
-  if (typeof params !== 'object' || params === null || Array.isArray(params)) return null;
-  const source: unknown = documentOf(params, persisted);
-  // A document without the word has no subscription; one with it may have.
-  return typeof source === 'string' && !source.includes('subscription') ? params : null;
-}
-
-function parsed(text: string): unknown {
+function parsed(text: string): Record<string, unknown> | null {
   try {
-    return JSON.parse(text);
+    return JSON.parse(text) as Record<string, unknown> | null;
   } catch (error) {
     if (error instanceof SyntaxError) return null;
     throw error;

@@ -22,12 +22,15 @@ export class Heartbeat {
     this.#timer.unref();
   }
 
-  /** Asks this socket too, until it closes. */
+  /** Asks this socket too. */
   add(socket: WebSocket): void {
-    const slot = this.#slots[this.#now] as Set<WebSocket>;
-    slot.add(socket);
+    this.#slots[this.#now]?.add(socket);
     socket.on('pong', this.#onPong);
-    socket.once('close', () => slot.delete(socket));
+  }
+
+  /** When it has closed. */
+  delete(socket: WebSocket): void {
+    for (const slot of this.#slots) if (slot.delete(socket)) return;
   }
 
   stop(): void {

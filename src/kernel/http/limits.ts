@@ -272,6 +272,7 @@ const valuesBeside = 100;
 export function hasTooManyValues(json: string, operations: number): boolean {
   // Each is after a comma or a bracket, and may begin with one.
   let left = 2 * operations * (maxVariableValues + valuesBeside);
+  if (json.length <= left) return false;
   for (let at = 0; at < json.length; at++) {
     const code = json.charCodeAt(at);
     if (code === quote) {

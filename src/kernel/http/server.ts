@@ -1,21 +1,22 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { isAscii } from 'node:buffer';
 import type { AddressInfo } from 'node:net';
 import type { GraphQLSchema } from 'graphql';
 import type { App } from '../app.ts';
 import { timingSafeEqualText } from '../crypto.ts';
 import type { StorageHandler } from '../storage/http.ts';
-import { withTrace } from '../telemetry/trace.ts';
-import { held, readRaw } from './body.ts';
+import { beginTrace } from '../telemetry/trace.ts';
+import { held, read, type Unread } from './body.ts';
 import { Connections } from './connections.ts';
 import type { OriginRules } from './credentials.ts';
 import { createDoor } from './door.ts';
 import { createFront } from './front.ts';
 import { health, type Check } from './health.ts';
 import { hasTooManyValues, manyValues } from './limits.ts';
-import { Room } from './room.ts';
+import { Room, smallBytes } from './room.ts';
 import { checkDeclared, defineRoute, type Route } from './routes.ts';
 import { attachWebSocket } from './websocket.ts';
-import { createGraphQL, requestIdHeader, requestIdOf, underRequestId, type GraphQLOptions } from './yoga.ts';
+import { createGraphQL, requestIdHeader, requestIdOf, type GraphQLOptions } from './yoga.ts';
 
 export interface HttpOptions {
   readonly app: App;
@@ -125,7 +126,7 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
   const clientAddress = (req: IncomingMessage) => addressOf(req, options.trustProxy);
   const door = createDoor(app);
   const connections = new Connections(options.limits.socketsPerActor);
-  const { yoga, admitDocument } = createGraphQL({
+  const { yoga, admitDocument, documents } = createGraphQL({
     app,
     schema: options.schema,
     limits: options.limits,
@@ -155,17 +156,26 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     initTimeoutMs: options.initTimeoutMs,
     sharedExecution: options.sharedExecution ?? true,
   });
+  const { persisted } = options.graphql;
+  const { corsOrigins } = options;
+  const everyAnswer = securityHeaders(options.secureCookies);
+  const everyGraphqlAnswer = corsOrigins.length > 0 ? [...everyAnswer, ['vary', 'Origin'] as const] : everyAnswer;
   const front =
     options.front === false
       ? null
-      : createFront({ yoga, persisted: options.graphql.persisted, corsOrigins: options.corsOrigins, log: app.log });
-  const everyAnswer = securityHeaders(options.secureCookies);
+      : createFront({ yoga, documents, persisted, corsOrigins, everyAnswer: everyGraphqlAnswer, log: app.log });
   let stopping = false;
   const bodyLimits: BodyLimits = {
     room: new Room(),
     maxBytes: options.maxBodyBytes,
     timeoutMs: options.bodyTimeoutMs ?? 20_000,
     operations: Math.max(1, options.limits.batch),
+  };
+
+  /** Yoga answers; the fetch adapter below it takes a body that was read already from here, and would wait for an empty one. */
+  const byYoga = async (req: IncomingMessage, res: ServerResponse, text: string): Promise<void> => {
+    Object.assign(req, { body: text || ' ' });
+    await yoga.handle(req, res);
   };
 
   const routes: readonly Route[] = [
@@ -175,22 +185,19 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
       async handle(req, res, { url: address }) {
         const page = options.graphql.graphiql !== null && req.method === 'GET' && accepts(req, 'text/html');
         if (page) res.setHeader('content-security-policy', pagePolicy);
-        if (options.corsOrigins.length > 0) res.setHeader('vary', 'Origin');
+        if (corsOrigins.length > 0) res.setHeader('vary', 'Origin');
         if (!jsonParameters(address)) {
           refuse(res, 400, 'BAD_REQUEST', '`variables` and `extensions` must be JSON.');
-        } else {
-          const body = req.method === 'POST' ? await readBody(req, res, bodyLimits) : noBody;
-          if (!body) return;
-          res.once('close', body.leave);
+        } else if (req.method !== 'POST') await yoga.handle(req, res);
+        else {
+          const refused = refusedType(req);
+          const body =
+            refused ?? (await new Promise<Body | Refused>((resolve) => readBody(req, res, bodyLimits, resolve)));
+          if ('code' in body) return refuseBody(res, body);
           try {
-            await underRequestId(String(res.getHeader(requestIdHeader)), async () => {
-              if (body !== noBody && (await front?.(req, res, body.text))) return;
-              // The fetch adapter below Yoga takes a body that was read already from here; an empty one it would wait for.
-              if (body !== noBody) Object.assign(req, { body: body.text || ' ' });
-              await yoga.handle(req, res);
-            });
+            if (!(await front?.(req, res, body.text))) await byYoga(req, res, body.text);
           } finally {
-            body.leave();
+            body.leave?.();
           }
         }
       },
@@ -242,24 +249,63 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
   server.on('request', (req: IncomingMessage, res: ServerResponse) => {
     const begun = performance.now();
     const requestId = requestIdOf(req);
-    res.setHeader(requestIdHeader, requestId);
-    for (const [name, value] of everyAnswer) res.setHeader(name, value);
-    if (stopping) res.setHeader('connection', 'close');
     const traceparent = req.headers['traceparent'];
-    withTrace(typeof traceparent === 'string' ? traceparent : undefined, 'http request', () => route(req, res))
-      .then((name) => {
-        app.metrics.httpRequests.inc({ route: name, status: String(res.statusCode) });
-        app.metrics.httpRequestSeconds.observe({ route: name }, (performance.now() - begun) / 1000);
-        app.log.debug(
-          { requestId, route: name, status: res.statusCode, latencyMs: Math.round(performance.now() - begun) },
-          'request',
-        );
-      })
-      .catch((error: unknown) => {
-        app.log.error({ err: error, requestId }, 'request failed');
-        if (res.headersSent) res.destroy();
-        else answer(res, 500, { code: 'INTERNAL', message: 'Something went wrong on the server.', requestId });
+    const tracing = beginTrace(typeof traceparent === 'string' ? traceparent : undefined, 'http request', requestId);
+
+    const quick =
+      front !== null && !stopping && req.method === 'POST' && req.url === graphqlRoute.path && !refusedType(req);
+    /** Sets the headers of every answer; what is answered in one go has them without that. */
+    const prepare = (): void => {
+      res.setHeader(requestIdHeader, requestId);
+      for (const [name, value] of quick ? everyGraphqlAnswer : everyAnswer) res.setHeader(name, value);
+      if (stopping) res.setHeader('connection', 'close');
+    };
+    const answered = (name: string): void => {
+      tracing.end();
+      const ms = performance.now() - begun;
+      app.metrics.httpRequests.inc({ route: name, status: String(res.statusCode) });
+      app.metrics.httpRequestSeconds.observe({ route: name }, ms / 1000);
+      if (app.log.isLevelEnabled('debug'))
+        app.log.debug({ requestId, route: name, status: res.statusCode, latencyMs: Math.round(ms) }, 'request');
+    };
+    const failed = (error: unknown): void => {
+      tracing.end(error);
+      app.log.error({ err: error, requestId }, 'request failed');
+      if (res.headersSent) res.destroy();
+      else {
+        prepare();
+        answer(res, 500, { code: 'INTERNAL', message: 'Something went wrong on the server.', requestId });
+      }
+    };
+
+    if (quick) {
+      readBody(req, res, bodyLimits, (body) => {
+        const work = (): Promise<void> | void => {
+          if ('code' in body) {
+            prepare();
+            refuseBody(res, body);
+            return undefined;
+          }
+          const done = front(req, res, body.text, { requestId, prepare });
+          if (done === true) return undefined;
+          const rest = Promise.resolve(done).then((own) => (own ? undefined : byYoga(req, res, body.text)));
+          return body.leave ? rest.finally(body.leave) : rest;
+        };
+        try {
+          const done = tracing.run(work);
+          if (done) done.then(() => answered(graphqlRoute.path)).catch(failed);
+          else answered(graphqlRoute.path);
+        } catch (error) {
+          failed(error);
+        }
       });
+      return;
+    }
+    prepare();
+    tracing
+      .run(() => route(req, res))
+      .then(answered)
+      .catch(failed);
   });
 
   return {
@@ -307,7 +353,7 @@ const features = [
  * Headers of every answer. The answers are data: no page, no part of one, and nothing to keep.
  * @see https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.html
  */
-const securityHeaders = (https: boolean): [name: string, value: string][] => [
+const securityHeaders = (https: boolean): (readonly [name: string, value: string])[] => [
   ['x-content-type-options', 'nosniff'],
   ['referrer-policy', 'no-referrer'],
   ['x-frame-options', 'DENY'],
@@ -367,59 +413,99 @@ interface BodyLimits {
 /** A body that was read. */
 interface Body {
   readonly text: string;
-  /** To be called when the request was handled. */
-  readonly leave: () => void;
+  /** To be called when the request was handled, where it took room. */
+  readonly leave: (() => void) | null;
 }
-const noBody: Body = { text: '', leave: () => undefined };
 
-/**
- * Reads the body of a POST to GraphQL, so that its size and time are bounded whatever its headers say.
- * @returns false when it answered itself, or nobody is there any more: 408 too slow, 413 too large, 415 not JSON, 400 not UTF-8 or too many values, 503 too many of them at once
- */
-async function readBody(req: IncomingMessage, res: ServerResponse, limits: BodyLimits): Promise<false | Body> {
-  const { maxBytes, timeoutMs } = limits;
-  const [type, ...parameters] = (req.headers['content-type'] ?? '').split(';').map((part) => part.trim().toLowerCase());
+/** Why a body was not read; `gone`: there is nobody to tell. */
+interface Refused {
+  readonly status: number;
+  readonly code: string;
+  readonly message: string;
+  readonly extensions?: object;
+  readonly retryAfterS?: number;
+}
+const gone: Refused = { status: 0, code: 'GONE', message: '' };
+const unsupported: Refused = {
+  status: 415,
+  code: 'UNSUPPORTED_MEDIA_TYPE',
+  message: 'The body must be application/json in UTF-8.',
+};
+
+function refuseBody(res: ServerResponse, { status, code, message, extensions, retryAfterS }: Refused): void {
+  if (status === gone.status) return;
+  if (retryAfterS !== undefined) res.setHeader('retry-after', retryAfterS);
+  refuse(res, status, code, message, extensions);
+}
+
+/** The refusal of a body that is not JSON. */
+function refusedType({ headers: { 'content-type': given = '' } }: IncomingMessage): Refused | null {
+  // What nearly everybody sends.
+  if (given === 'application/json') return null;
+  const [type, ...parameters] = given.split(';').map((part) => part.trim().toLowerCase());
   const charset = parameters
     .find((parameter) => parameter.startsWith('charset='))
     ?.replace(/^charset="?([^"]*)"?$/, '$1');
-  if (type !== 'application/json' || (charset !== undefined && charset !== 'utf-8' && charset !== 'utf8')) {
-    return refuse(res, 415, 'UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json in UTF-8.');
-  }
-  const body = await readRaw(req, maxBytes, timeoutMs);
-  if (body === 'full') {
-    res.setHeader('retry-after', '5');
-    return refuse(res, 503, 'BUSY', 'There are too many large requests right now.');
-  }
-  if (body === 'gone') return false;
-  if (body === 'slow') return refuse(res, 408, 'BODY_TOO_SLOW', `The body took more than ${timeoutMs} ms to arrive.`);
-  if (body === 'large') {
-    return refuse(res, 413, 'BODY_TOO_LARGE', `The body has more than ${maxBytes} bytes.`, { limit: maxBytes });
-  }
-  // As bytes it waits outside of the heap.
-  held.bytes += body.length;
-  const leave = await limits.room.enter(body.length).finally(() => {
-    held.bytes -= body.length;
+  const fits = type === 'application/json' && (charset === undefined || charset === 'utf-8' || charset === 'utf8');
+  return fits ? null : unsupported;
+}
+
+/**
+ * Reads the body of a POST to GraphQL, so that its size and time are bounded whatever its headers say. Refused: 408 too
+ * slow, 413 too large, 400 not UTF-8 or too many values, 503 too many of them at once.
+ */
+function readBody(
+  req: IncomingMessage,
+  res: ServerResponse,
+  limits: BodyLimits,
+  take: (body: Body | Refused) => void,
+): void {
+  const { maxBytes, timeoutMs, room, operations } = limits;
+  read(req, maxBytes, timeoutMs, (body) => {
+    if (typeof body === 'string') return take(refusalOf(body, limits));
+    if (body.length <= smallBytes) return take(textOf(body, operations, null));
+    // As bytes it waits outside of the heap.
+    held.bytes += body.length;
+    return void room.enter(body.length).then((leave) => {
+      held.bytes -= body.length;
+      res.once('close', leave);
+      const text = res.destroyed ? gone : textOf(body, operations, leave);
+      if ('code' in text) leave();
+      take(text);
+    });
   });
-  const refused = (code: string, message: string, extensions?: object): false => {
-    leave();
-    return refuse(res, 400, code, message, extensions);
-  };
-  if (res.destroyed) {
-    leave();
-    return false;
+}
+
+function refusalOf(why: Unread, { maxBytes, timeoutMs }: BodyLimits): Refused {
+  switch (why) {
+    case 'full':
+      return { status: 503, code: 'BUSY', message: 'There are too many large requests right now.', retryAfterS: 5 };
+    case 'slow':
+      return { status: 408, code: 'BODY_TOO_SLOW', message: `The body took more than ${timeoutMs} ms to arrive.` };
+    case 'large': {
+      const message = `The body has more than ${maxBytes} bytes.`;
+      return { status: 413, code: 'BODY_TOO_LARGE', message, extensions: { limit: maxBytes } };
+    }
+    case 'gone':
+      return gone;
+    default:
+      return why satisfies never;
   }
+}
+
+function textOf(body: Buffer, operations: number, leave: Body['leave']): Body | Refused {
   const text = decoded(body);
-  if (text === null) return refused('BAD_REQUEST', 'The body is not UTF-8.');
-  if (hasTooManyValues(text, limits.operations)) {
-    const { message, extensions } = manyValues();
-    return refused('TOO_MANY_VALUES', message, { limit: extensions['limit'] });
-  }
-  return { text, leave };
+  if (text === null) return { status: 400, code: 'BAD_REQUEST', message: 'The body is not UTF-8.' };
+  if (!hasTooManyValues(text, operations)) return { text, leave };
+  const { message, extensions } = manyValues();
+  return { status: 400, code: 'TOO_MANY_VALUES', message, extensions: { limit: extensions['limit'] } };
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 function decoded(body: Buffer): string | null {
+  // Of one byte a character, which is faster to read and to parse.
+  if (isAscii(body)) return body.toString('latin1');
   try {
     return utf8.decode(body);
   } catch (error) {

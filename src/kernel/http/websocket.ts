@@ -4,7 +4,7 @@ import type { Duplex } from 'node:stream';
 import { GraphQLError, type ExecutionArgs } from 'graphql';
 import { WebSocketServer, type RawData, type WebSocket } from 'ws';
 import type { App } from '../app.ts';
-import type { Actor } from '../auth/actor.ts';
+import { anonymous, type Actor } from '../auth/actor.ts';
 import type { Credentials } from '../auth/actors.ts';
 import { IssuerUnavailable, RateLimited, Unauthenticated } from '../errors.ts';
 import { clientOf, keysOf, networkOf } from '../rates/address.ts';
@@ -12,13 +12,14 @@ import type { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
 import { originOf, sameSite, sessionOf, type OriginRules } from './credentials.ts';
 import type { Door } from './door.ts';
+import { underRequestId } from '../telemetry/trace.ts';
 import { onceAt } from '../timer.ts';
 import { hasTooManyValues } from './limits.ts';
 import { Room, smallBytes } from './room.ts';
 import { maskError } from './errors.ts';
 import { speak, type Spoken } from './protocol.ts';
 import { Wire } from './wire.ts';
-import { documentOf, underRequestId, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
+import { documentOf, type Persisted, type ServerContext, type Yoga } from './yoga.ts';
 
 export interface WebSocketOptions {
   readonly app: App;
@@ -49,17 +50,27 @@ export interface WebSocketOptions {
 }
 
 /** Close codes: 4xxx of the graphql-transport-ws protocol; 1012 "service restart" and 1013 "try again later" are retried. */
-const closeCode = { forbidden: 4403, tooMany: 4429, restart: 1012, later: 1013 } as const;
+const closeCode = { forbidden: 4403, silent: 4408, twice: 4409, tooMany: 4429, restart: 1012, later: 1013 } as const;
 
 /** How often a client is asked whether it is there, seconds. */
 const heartbeatS = 12;
 
+/** What is kept for a connection: little, as there are many. */
 interface Connection extends Spoken {
+  readonly clientAddress: string;
+  /** Closes it for a reason of its credential. */
+  readonly endStreams: (reason: string) => void;
+  /** What asked for it; null once that was authenticated: its headers are not needed any more. */
+  request: IncomingMessage | null;
+  /** Closes it when it says nothing. */
+  silence: NodeJS.Timeout | null;
+  /** Gives its place among the silent ones back. */
+  introduce: (() => void) | null;
   actor: Actor;
   /** Calls off the end of the connection with its credential. */
-  disarm?: () => void;
+  disarm: (() => void) | null;
   /** Gives its place among the client's connections back. */
-  release?: () => void;
+  release: (() => void) | null;
 }
 
 /**
@@ -78,43 +89,63 @@ export function attachWebSocket(
     handleProtocols: (protocols) => (protocols.has('graphql-transport-ws') ? 'graphql-transport-ws' : false),
   });
   const silent = new Connections(limits.silentSockets ?? 200);
-  /** What gives a socket's place among the silent ones back. */
-  const introduced = new WeakMap<WebSocket, () => void>();
+  // One for all sockets: a function of each would keep what was around when it was made.
+  const onBroken = (error: Error) => app.log.debug({ err: error }, 'websocket broken');
 
   const upgrade = (req: IncomingMessage, socket: Duplex, head: Buffer) => {
     const refuse = (status: string) =>
       socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
-    socket.on('error', () => socket.destroy());
+    socket.on('error', destroy);
     if (URL.parse(req.url ?? '/', 'http://localhost')?.pathname !== '/graphql') return refuse('404 Not Found');
     // A browser names the page that asks; programs name none.
     if (req.headers.origin !== undefined && !sameSite(req.headers, options.origins)) return refuse('403 Forbidden');
-    const introduce = silent.take(networkOf(options.clientAddress(req)));
+    const clientAddress = options.clientAddress(req);
+    const introduce = silent.take(networkOf(clientAddress));
     if (!introduce) return refuse('429 Too Many Requests\r\nRetry-After: 5');
     socket.once('close', introduce);
     return sockets.handleUpgrade(req, socket, head, (ws) => {
-      introduced.set(ws, introduce);
       // Before the protocol's own listener, which must not see what is too much.
       boundMessages(ws, limits.messagesPerS, options.room);
-      protocol.open(ws, req, new Wire(ws, socket));
       // A client's broken frame closes its socket and is no event of ours: without a listener it would end the process.
-      ws.on('error', (error) => app.log.debug({ err: error }, 'websocket broken'));
+      ws.on('error', onBroken);
+      protocol.open({
+        socket: ws,
+        wire: new Wire(ws, socket),
+        clientAddress,
+        endStreams: endingOf(ws),
+        request: req,
+        silence: setTimeout(tooSilent, options.initTimeoutMs ?? 5000, ws),
+        introduce() {
+          socket.off('close', introduce);
+          introduce();
+        },
+        actor: anonymous,
+        disarm: null,
+        release: null,
+      });
     });
   };
   server.on('upgrade', upgrade);
 
   const protocol = speak<Connection>(
     {
-      connectionInitWaitTimeout: options.initTimeoutMs ?? 5000,
+      connectionInitWaitTimeout: 0, // see `silence`
       execute: (args) => within(args, ({ execute }) => execute(args)),
       subscribe: (args) => within(args, ({ subscribe }) => subscribe(args)),
       onError: (_context, _id, _payload, errors) =>
         errors.map((error) => maskError(error, randomUUID(), app.log).toJSON()),
       async onConnect(context) {
-        const { socket, request } = context.extra;
+        const { extra } = context;
+        const { socket, request, clientAddress } = extra;
+        clear(extra);
+        if (!request) return false;
         const credentials = connectionCredentials(context.connectionParams, request, options.origins);
+        // Nor are secrets kept.
+        extra.request = null;
+        Object.assign(context, { connectionParams: undefined });
         let actor: Actor;
         try {
-          actor = await options.door.authenticate(credentials, originOf(request, options.clientAddress(request)));
+          actor = await options.door.authenticate(credentials, originOf(request, clientAddress));
         } catch (error) {
           if (error instanceof Unauthenticated) return false; // closes with 4403
           if (error instanceof RateLimited) {
@@ -128,28 +159,33 @@ export function attachWebSocket(
         }
         // It went away meanwhile, and its end was told already: nothing would count it down again.
         if (socket.readyState !== socket.OPEN) return false;
-        const release = options.connections.take(clientOf(actor, options.clientAddress(request)), keysOf(actor));
+        const release = options.connections.take(clientOf(actor, clientAddress), keysOf(actor));
         if (!release) {
           socket.close(closeCode.tooMany, 'Too many connections');
           return false;
         }
-        introduced.get(socket)?.();
-        Object.assign(context.extra, { actor, release });
+        extra.introduce?.();
+        extra.introduce = null;
+        Object.assign(extra, { actor, release });
         if (actor.expiresAt) {
           // The credential's end is the connection's: the client signs in again and resumes by cursor.
-          context.extra.disarm = onceAt(actor.expiresAt, () =>
-            socket.close(closeCode.forbidden, 'The credential expired'),
-          );
+          extra.disarm = onceAt(actor.expiresAt, () => socket.close(closeCode.forbidden, 'The credential expired'));
         }
         return true;
       },
-      onClose(context) {
-        const { disarm, release } = context.extra;
-        disarm?.();
-        release?.();
+      onClose({ extra }) {
+        clear(extra);
+        extra.disarm?.();
+        extra.release?.();
       },
       async onSubscribe(context, id, payload) {
-        if (Object.keys(context.subscriptions).length > limits.subscriptionsPerSocket) {
+        const { extra } = context;
+        const { clientAddress, wire } = extra;
+        if (wire.follows(id)) {
+          extra.socket.close(closeCode.twice, 'There is a subscriber of this id');
+          return [refusal('There is a subscriber of this id.', 'BAD_REQUEST')];
+        }
+        if (Object.keys(context.subscriptions).length + wire.following > limits.subscriptionsPerSocket) {
           return [
             refusal(
               `A connection may have ${limits.subscriptionsPerSocket} operations at once.`,
@@ -159,20 +195,19 @@ export function attachWebSocket(
         }
         const document = documentOf(payload, options.persisted);
         if (document instanceof GraphQLError) return [document];
-        const { extra } = context;
-        const requestId = randomUUID();
+        const requestId = flat(randomUUID());
         const serverContext: ServerContext = {
           connection: {
             requestId,
             actor: () => currentActor(app, extra),
-            clientAddress: options.clientAddress(extra.request),
-            endStreams: (reason) => endStreams(extra.socket, reason),
-            outlet: options.sharedExecution ? extra.wire.outlet(id) : null,
+            clientAddress,
+            endStreams: extra.endStreams,
+            outlet: options.sharedExecution ? wire.outlet(id) : null,
           },
         };
         try {
           await options.admitDocument(serverContext, document, {
-            clientAddress: options.clientAddress(extra.request),
+            clientAddress,
             // As it was at the last look: the rights of now are looked up once, for the operation.
             actor: () => Promise.resolve(extra.actor),
           });
@@ -194,7 +229,7 @@ export function attachWebSocket(
           return args;
         } catch (error) {
           const masked = maskError(error, requestId, app.log);
-          if (masked.extensions['code'] === 'UNAUTHENTICATED') endStreams(extra.socket, masked.message);
+          if (masked.extensions['code'] === 'UNAUTHENTICATED') extra.endStreams(masked.message);
           return [masked];
         }
       },
@@ -253,6 +288,7 @@ async function currentActor(app: App, extra: Connection): Promise<Actor> {
   if (extra.actor.kind === 'ANONYMOUS') return extra.actor;
   const actor = await app.actors.refresh(extra.actor);
   if (!actor) throw new Unauthenticated('The credential of this connection has ended. Sign in again.');
+  extra.actor = actor;
   return actor;
 }
 
@@ -271,28 +307,45 @@ function boundMessages(ws: WebSocket, perS: number, room: Room): void {
     const now = performance.now();
     left = Math.min(perS * burstS, left + ((now - since) / 1000) * perS) - 1;
     since = now;
-    if (left < 0) end(closeCode.tooMany, 'Too many messages');
+    if (left < 0) refuseMore(ws, closeCode.tooMany, 'Too many messages');
   };
-  const end = (code: number, reason: string) => {
-    ws.removeAllListeners('message').removeAllListeners('ping');
-    ws.close(code, reason);
-    setTimeout(() => ws.terminate(), goneMs).unref();
-  };
-  /** What is too large to be parsed beside all else that is. */
-  const own = new Room(ownBytes);
+  /** For what is too large to be parsed beside all else that is. */
+  let own: Room | null = null;
   const weigh = (data: RawData) => {
+    count();
     const bytes = (data as Buffer).length;
     if (bytes <= smallBytes) return;
-    if (!own.tryEnter(bytes) || !room.tryEnter(bytes)) end(closeCode.later, 'Try again later');
-    else if (hasTooManyValues((data as Buffer).toString(), 1)) end(closeCode.tooMany, 'Too many values');
+    own ??= new Room(ownBytes);
+    if (!own.tryEnter(bytes) || !room.tryEnter(bytes)) refuseMore(ws, closeCode.later, 'Try again later');
+    else if (hasTooManyValues((data as Buffer).toString(), 1)) refuseMore(ws, closeCode.tooMany, 'Too many values');
     else return;
     // Whoever listens after this is told of the message all the same, but there is nothing in it.
     (data as Buffer).fill(' ');
   };
-  ws.on('message', count).on('message', weigh).on('ping', count);
+  ws.on('message', weigh).on('ping', count);
+}
+
+function refuseMore(ws: WebSocket, code: number, reason: string): void {
+  ws.removeAllListeners('message').removeAllListeners('ping');
+  ws.close(code, reason);
+  setTimeout(() => ws.terminate(), goneMs).unref();
 }
 
 /** Closes a moment later, so that what was sent before arrives. */
-function endStreams(socket: WebSocket, reason: string): void {
-  setImmediate(() => socket.close(closeCode.forbidden, reason.slice(0, 120)));
+const endingOf = (socket: WebSocket) => (reason: string) =>
+  void setImmediate(() => socket.close(closeCode.forbidden, reason.slice(0, 120)));
+
+function destroy(this: Duplex): void {
+  this.destroy();
 }
+
+const tooSilent = (socket: WebSocket): void => socket.close(closeCode.silent, 'Connection initialisation timeout');
+
+/** It has spoken, or is gone. */
+function clear(connection: Connection): void {
+  if (connection.silence) clearTimeout(connection.silence);
+  connection.silence = null;
+}
+
+/** A text in one piece: Node's random ids are made of sixteen, which are kept as such. */
+const flat = (text: string): string => Buffer.from(text, 'latin1').toString('latin1');

@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream';
+import { GraphQLError } from 'graphql';
 import type { WebSocket } from 'ws';
-import { bytesOf, type Outlet } from '../live/outlet.ts';
+import { bytesOf, type Follower, type Outlet } from '../live/outlet.ts';
 
 /** What may lie unsent for a client before it is left to its own pace, bytes. */
 const maxUnsent = 65_536;
@@ -17,8 +18,10 @@ function flushAll(): void {
   for (const wire of now) wire.flush();
 }
 
+const none: readonly OperationOutlet[] = [];
+
 /**
- * Frames of payloads that many connections share, on one of them. They go to the socket below `ws`, which writes its own
+ * Frames of payloads that many connections share, on one of them, and the operations that send them. They go to the socket below `ws`, which writes its own
  * frames whole and at once, so the two do not mix; without compression, which frames would have to pass through.
  *
  * Bytes are held as text of one byte a character: Node writes short ones from the stack, where a buffer for each frame
@@ -30,6 +33,8 @@ export class Wire {
   readonly #socket: Duplex;
   #unsent = '';
   #listed = false;
+  /** Operations that are followed; as small as it can be, as most connections have one. */
+  #followed: readonly OperationOutlet[] = none;
 
   constructor(ws: WebSocket, socket: Duplex) {
     this.#ws = ws;
@@ -38,7 +43,42 @@ export class Wire {
 
   /** @param id of the operation, as the client named it */
   outlet(id: string): Outlet {
-    return new OperationOutlet(this, bytesOf(`{"id":${JSON.stringify(id)},"type":"next","payload":`));
+    return new OperationOutlet(this, headOf(id));
+  }
+
+  /** How many operations are followed: the protocol itself does not know of them any more. */
+  get following(): number {
+    return this.#followed.length;
+  }
+
+  follows(id: string): boolean {
+    return this.#find(id) !== undefined;
+  }
+
+  /** The client wants no more of an operation. @returns false when it is none that is followed */
+  stop(id: string): boolean {
+    const outlet = this.#find(id);
+    outlet?.stop();
+    return outlet !== undefined;
+  }
+
+  /** The connection is gone. */
+  stopAll(): void {
+    for (const outlet of this.#followed) outlet.stop();
+  }
+
+  add(outlet: OperationOutlet): void {
+    this.#followed = this.#followed.concat(outlet); // exactly as long as it must be, unlike what is spread
+  }
+
+  delete(outlet: OperationOutlet): void {
+    this.#followed = this.#followed.length === 1 ? none : this.#followed.filter((one) => one !== outlet);
+  }
+
+  #find(id: string): OperationOutlet | undefined {
+    if (this.#followed.length === 0) return undefined;
+    const head = headOf(id);
+    return this.#followed.find((one) => one.head === head);
   }
 
   get behind(): boolean {
@@ -102,13 +142,18 @@ function headerOf(length: number): string {
 let knownLength = -1;
 let knownHeader = '';
 
+const rest = ',"type":"next","payload":';
+/** The beginning of each message of an operation. @returns bytes, see `bytesOf` */
+const headOf = (id: string): string => bytesOf(`{"id":${JSON.stringify(id)}${rest}`);
+
 class OperationOutlet implements Outlet {
+  readonly head: string;
   readonly #wire: Wire;
-  readonly #head: string;
+  #follower: Follower | null = null;
 
   constructor(wire: Wire, head: string) {
     this.#wire = wire;
-    this.#head = head;
+    this.head = head;
   }
   get behind(): boolean {
     return this.#wire.behind;
@@ -117,6 +162,25 @@ class OperationOutlet implements Outlet {
     return this.#wire.drained();
   }
   send(payload: string): void {
-    this.#wire.send(this.#head, payload);
+    this.#wire.send(this.head, payload);
+  }
+  follow(follower: Follower): void {
+    this.#follower = follower;
+    this.#wire.add(this);
+  }
+  stop(): void {
+    this.#wire.delete(this);
+    this.#follower?.stop();
+  }
+  /** Messages as the protocol's own are. @see https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md */
+  end(error: GraphQLError | null): void {
+    this.#wire.delete(this);
+    const told =
+      error === null
+        ? ',"type":"complete"}'
+        : `,"type":"error","payload":${JSON.stringify([new GraphQLError(error.message, { extensions: error.extensions })])}}`;
+    this.#wire.send(this.head.slice(0, -rest.length), bytesOf(told));
+    // Whoever closes the connection because of it does so after this.
+    this.#wire.flush();
   }
 }

@@ -1,4 +1,3 @@
-import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { renderGraphiQL } from '@graphql-yoga/render-graphiql';
@@ -11,20 +10,22 @@ import {
   type GraphQLSchema,
 } from 'graphql';
 import { createYoga, isAsyncIterable, type Plugin, type YogaServerInstance } from 'graphql-yoga';
+import { andThen } from '../and-then.ts';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { compiled } from '../compiler/plugin.ts';
-import { confirm, type Context } from '../graphql/context.ts';
+import type { Context } from '../graphql/context.ts';
 import type { Outlet } from '../live/outlet.ts';
 import { subscribeFresh } from '../live/subscribe.ts';
 import type { Rate } from '../rates/budgets.ts';
-import { currentTraceparent } from '../telemetry/trace.ts';
+import { currentRequestId, currentTraceparent } from '../telemetry/trace.ts';
 import { credentialsOf, originOf, sessionCookieHeader, type OriginRules } from './credentials.ts';
 import { admission, type Admission } from './admission.ts';
 import type { Connections } from './connections.ts';
 import { Documents } from './documents.ts';
 import type { Door } from './door.ts';
 import { maskError } from './errors.ts';
+import { goneOf } from './gone.ts';
 import { documentLimits, type OperationLimits } from './limits.ts';
 
 export interface GraphQLOptions {
@@ -60,6 +61,10 @@ export interface ServerContext {
     /** The way of a stream to its subscriber, where executions are shared. */
     readonly outlet?: Outlet | null;
   };
+  /** Id of the HTTP request, where it is not among the headers of the answer yet. */
+  readonly requestId?: string;
+  /** Whether the transport itself tells what is left of the budget, by the context's `rate`. */
+  readonly told?: true;
   /** What reading the document took from the budget already; absent for one that was known. */
   reading?: Rate;
 }
@@ -70,6 +75,8 @@ export interface GraphQLServer {
   readonly yoga: Yoga;
   /** To be asked before a document is parsed; Yoga does so itself for HTTP. */
   readonly admitDocument: Admission['document'];
+  /** Documents that were found good. */
+  readonly documents: Documents;
 }
 
 export const requestIdHeader = 'x-request-id';
@@ -80,41 +87,19 @@ export function requestIdOf(req: IncomingMessage): string {
   return typeof given === 'string' && /^[\w.-]{8,64}$/.test(given) ? given : randomUUID();
 }
 
-/** Id of what is being handled: errors outside of an operation have no context that tells it. */
-const handled = new AsyncLocalStorage<string>();
-
-/** Handles a request or message; the errors that come of it carry this id. */
-export const underRequestId = <T>(requestId: string, fn: () => T): T => handled.run(requestId, fn);
-
 /** GraphQL over HTTP (queries and mutations) and SSE (subscriptions), and the pipeline that the WebSocket uses too. */
 export function createGraphQL(options: GraphQLOptions): GraphQLServer {
   const { app, compile = true } = options;
   // A batch is one request: its operations share the look-up of who asks.
   const actors = new WeakMap<IncomingMessage, Promise<Actor>>();
-  const look = async (how: 'authenticate' | 'recall', req: IncomingMessage): Promise<Actor> =>
+  const look = (how: 'authenticate' | 'recall', req: IncomingMessage): Actor | Promise<Actor> =>
     options.door[how](credentialsOf(req.headers, options.origins), originOf(req, options.clientAddress(req)));
-  const actorOf = (req: IncomingMessage): Promise<Actor> => {
-    let actor = actors.get(req);
-    if (!actor) {
-      actor = look(compile ? 'recall' : 'authenticate', req);
-      actors.set(req, actor);
-    }
+  const actorOf = (req: IncomingMessage): Actor | Promise<Actor> => {
+    const known = actors.get(req);
+    if (known) return known;
+    const actor = look(compile ? 'recall' : 'authenticate', req);
+    if (actor instanceof Promise) actors.set(req, actor);
     return actor;
-  };
-
-  // One for all operations of a batch.
-  const leaving = new WeakMap<ServerResponse, AbortSignal>();
-  const goneOf = (res: ServerResponse): AbortSignal => {
-    let signal = leaving.get(res);
-    if (!signal) {
-      const abort = new AbortController();
-      res.once('close', () => {
-        if (!res.writableFinished) abort.abort(new Error('The client is gone.'));
-      });
-      signal = abort.signal;
-      leaving.set(res, signal);
-    }
-    return signal;
   };
 
   const documents = new Documents();
@@ -122,29 +107,35 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
 
   const yoga = createYoga<ServerContext, Context>({
     schema: options.schema,
-    context: async ({ req, res, connection }): Promise<Context> => {
+    context: (given) => {
+      const { req, res, connection, requestId } = given;
       if (connection) {
-        return {
+        return connection.actor().then((actor) => ({
           app,
-          actor: await connection.actor(),
+          actor,
           requestId: connection.requestId,
           clientAddress: connection.clientAddress,
           setSession: null,
           gone: null,
           endStreams: connection.endStreams,
-        };
+        }));
       }
       if (!req || !res) throw new Error('An operation without a transport');
-      return {
+      const contextOf = (actor: Actor) => ({
         app,
-        actor: await actorOf(req),
-        ...(compile ? { confirmActor: () => look('authenticate', req) } : {}),
-        requestId: String(res.getHeader(requestIdHeader)),
+        actor,
+        confirmActor: compile ? async () => look('authenticate', req) : undefined,
+        requestId: requestId ?? String(res.getHeader(requestIdHeader)),
         clientAddress: options.clientAddress(req),
-        setSession: (session) => res.appendHeader('set-cookie', sessionCookieHeader(session, options.secureCookies)),
-        gone: goneOf(res),
+        setSession: ((session) => {
+          res.appendHeader('set-cookie', sessionCookieHeader(session, options.secureCookies));
+        }) satisfies Context['setSession'],
         endStreams: null,
-      };
+      });
+      // What has one already makes it when somebody asks for it.
+      const whole = (actor: Actor): Context =>
+        'gone' in given ? (contextOf(actor) as Context) : { ...contextOf(actor), gone: goneOf(res) };
+      return andThen(actorOf(req), whole);
     },
     graphqlEndpoint: '/graphql',
     landingPage: false,
@@ -163,35 +154,33 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
       : false,
     renderGraphiQL,
     maskedErrors: {
-      maskError: (error) => maskError(error, handled.getStore() ?? 'unknown', app.log),
+      maskError: (error) => maskError(error, currentRequestId() ?? 'unknown', app.log),
     },
     parserAndValidationCache: { documentCache: documents, errorCache: noCache },
     plugins: [
-      // First, so that it sees what the others refuse.
-      observed(app),
       documentLimits(options.limits),
       keeping(documents),
       // Before admission: what that lets through runs in its lanes, compiled or not.
-      confirming,
       ...(compile ? [compiled({ app, schema: options.schema })] : []),
+      executing(app, admitted),
       admitted.plugin,
       freshContexts,
       ...(options.introspection ? [] : [withoutIntrospection]),
       ...(options.persisted ? [persistedDocuments(options.persisted)] : []),
       // After it: the document that is read is the persisted one.
       {
-        async onParams({ params, context }) {
+        onParams({ params, context }) {
           const { req } = context as unknown as ServerContext;
           // Yoga refuses what is no request, but later.
           const source = (params as { query?: unknown } | null)?.query;
-          if (!req || typeof source !== 'string') return;
-          const client = { clientAddress: options.clientAddress(req), actor: () => actorOf(req) };
-          await admitted.document(context, source, client);
+          if (!req || typeof source !== 'string') return undefined;
+          const client = { clientAddress: options.clientAddress(req), actor: async () => actorOf(req) };
+          return admitted.document(context, source, client);
         },
       },
     ],
   });
-  return { yoga, admitDocument: admitted.document };
+  return { yoga, admitDocument: admitted.document, documents };
 }
 
 /** What a page of an allowed origin may do here. */
@@ -218,16 +207,6 @@ const keeping = (documents: Documents): Plugin<Context> => ({
     };
   },
 });
-
-/** Innermost: a compiled statement makes sure of the actor by itself. */
-const confirming: Plugin<Context> = {
-  onExecute({ executeFn, setExecuteFn }) {
-    setExecuteFn(async (given: ExecutionArgs) => {
-      await confirm(given.contextValue as Context);
-      return executeFn(given) as unknown;
-    });
-  },
-};
 
 const freshContexts: Plugin<Context> = {
   onSubscribe({ setSubscribeFn }) {
@@ -302,18 +281,24 @@ function persistedDocuments(persisted: Persisted): Plugin {
   };
 }
 
-/** One log line and one measurement an operation; errors masked with the request's id. */
-function observed(app: App): Plugin<Context> {
+/**
+ * What an operation goes through, from the outside: one log line and one measurement, with its errors masked with the
+ * request's id; then admission. One hook for all of it: each is a closure, and a promise's like, for each request.
+ */
+function executing(app: App, admitted: Admission): Plugin<Context> {
   return {
-    onExecute({ args }) {
-      const begun = performance.now();
-      const context = args.contextValue as unknown as Context;
-      return {
-        onExecuteDone({ result, setResult }) {
-          if (isAsyncIterable(result)) return;
-          setResult(told(app, args, context, result, begun));
-        },
-      };
+    onExecute({ executeFn, setExecuteFn }) {
+      setExecuteFn((given: ExecutionArgs) => {
+        const begun = performance.now();
+        const args = given as Args;
+        return andThen(
+          admitted.execute(args, () => executeFn(args) as unknown),
+          (result) =>
+            isAsyncIterable(result)
+              ? result
+              : told(app, args, args.contextValue as unknown as Context, result as ExecutionResult, begun),
+        );
+      });
     },
     onSubscribe({ args }) {
       const context = args.contextValue as unknown as Context;
@@ -353,6 +338,7 @@ function told(app: App, args: Args, context: Context, result: ExecutionResult, b
   const seconds = (performance.now() - begun) / 1000;
   const code = errors?.[0]?.extensions['code'];
   app.metrics.graphqlOperationSeconds.observe({ type, outcome: errors ? 'error' : 'ok' }, seconds);
+  if (!app.log.isLevelEnabled('info')) return errors ? { ...result, errors } : result;
   app.log.info(
     {
       requestId: context.requestId,

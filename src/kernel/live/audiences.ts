@@ -5,6 +5,7 @@ import { execute, type DocumentNode, type ExecutionArgs, type ExecutionResult } 
 import { service, type App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { eventTypes, type LoggedEvent } from '../events/define.ts';
+import type { Context } from '../graphql/context.ts';
 import { maskError } from '../http/errors.ts';
 import { onceAt } from '../timer.ts';
 import type { Listener } from './channel.ts';
@@ -12,7 +13,7 @@ import { compile, type Compiled } from './compiled.ts';
 import { encodeCursor } from './cursor.ts';
 import type { Subscription } from './hub.ts';
 import { operationOf, type Operation } from './operation.ts';
-import { bytesOf, type Outlet } from './outlet.ts';
+import { bytesOf, Follower, type Outlet } from './outlet.ts';
 import { commonActor, rightsKey, SharedContext } from './shared-context.ts';
 import {
   changesRights,
@@ -64,8 +65,8 @@ export class AudiencesOf {
     return { audiences, members };
   }
 
-  /** Follows for one subscriber: what it is told goes to the outlet. The iterator only tells of the end. */
-  subscribe(args: ExecutionArgs, stream: EventStream, outlet: Outlet): AsyncIterableIterator<ExecutionResult> {
+  /** Follows for one subscriber, once it begins: what it is told goes to the outlet. */
+  follower(args: ExecutionArgs, stream: EventStream, outlet: Outlet): Follower {
     return new Member(this, args, stream, outlet);
   }
 
@@ -222,10 +223,11 @@ class Audience {
   readonly members = new Set<Member>();
   spokeAt = performance.now();
   readonly #feed: Feed;
-  readonly #args: ExecutionArgs;
+  /** Those of the first member, but for its context. All have the same, or what differs only says where they began. */
+  readonly args: ExecutionArgs;
+  readonly compiled: Compiled | null;
   readonly #actor: Actor;
   readonly #epoch: number;
-  readonly #compiled: Compiled | null;
   /** Events that are being executed, or wait for it, in order. */
   readonly #queue: { readonly event: LoggedEvent; made?: Promise<string | null> }[] = [];
   #over = false;
@@ -236,10 +238,8 @@ class Audience {
     this.plan = first.plan;
     this.#epoch = feed.channel.head.epoch;
     this.#actor = commonActor(operation.dependence, first.actor, first.plan.workspaceId);
-    const { schema, document, operationName, variableValues } = first.args;
-    // Nothing of the member that happens to be the first.
-    this.#args = { schema, document, operationName: operationName ?? null, variableValues: variableValues ?? null };
-    this.#compiled = compiledFor(operation, this.#args);
+    this.args = first.args;
+    this.compiled = compiledFor(operation, first.args);
     feed.add(this);
   }
 
@@ -335,9 +335,9 @@ class Audience {
   #execute(item: Item): string | Promise<string> {
     const { app } = this.#feed;
     const contextValue = new SharedContext(app, this.#actor);
-    const text = this.#compiled?.(item, contextValue);
+    const text = this.compiled?.(item, contextValue);
     if (text) return bytesOf(`${text}}`);
-    const result = execute({ ...this.#args, rootValue: item, contextValue });
+    const result = execute({ ...this.args, rootValue: item, contextValue });
     // An id for the execution: all members are told the same, and the log has it once.
     const payload = (one: ExecutionResult): string => payloadOf(app, one, randomUUID);
     return result instanceof Promise ? result.then(payload) : payload(result);
@@ -372,15 +372,19 @@ function payloadOf(app: App, { errors, ...rest }: ExecutionResult, requestId: ()
   return bytesOf(`${JSON.stringify({ ...rest, errors: told })}}`);
 }
 
-/** One subscriber: alone until it has everything that there is, then in an audience, then alone again when it must. */
-class Member implements AsyncIterableIterator<ExecutionResult> {
-  readonly args: ExecutionArgs;
+/**
+ * One subscriber: alone until it has everything that there is, then in an audience, then alone again when it must. In an
+ * audience it is a few words of memory: what all members have alike is the audience's, and the rest is what it needs to
+ * go on alone.
+ */
+class Member extends Follower {
   readonly outlet: Outlet;
   /** Everything up to and including it was told when the member joined its audience. */
   position = 0n;
+  args: ExecutionArgs;
+  plan: EventPlan;
   readonly #audiences: AudiencesOf;
-  readonly #stream: EventStream;
-  readonly #ended = Promise.withResolvers<IteratorResult<never, undefined>>();
+  readonly #context: Context;
   #compiled: Compiled | null = null;
   #feed: Feed | null = null;
   #audience: Audience | null = null;
@@ -388,52 +392,32 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
   #abort: AbortController | null = null;
   #epoch = 0;
   #disarm: (() => void) | null = null;
-  #begun = false;
   #over = false;
 
-  constructor(audiences: AudiencesOf, args: ExecutionArgs, stream: EventStream, outlet: Outlet) {
+  constructor(audiences: AudiencesOf, args: ExecutionArgs, { plan, context }: EventStream, outlet: Outlet) {
+    super();
     this.#audiences = audiences;
-    this.args = args;
-    this.#stream = stream;
+    const { schema, document, operationName, variableValues } = args;
+    this.args = { schema, document, operationName: operationName ?? null, variableValues: variableValues ?? null };
+    this.plan = plan;
     this.outlet = outlet;
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  get plan(): EventPlan {
-    return this.#stream.plan;
+    // Without what the transport and its plugins keep there for the time of a request.
+    const { app, actor, requestId, rate, clientAddress, endStreams } = context;
+    this.#context = { app, actor, requestId, clientAddress, setSession: null, gone: null, endStreams };
+    if (rate) this.#context.rate = rate;
   }
 
   /** With the rights of the last look at them. */
   get actor(): Actor {
-    return this.#stream.context.actor;
+    return this.#context.actor;
   }
 
-  /** Begins at the first call: before it nobody expects anything. Resolves at the end. */
-  next(): Promise<IteratorResult<never, undefined>> {
-    if (!this.#begun) {
-      this.#begun = true;
-      this.#begin().catch((error: unknown) => this.end(error));
-    }
-    return this.#ended.promise;
+  begin(): void {
+    this.outlet.follow(this);
+    this.#begin().catch((error: unknown) => this.end(error));
   }
 
-  async return(): Promise<IteratorResult<never, undefined>> {
-    this.#begun = true;
-    this.end();
-    return { done: true, value: undefined };
-  }
-
-  async throw(error: unknown): Promise<never> {
-    this.#begun = true;
-    this.end();
-    throw error;
-  }
-
-  /** @param error what the subscriber is told; without it, that nothing more comes */
-  end(error?: unknown): void {
+  stop(): void {
     if (this.#over) return;
     this.#over = true;
     this.#abort?.abort();
@@ -441,12 +425,17 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
     this.#disarm?.();
     this.#audience?.remove(this);
     this.#audience = null;
-    if (this.#feed) {
-      this.#feed.leave();
-      this.#audiences.app.metrics.liveSubscribers.dec();
-    }
-    if (error === undefined) this.#ended.resolve({ done: true, value: undefined });
-    else this.#ended.reject(error);
+    if (!this.#feed) return;
+    this.#feed.leave();
+    this.#audiences.app.metrics.liveSubscribers.dec();
+  }
+
+  /** @param error what the subscriber is told; without it, that nothing more comes */
+  end(error?: unknown): void {
+    if (this.#over) return;
+    this.stop();
+    const { app, requestId } = this.#context;
+    this.outlet.end(error === undefined ? null : maskError(error, requestId, app.log));
   }
 
   async #begin(): Promise<void> {
@@ -458,7 +447,6 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
     this.#feed = feed;
     this.#audiences.app.metrics.liveSubscribers.inc();
     this.#arm();
-    onNewEnd(this.#stream.context, () => this.#arm());
     await this.#follow(feed, this.plan, false);
   }
 
@@ -473,13 +461,13 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
   }
 
   async #follow(feed: Feed, plan: EventPlan, resumed: boolean): Promise<void> {
-    const { context } = this.#stream;
     const abort = new AbortController();
     this.#abort = abort;
     await this.outlet.drained();
     if (this.#over) return;
+    onNewEnd(this.#context, () => this.#arm());
     const taken = (position: bigint): boolean => this.#join(feed, position);
-    for await (const item of followIn(feed.channel, context, plan, abort.signal, { taken, resumed })) {
+    for await (const item of followIn(feed.channel, this.#context, plan, abort.signal, { taken, resumed })) {
       const payload = await this.#execute(item);
       if (this.#over) return;
       this.outlet.send(payload);
@@ -500,6 +488,10 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
     this.#epoch = feed.channel.head.epoch;
     this.#audience = audience;
     this.#abort = null;
+    onNewEnd(this.#context, null);
+    this.args = audience.args;
+    this.plan = audience.plan;
+    this.#compiled = audience.compiled;
     audience.members.add(this);
     return true;
   }
@@ -511,7 +503,7 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
   }
 
   async #execute(item: Item): Promise<string> {
-    const { context } = this.#stream;
+    const context = this.#context;
     this.#compiled ??= compiledFor(this.#audiences.operation(this.args), this.args);
     const text = this.#compiled?.(item, { ...context });
     if (text) return bytesOf(`${text}}`);
@@ -527,6 +519,6 @@ class Member implements AsyncIterableIterator<ExecutionResult> {
   #arm(): void {
     this.#disarm?.();
     const { expiresAt } = this.actor;
-    this.#disarm = expiresAt ? onceAt(expiresAt, () => this.end(credentialEnded(this.#stream.context))) : null;
+    this.#disarm = expiresAt ? onceAt(expiresAt, () => this.end(credentialEnded(this.#context))) : null;
   }
 }

@@ -43,8 +43,9 @@ const rightsEnded = () =>
 /** How a stream is told that its credential has another end. */
 const ends = new WeakMap<Context, () => void>();
 
-/** Calls `arm` whenever the credential of a context has another end. */
-export const onNewEnd = (context: Context, arm: () => void): void => void ends.set(context, arm);
+/** Calls `arm` whenever the credential of a context has another end; null: not any more. */
+export const onNewEnd = (context: Context, arm: (() => void) | null): void =>
+  void (arm ? ends.set(context, arm) : ends.delete(context));
 
 /** Tells the client that its credential has ended. @returns the error that its stream ends with */
 export function credentialEnded(context: Context): GraphQLError {

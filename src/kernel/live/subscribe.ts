@@ -1,7 +1,7 @@
 import { createSourceEventStream, execute, type ExecutionArgs, type ExecutionResult } from 'graphql';
 import type { Context } from '../graphql/context.ts';
 import { Audiences } from './audiences.ts';
-import type { Outlet } from './outlet.ts';
+import type { Follower, Outlet } from './outlet.ts';
 import { EventStream } from './streams.ts';
 
 const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>
@@ -11,12 +11,12 @@ const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>
  * GraphQL's `subscribe`, but each event is executed with a context of its own: what loaders and guards remember for an
  * operation must not outlive the event, or a stream would show the state and the rights of its first minute for ever.
  *
- * Where the transport has an outlet, those who follow a workspace's events share executions.
+ * Where the transport has an outlet, those who follow a workspace's events share executions, and nothing is iterated.
  * @see https://spec.graphql.org/October2021/#MapSourceToResponseEvent()
  */
 export async function subscribeFresh(
   args: ExecutionArgs,
-): Promise<ExecutionResult | AsyncIterableIterator<ExecutionResult>> {
+): Promise<ExecutionResult | AsyncIterableIterator<ExecutionResult> | Follower> {
   const source = await createSourceEventStream(args);
   if (!isAsyncIterable(source)) return source;
   const { app, connection } = args.contextValue as Context & {
@@ -24,7 +24,7 @@ export async function subscribeFresh(
   };
   // What has an end already is short, and nobody else stands where it does.
   if (connection?.outlet && source instanceof EventStream && source.plan.until === undefined)
-    return app.use(Audiences).subscribe(args, source, connection.outlet);
+    return app.use(Audiences).follower(args, source, connection.outlet);
   const events = source[Symbol.asyncIterator]();
   const done = { done: true, value: undefined } as const;
   const results: AsyncIterableIterator<ExecutionResult> = {

@@ -1,11 +1,6 @@
 import { createHmac } from 'node:crypto';
 import type pg from 'pg';
-import {
-  RateLimiterMemory,
-  RateLimiterPostgres,
-  type RateLimiterAbstract,
-  type RateLimiterRes,
-} from 'rate-limiter-flexible';
+import { RateLimiterPostgres, type RateLimiterAbstract, type RateLimiterRes } from 'rate-limiter-flexible';
 import { service } from '../app.ts';
 import type { Logger } from '../log.ts';
 
@@ -17,11 +12,11 @@ export interface Count {
 
 /** Counts points by key in fixed windows, which begin with the first point. */
 export interface Counter {
-  /** Adds points, which may be negative, in one atomic step. */
-  add(key: string, points: number, windowS: number): Promise<Count>;
+  /** Adds points, which may be negative, in one atomic step; at once where nothing is waited for. */
+  add(key: string, points: number, windowS: number): Count | Promise<Count>;
   /** Null: no window is open. */
-  get(key: string): Promise<Count | null>;
-  remove(key: string): Promise<void>;
+  get(key: string): Count | null | Promise<Count | null>;
+  remove(key: string): void | Promise<void>;
 }
 
 /**
@@ -60,8 +55,37 @@ export function keyHash(secret: string): (key: string) => string {
   };
 }
 
-/** Of this process alone; forgotten when a window ends. */
-export const memoryCounter = (): Counter => counterOf(new RateLimiterMemory({ points: 1, duration: 1, keyPrefix: '' }));
+/** Of this process alone; a window that has ended is forgotten when others begin. */
+export function memoryCounter(): Counter {
+  const windows = new Map<string, { points: number; readonly endsAt: number }>();
+  const count = ({ points, endsAt }: { points: number; endsAt: number }): Count => ({
+    points,
+    resetAt: new Date(endsAt),
+  });
+  return {
+    add(key, points, windowS) {
+      const now = Date.now();
+      let window = windows.get(key);
+      if (window && window.endsAt > now) window.points += points;
+      else {
+        // The oldest are first: a key whose window ended comes to the end.
+        windows.delete(key);
+        for (const [oldest, { endsAt }] of windows) {
+          if (endsAt > now) break;
+          windows.delete(oldest);
+        }
+        window = { points, endsAt: now + windowS * 1000 };
+        windows.set(key, window);
+      }
+      return count(window);
+    },
+    get(key) {
+      const window = windows.get(key);
+      return window && window.endsAt > Date.now() ? count(window) : null;
+    },
+    remove: (key) => void windows.delete(key),
+  };
+}
 
 /**
  * In the table `throttle`, which is not in the write-ahead log: what was counted is forgotten when PostgreSQL crashes. One
@@ -112,7 +136,7 @@ const warnEveryMs = 10_000;
 /** Counts elsewhere while the first store does not answer: a store that is away must not refuse everything. */
 export function withFallback(first: Counter, second: Counter, log: Logger): Counter {
   let warned = 0;
-  const either = async <T>(call: (counter: Counter) => Promise<T>): Promise<T> => {
+  const either = async <T>(call: (counter: Counter) => T | Promise<T>): Promise<T> => {
     try {
       return await call(first);
     } catch (error) {

@@ -60,6 +60,6 @@ export const Throttles = service('throttles', (app) => {
     },
 
     /** Forgets all tries: it was who it should be. */
-    forgive: (rule: Throttle, key: string): Promise<void> => counter.remove(keyOf(rule, key)),
+    forgive: async (rule: Throttle, key: string): Promise<void> => counter.remove(keyOf(rule, key)),
   };
 });

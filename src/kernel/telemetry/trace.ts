@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { randomUUID } from 'node:crypto';
+import { randomFillSync } from 'node:crypto';
 import {
   context,
   isSpanContextValid,
@@ -21,8 +21,16 @@ export interface TraceParent {
 
 const sampled = 1;
 
-/** Ids travel here even when no SDK is installed, so that logs, jobs and outgoing calls can name the trace. */
-const positions = new AsyncLocalStorage<TraceParent>();
+/** What is being done. */
+interface Here {
+  /** Ids travel here even when no SDK is installed, so that logs, jobs and outgoing calls can name the trace. */
+  readonly position: TraceParent | undefined;
+  /** Of the request or message that is handled. */
+  readonly requestId: string | undefined;
+}
+
+/** One for all that goes with a request: each store of its own would be a copy of the frame for each request. */
+const here = new AsyncLocalStorage<Here>();
 
 /**
  * Reads a `traceparent` header. Undefined when it is not a valid one: then the receiver starts a new trace. A version
@@ -49,57 +57,123 @@ const ofSpan = ({ traceId, spanId, traceFlags }: SpanContext): TraceParent => ({
 export function currentTraceparent(): string | undefined {
   // With an SDK, spans of instrumentations may be deeper than ours.
   const active = trace.getActiveSpan()?.spanContext();
-  const here = active && isSpanContextValid(active) ? ofSpan(active) : positions.getStore();
-  return here && formatTraceparent(here);
+  const position = active && isSpanContextValid(active) ? ofSpan(active) : here.getStore()?.position;
+  return position && formatTraceparent(position);
+}
+
+/** Id of what is being handled: errors outside of an operation have no context that tells it. */
+export const currentRequestId = (): string | undefined => here.getStore()?.requestId;
+
+/** Handles a request or message; the errors that come of it carry this id. */
+export const underRequestId = <T>(requestId: string, fn: () => T): T =>
+  here.run({ position: here.getStore()?.position, requestId }, fn);
+
+/** A span that has begun. */
+export interface Tracing {
+  /** Does something in it. */
+  run<T>(fn: () => T): T;
+  /** Ends it; an error marks it as failed. */
+  end(error?: unknown): void;
 }
 
 /**
- * Runs `fn` in a span of its own: a child of `traceparent`; if that is undefined or not valid, of the current span; if
- * there is none, the root of a new trace. The span ends with the promise, and a rejection marks it as failed.
+ * Begins a span: a child of `traceparent`; if that is undefined or not valid, of the current span; if there is none, the
+ * root of a new trace.
  *
  * @param name low-cardinality name of the operation, without ids
+ * @param requestId of the request that it is about; default: the current one
+ */
+export function beginTrace(traceparent: string | undefined, name: string, requestId?: string): Tracing {
+  const given = traceparent === undefined ? undefined : parseTraceparent(traceparent);
+  const parentContext = given
+    ? trace.setSpanContext(context.active(), { ...given, traceFlags: given.flags, isRemote: true })
+    : context.active();
+  const span = trace.getTracer('switchyard').startSpan(name, undefined, parentContext);
+  const made = span.spanContext();
+  const before = here.getStore();
+  const parent = given ?? before?.position;
+  // Without an SDK the API hands back the parent's ids, or zeros.
+  const own = isSpanContextValid(made) && made.spanId !== parent?.spanId;
+  const store: Here = {
+    position: own ? ofSpan(made) : new Child(parent),
+    requestId: requestId ?? before?.requestId,
+  };
+  return {
+    run: own
+      ? (fn) => here.run(store, () => context.with(trace.setSpan(parentContext, span), fn))
+      : (fn) => here.run(store, fn),
+    end(error) {
+      if (error !== undefined) {
+        span.setStatus({ code: SpanStatusCode.ERROR });
+        if (error instanceof Error) span.recordException(error);
+      }
+      span.end();
+    },
+  };
+}
+
+/**
+ * Runs `fn` in a span of its own, see {@link beginTrace}. The span ends with the promise, and a rejection marks it as
+ * failed.
  */
 export async function withTrace<T>(
   traceparent: string | undefined,
   name: string,
   fn: () => T | Promise<T>,
 ): Promise<T> {
-  const given = parseTraceparent(traceparent);
-  const parentContext = given
-    ? trace.setSpanContext(context.active(), { ...given, traceFlags: given.flags, isRemote: true })
-    : context.active();
-  const span = trace.getTracer('switchyard').startSpan(name, {}, parentContext);
-  const made = span.spanContext();
-  const parent = given ?? positions.getStore();
-  // Without an SDK the API hands back the parent's ids, or zeros.
-  const own = isSpanContextValid(made) && made.spanId !== parent?.spanId;
-  const position = own ? ofSpan(made) : childOf(parent);
-  return positions.run(position, () =>
-    context.with(own ? trace.setSpan(parentContext, span) : context.active(), async () => {
-      try {
-        return await fn();
-      } catch (error) {
-        span.setStatus({ code: SpanStatusCode.ERROR });
-        if (error instanceof Error) span.recordException(error);
-        throw error;
-      } finally {
-        span.end();
-      }
-    }),
-  );
+  const tracing = beginTrace(traceparent, name);
+  try {
+    const done = await tracing.run(fn);
+    tracing.end();
+    return done;
+  } catch (error) {
+    tracing.end(error ?? new Error(`${name} failed`));
+    throw error;
+  }
 }
 
-const childOf = (parent: TraceParent | undefined): TraceParent => ({
-  traceId: parent?.traceId ?? randomHex(),
-  spanId: randomHex().slice(16),
-  flags: parent?.flags ?? 0,
-});
+/** A position below another one, or the first of a trace, whose ids are made when somebody wants to know them. */
+class Child implements TraceParent {
+  readonly #parent: TraceParent | undefined;
+  #ids: string | undefined;
+
+  constructor(parent: TraceParent | undefined) {
+    this.#parent = parent;
+  }
+
+  get traceId(): string {
+    return this.#parent?.traceId ?? this.#made.slice(0, 32);
+  }
+
+  get spanId(): string {
+    return this.#made.slice(32);
+  }
+
+  get flags(): number {
+    return this.#parent?.flags ?? 0;
+  }
+
+  get #made(): string {
+    return (this.#ids ??= randomIds());
+  }
+}
+
+const idsBytes = 24;
+const random = Buffer.allocUnsafe(100 * idsBytes);
+let taken = random.length;
 
 /**
- * 32 digits of a random UUID, the last 16 never all zero. Node makes those of many at once.
+ * 48 hexadecimal digits: of a trace and of a span, neither of which is all zero. Node makes those of many at once.
  * @see https://www.w3.org/TR/trace-context-2/#random-trace-id-flag which asks for the last 14 to be random
  */
-const randomHex = (): string => randomUUID().replaceAll('-', '');
+function randomIds(): string {
+  if (taken === random.length) {
+    randomFillSync(random);
+    taken = 0;
+  }
+  const ids = random.toString('hex', taken, (taken += idsBytes));
+  return /^0{32}|0{16}$/.test(ids) ? randomIds() : ids;
+}
 
 /** The packages of the exporter. They are not dependencies: an installation that exports traces adds them. */
 export const exporterPackages = [

@@ -15,6 +15,7 @@ import { isTerminal } from '../../../src/kernel/runs/model.ts';
 import { Runs } from '../../../src/kernel/runs/runs.ts';
 import { Artifacts } from '../../../src/kernel/storage/artifacts.ts';
 import { DocumentSettings } from '../../../src/domains/documents/service/shared.ts';
+import { Tables } from '../../../src/domains/documents/service/tables.ts';
 import { csv, withoutFormula, xlsx, type WrittenTable } from '../../../src/domains/documents/service/writers.ts';
 import type { Cell, Column } from '../../../src/integrations/extractors/index.ts';
 import type { Auth } from '../../support/client.ts';
@@ -23,7 +24,7 @@ import { documentFolder, read as extract, texts as textsOf, values as valuesOf }
 import { until } from '../../support/embedded.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import { memberOf, tenants, type Someone, type Tenant } from '../../support/world.ts';
-import { isOver, jobWhere, mutate, submit } from './harness.ts';
+import { csv as rowsOf, isOver, jobWhere, mutate, submit, upload } from './harness.ts';
 import { cell, documentOf, extracted, extractionOf, write, type Given } from './tables-harness.ts';
 
 let server: TestServer;
@@ -358,6 +359,58 @@ test('a workspace has no more cells than it may: no job begins, and one that wou
   expect(await jobWhere(server.url, c.owner, job, isOver)).toMatchObject({ status: 'FAILED', errorCode: 'DOCUMENT_QUOTA_EXCEEDED' }); // prettier-ignore
   settings.maxStoredCells = sum.cellCount ?? 0;
   expect(await ask()).toMatchObject({ __typename: 'DocumentQuotaExceeded', code: 'DOCUMENT_QUOTA_EXCEEDED' });
+});
+
+test('of jobs at once only as many have cells as a workspace may have, until they are over', async () => {
+  const c = first(await tenants(app(), ['cells-at-once']));
+  const settings = app().use(DocumentSettings) as { maxStoredCells: number };
+  const { maxStoredCells } = settings;
+  onTestFinished(() => void (settings.maxStoredCells = maxStoredCells));
+  settings.maxStoredCells = 1_000;
+  const tablesOf = app().use(Tables);
+  const jobs = await Promise.all(Array.from({ length: 6 }, () => extractionOf(app(), c)));
+  const asked = await Promise.allSettled(jobs.map((job) => tablesOf.reserve(job, 400)));
+  const granted = asked.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
+  // The first one gets a tenth of what is left beside, the second one of what it left.
+  expect(granted.toSorted((x, y) => x - y)).toEqual([414, 460]);
+  const refused = asked.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
+  const full = { code: 'DOCUMENT_QUOTA_EXCEEDED', quota: 'CELLS', limit: 1_000n, actual: 1_274n };
+  expect(refused).toMatchObject([full, full, full, full]);
+  const [winner, second] = jobs.filter((_, at) => asked[at]?.status === 'fulfilled');
+  const loser = jobs.find((_, at) => asked[at]?.status === 'rejected');
+  if (!winner || !second || !loser) throw new Error('nobody has won, or nobody has lost');
+  // What it holds already it does not ask for again.
+  expect(await tablesOf.reserve(winner, 400)).toBeGreaterThanOrEqual(400);
+  // Cells that are written are not counted beside those that were put by for them.
+  await write(winner, [
+    { columns: [{ name: 'T', type: 'TEXT' }], rows: Array.from({ length: 300 }, () => [cell('x')]) },
+  ]);
+  await expect(tablesOf.reserve(loser, 400)).rejects.toMatchObject({ code: 'DOCUMENT_QUOTA_EXCEEDED' });
+  // Over: what it has written counts, and what it did not need does not.
+  await app().transact(system, (tx) =>
+    app().use(Runs).finish(tx, winner.hold, { phase: 'FAILED', reason: 'for the test' }),
+  );
+  expect(await tablesOf.reserve(loser, 200)).toBeGreaterThanOrEqual(200);
+  await expect(tablesOf.reserve(winner, 1)).rejects.toBeInstanceOf(Fenced);
+});
+
+test('two documents that are read at once do not have more cells together than the workspace may', async () => {
+  const c = first(await tenants(app(), ['cells-of-two']));
+  const settings = app().use(DocumentSettings) as { maxStoredCells: number };
+  const { maxStoredCells } = settings;
+  onTestFinished(() => void (settings.maxStoredCells = maxStoredCells));
+  const documents = await Promise.all(
+    ['one', 'two'].map((name) =>
+      upload(server.url, c.owner, globalId('Workspace', c.id), `${name}.csv`, rowsOf(2_000, name)),
+    ),
+  );
+  settings.maxStoredCells = 9_000; // 6,000 each
+  const ids = await Promise.all(documents.map(({ id }) => submit(server.url, c.owner, { documentId: id })));
+  const jobs = await Promise.all(ids.map((id) => jobWhere(server.url, c.owner, id, isOver)));
+  expect(jobs.filter(({ status }) => status === 'SUCCEEDED').length).toBeLessThan(2);
+  const codes = jobs.flatMap(({ errorCode }) => errorCode ?? []);
+  expect(new Set(codes)).toEqual(new Set(['DOCUMENT_QUOTA_EXCEEDED']));
+  expect(await app().db.extractedCell.count({ where: { table: { workspaceId: c.id } } })).toBeLessThanOrEqual(9_000);
 });
 
 test('no more is exported than a workspace may store', async () => {

@@ -54,6 +54,10 @@ test('the tables of a document are extracted, step by step, live', async () => {
       reviewCount: 0,
       steps: ['detect', 'extract', 'persist'].map((name) => ({ name, status: 'SUCCEEDED' })),
     });
+    // Its cells are stored: it keeps none of the quota beside them.
+    expect(await app().db.extractionJob.findUnique({ where: { id: rowId('Run', id) } })).toMatchObject({
+      cellsReserved: 0n,
+    });
     const types = await eventsOf(id);
     expect(types.filter((type) => !type.includes('step'))).toEqual([
       'extractionJob.queued',

@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
 import { once } from 'node:events';
 import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
@@ -277,6 +278,32 @@ export function conformance(subject: (context: TestContext) => Promise<Subject>)
     expect(Object.keys(missing ?? {}).toSorted()).toEqual(Object.entries(known).flatMap(([figure, is]) => (is ? [] : [figure])).toSorted()); // prettier-ignore
     expect([diskWrittenBytes === null, networkReceivedBytes === null]).toEqual([!known.DISK, !known.NETWORK]);
     expect(known.NETWORK).toBe(on.confines);
+  });
+
+  test('tells what applications have on the disk, of what was built and of what instances have written', async (context) => {
+    const on = await subject(context);
+    const written = `const { writeFileSync } = require('node:fs'); const { randomBytes } = require('node:crypto');
+      writeFileSync(require('node:path').join(require('node:os').tmpdir(), 'written'), randomBytes(${4 * 2 ** 20}));`;
+    const of: Maker = { ...newRun(), userSlot: slots++ };
+    const { built } = await build(
+      on,
+      { 'server.js': `${written}${answer(`'ok'`)}` },
+      { prepare: (source) => writeFile(path.join(source, 'noise'), randomBytes(8 * 2 ** 20), { mode: 0o644 }) },
+      of,
+    );
+    const { artifact } = await built;
+    const limits = { memoryMb: null, milliCpus: null };
+    const started = await on.driver.start({ ...of, artifact, environment: {}, limits });
+    context.onTestFinished(() => on.driver.stop(started.instance, 0));
+    await healthy(on, of, started);
+    const { signal } = new AbortController();
+    expect((await on.driver.sizes(signal)).get(of.applicationId)).toBeGreaterThanOrEqual(12 * 2 ** 20);
+    // Of another machine it is not known.
+    expect((await on.driver.free()) ?? 1).toBeGreaterThan(0);
+    await expect(on.driver.sizes(AbortSignal.abort(new Error('enough')))).rejects.toThrow('enough');
+    await on.driver.stop(started.instance, 0);
+    await on.driver.forget(of);
+    expect((await on.driver.sizes(signal)).get(of.applicationId)).toBeUndefined();
   });
 
   test('stop ends everything that it started, with a grace for those who use it', async (context) => {

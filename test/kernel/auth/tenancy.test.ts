@@ -342,7 +342,7 @@ afterAll(() => server.stop());
 async function actorsWithIssuer(): Promise<Actors> {
   const secret = await ensureSecret(server.stateDir, 'session');
   class WithMachines extends Actors {
-    override recall(given: Credentials, ...rest: [Actor['origin']?]): Promise<Actor> {
+    override recall(given: Credentials, ...rest: [Actor['origin']?]): Actor | Promise<Actor> {
       // What it says is all that there is of it.
       const isMachine = given.authorization?.startsWith('Bearer machine.') ?? false;
       return isMachine ? this.authenticate(given, ...rest) : super.recall(given, ...rest);

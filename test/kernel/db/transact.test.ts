@@ -257,6 +257,20 @@ test('the session limits hold in a transaction, also where a pooler forgets thos
   }
 });
 
+test('a process that ends lets go of the database while a transaction is in progress, which ends as it was to', async () => {
+  const workspaceId = await log();
+  const ending = createDatabase({ url: own.url, directUrl: own.url, poolMax: 2, applicationName: 'ending' });
+  const transactThere = createTransact({ database: ending, originIds, traceparent: () => undefined, onAppended: () => undefined }); // prettier-ignore
+  let closed: Promise<void> | undefined;
+  await transactThere(system, async (tx) => {
+    await tx.db.eventHead.update({ where: { workspaceId }, data: { epoch: 2 } });
+    closed = ending.close();
+    tx.append(note(workspaceId, 1));
+  });
+  await closed;
+  expect([await headOf(workspaceId), await seqs(workspaceId)]).toEqual([1, [1]]);
+});
+
 test('the head moves only with events', async () => {
   const workspaceId = await log();
   await transact(system, async () => undefined);
@@ -288,6 +302,12 @@ test('what goes out without waiting and what Prisma does are one transaction, in
   expect(await headOf(workspaceId)).toBe(0);
 });
 
+/** Is found out by COMMIT. */
+const deferred = `do $$ begin
+  create temp table twice (id int primary key deferrable initially deferred) on commit drop;
+  insert into twice values (1), (1);
+end $$`;
+
 test.each<[string, (tx: Transaction) => Promise<unknown>, string]>([
   ['alone', async (tx) => tx.send('select 1 / $1::int', [0]), 'division by zero'],
   [
@@ -296,6 +316,8 @@ test.each<[string, (tx: Transaction) => Promise<unknown>, string]>([
     'division by',
   ],
   ['and is caught', (tx) => tx.sql('select 1 / $1::int', [0]).catch(() => 'caught'), 'division by zero'],
+  ['and goes out before', async (tx) => (tx.send('select 1 / $1::int', [0]), tx.sql('select 1', [])), 'division by'],
+  ['at the end of the transaction', async (tx) => tx.send(deferred, []), 'duplicate key'],
   ['for its value', async (tx) => tx.send('select $1', [{} as string]), 'neither plain nor null'],
   ['as an event', async (tx) => tx.append({ ...note(newId(), 1), data: { n: 1n as never } }), 'BigInt'],
 ])('a statement that fails, %s, leaves nothing, and its own error is told', async (_, fail, message) => {
@@ -332,7 +354,10 @@ test('a deadlock of a statement that nobody waited for is retried, from a clean 
   expect(told).toHaveLength(1);
 });
 
-test('when the answer to COMMIT is lost, it is not done again, and nobody is told that it was done', async () => {
+test.each([
+  ['COMMIT', true],
+  ['the only batch', false],
+])('when the answer to %s is lost, it is not done again, and nobody is told that it was done', async (_, begins) => {
   const workspaceId = await log();
   const target = new URL(own.url);
   const port = Number(target.port);
@@ -341,7 +366,7 @@ test('when the answer to COMMIT is lost, it is not done again, and nobody is tol
     const server = connect(port, '127.0.0.1');
     socket.pipe(server);
     server.on('data', (answer) => {
-      if (cut && answer.includes('COMMIT')) socket.destroy();
+      if (cut && answer.includes(begins ? 'COMMIT' : 'SELECT 1')) socket.destroy();
       else socket.write(answer);
     });
     socket.on('close', () => server.destroy()).on('error', () => undefined);
@@ -365,6 +390,7 @@ test('when the answer to COMMIT is lost, it is not done again, and nobody is tol
   const once = () =>
     write(system, async (tx) => {
       executions++;
+      if (begins) await tx.sql('values (1)', []);
       tx.append(note(workspaceId, executions));
       tx.afterCommit(() => hooks.push('done'));
     });

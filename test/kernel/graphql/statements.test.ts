@@ -130,9 +130,9 @@ const cases: Readonly<Record<string, Counted>> = {
     expected: 2,
   },
   'workspaces with quotas': {
-    query: `query ($n: Int!) { workspaces(first: $n) { nodes { deploymentQuota { maxApplications applications maxConcurrentDeployments concurrentDeployments retainedReleases } } } }`,
+    query: `query ($n: Int!) { workspaces(first: $n) { nodes { deploymentQuota { maxApplications applications maxConcurrentDeployments concurrentDeployments retainedReleases maxDiskMb diskMb } } } }`,
     items: (answer: { workspaces: { nodes: unknown[] } }) => answer.workspaces.nodes,
-    expected: 5,
+    expected: 6,
   },
   'applications with their environments': {
     query: `query ($n: Int!, $slug: String!) { workspace(slug: $slug) { applications(first: $n) { nodes { environment { version variables { name value } versions { version } } } } } }`,

@@ -13,7 +13,10 @@ test('a client that answers stays, one that does not is ended, each asked once a
     for (const socket of server.clients) socket.terminate();
     server.close();
   });
-  server.on('connection', (socket) => heartbeat.add(socket));
+  server.on('connection', (socket) => {
+    heartbeat.add(socket);
+    socket.on('close', () => heartbeat.delete(socket));
+  });
   await once(server, 'listening');
   const url = `ws://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const [there, gone] = [new WebSocket(url), new WebSocket(url, { autoPong: false })];

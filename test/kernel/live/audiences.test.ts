@@ -173,3 +173,30 @@ test('who does not read is left to its own pace, misses nothing, and comes back'
   expect(notedIn(slow.of('a'))).toEqual(upTo(events));
   await shared(1, 2);
 });
+
+test('an operation that shares is one of the protocol: its id is taken, it can be completed, and counts as long as it lasts', async () => {
+  const { id: own } = await workspace(server.url, ada);
+  const socket = await open(ada);
+  for (const name of ['a', '"\\é']) socket.subscribe(name, documents.workspaceEvents, { id: own });
+  await shared(1, 2);
+  socket.complete('"\\é');
+  await shared(1, 1);
+  socket.subscribe('"\\é', documents.workspaceEvents, { id: own });
+  await shared(1, 2);
+  await append(app(), own, 1);
+  await until('both are told', async () => ['a', '"\\é'].every((name) => notedIn(socket.of(name)).length === 1));
+  expect([...socket.completed, ...socket.errors]).toEqual([]);
+  socket.subscribe('a', documents.workspaceEvents, { id: own });
+  await until('it is closed', async () => socket.closed !== null);
+  expect(socket.closed).toBe(4409);
+  await shared(0, 0);
+  // Completed in the same packet, before it is known what it is.
+  const hasty = await open(ada);
+  hasty.subscribe('a', documents.workspaceEvents, { id: own });
+  hasty.complete('a');
+  hasty.subscribe('b', documents.workspaceEvents, { id: own });
+  await shared(1, 1);
+  await append(app(), own, 1);
+  await until('the other is told', async () => notedIn(hasty.of('b')).length === 1);
+  expect(hasty.of('a')).toEqual([]);
+});

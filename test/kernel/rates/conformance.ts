@@ -30,7 +30,9 @@ export const conformance: readonly (readonly [what: string, holds: (one: Counter
       'loses none of many at once',
       async (one, other) => {
         const key = randomUUID();
-        const counts = await Promise.all(Array.from({ length: 40 }, (_, i) => (i % 2 ? one : other).add(key, 1, 60)));
+        const counts = await Promise.all(
+          Array.from({ length: 40 }, async (_, i) => (i % 2 ? one : other).add(key, 1, 60)),
+        );
         expect(counts.map(({ points }) => points).toSorted((a, b) => a - b)).toEqual(
           Array.from({ length: 40 }, (_, i) => i + 1),
         );

@@ -13,6 +13,7 @@ const QuotaEnum = builder.enumType('Quota', {
   values: {
     APPLICATIONS: { description: 'Applications.' },
     RETAINED_RELEASES: { description: 'Releases of an application that are kept for a rollback.' },
+    DISK: { description: 'Disk that its applications have together, MiB.' },
   } as const,
 });
 
@@ -30,6 +31,7 @@ errorType(QuotaExceeded, {
 interface Loaders {
   readonly limits: DataLoader<string, QuotaLimits>;
   readonly used: DataLoader<string, QuotaUse>;
+  readonly diskMb: DataLoader<string, number>;
 }
 
 const ofContext = new WeakMap<Context, Loaders>();
@@ -42,6 +44,7 @@ function loaders(context: Context): Loaders {
     made = {
       limits: new DataLoader((ids: readonly string[]) => quotas.ofAll(ids), { cache: false }),
       used: new DataLoader((ids: readonly string[]) => quotas.used(ids), { cache: false }),
+      diskMb: new DataLoader((ids: readonly string[]) => quotas.diskMb(ids), { cache: false }),
     };
     ofContext.set(context, made);
   }
@@ -74,6 +77,14 @@ const WorkspaceQuotaRef = builder.objectRef<{ workspaceId: string }>('WorkspaceQ
         'Releases that are kept for a rollback of each application, at most, the one that serves not counted.',
       resolve: async ({ workspaceId }, _, context) =>
         (await loaders(context).limits.load(workspaceId)).retainedReleases,
+    }),
+    maxDiskMb: t.int({
+      description: 'Disk that its applications may have together before nothing more is built, MiB.',
+      resolve: async ({ workspaceId }, _, context) => (await loaders(context).limits.load(workspaceId)).maxDiskMb,
+    }),
+    diskMb: t.int({
+      description: 'Disk that its applications have together, as it was measured last on their hosts, MiB.',
+      resolve: ({ workspaceId }, _, context) => loaders(context).diskMb.load(workspaceId),
     }),
   }),
 });
@@ -113,6 +124,9 @@ builder.mutationFields((t) => ({
       maxApplications: t.input.int(limit('Most applications, from 0 on.')),
       maxConcurrentDeployments: t.input.int(limit('Most deployments that are executed at once, from 1 on.')),
       retainedReleases: t.input.int(limit('Releases that are kept for a rollback of each application, 1 to 100.')),
+      maxDiskMb: t.input.int(
+        limit('Disk that its applications may have together before nothing more is built, MiB, from 0 on.'),
+      ),
     },
     resolve: (_, { input }, { app, actor }) =>
       app.use(Quotas).set(actor, { ...input, workspaceId: rowId('Workspace', input.workspaceId) }),

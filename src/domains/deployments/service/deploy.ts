@@ -7,6 +7,7 @@ import { RunCanceled } from '#kernel/runs/errors.ts';
 import type { Json } from '#kernel/runs/model.ts';
 import { DriverUnavailable } from '../../../integrations/docker/index.ts';
 import { DomainError } from '#kernel/errors.ts';
+import { DiskFull } from '#kernel/system-error.ts';
 import { NotConfined, NothingToRestore, Unhealthy } from '../errors.ts';
 import { releaseActivated } from '../events.ts';
 import type { DeploymentInput } from '../model.ts';
@@ -17,6 +18,7 @@ import { environmentOf, Environments, secretsOf } from './environment.ts';
 import { beginServing } from './serving.ts';
 import { SourceAccess } from './ports.ts';
 import { DeploymentHost, driverOf, limitsOf, noInstance, runningOf } from './host.ts';
+import { Quotas } from './quotas.ts';
 import { scanCommit } from './scan.ts';
 
 type Context = RunContext<DeploymentInput>;
@@ -100,6 +102,7 @@ async function buildIn(context: Context, application: Application, checkedOut: S
   const { git, checkouts } = app.use(DeploymentHost);
   const driver = driverOf(app, application);
   const user = checkouts.userOf(userSlotOf(application));
+  await requireDisk(context, application, driver);
   const preview = await app.db.preview.findUnique({ where: { applicationId: application.id } });
   // Without a user of its own, a stranger's code would be the server to this machine.
   if (preview?.isFork && !user && driver.name === 'PROCESS')
@@ -184,6 +187,18 @@ async function buildIn(context: Context, application: Application, checkedOut: S
     );
     return { artifact, imageId, commitSha: fetched.commitSha };
   });
+}
+
+/** @throws {QuotaExceeded} the workspace has as much as it may {DiskFull} the host, or its engine, has too little left */
+async function requireDisk({ app }: Context, { workspaceId }: Application, driver: Driver): Promise<void> {
+  await app.use(Quotas).requireDisk(workspaceId);
+  const { minFreeDiskMb } = app.use(DeploymentSettings);
+  const least = minFreeDiskMb * 2 ** 20;
+  if ((await app.use(DeploymentHost).checkouts.free()) < least) throw new DiskFull('the host', minFreeDiskMb);
+  if (driver.name === 'PROCESS') return;
+  // Of one that is away nothing is known: the build waits for it.
+  const free = await driver.free().catch(noneWhenAway);
+  if (free !== null && free < least) throw new DiskFull('the Docker engine', minFreeDiskMb);
 }
 
 const makerOf = ({ run, hold }: Context, application: Application) => ({

@@ -130,6 +130,14 @@ export interface Driver {
   ): Promise<Probe>;
   /** What instances have used, in their order; null: it does not run. @throws DriverUnavailable when it cannot be told */
   usage(instances: readonly Opaque[]): Promise<(Usage | null)[]>;
+  /**
+   * Bytes on disk of all that this host has there, by application: what was built, and what instances have written. An
+   * application whose size cannot be told is not in it.
+   * @throws DriverUnavailable when it cannot be told
+   */
+  sizes(signal: AbortSignal): Promise<ReadonlyMap<string, number>>;
+  /** Bytes that are free where it keeps that; null: it cannot be told. */
+  free(): Promise<number | null>;
   /** Why it ended, where the driver knows more than its output tells; null: it does not. */
   ending(instance: Opaque): Promise<string | null>;
   /** Last lines of its output. */

@@ -28,6 +28,7 @@ import type { QuotaLimits } from './quotas.ts';
 import type { Driver, DriverName, Opaque } from './driver.ts';
 import { environmentOf, Environments } from './environment.ts';
 import { isCrashLoop, leaveCrashLoop } from './crash-loop.ts';
+import { DiskWatch } from './disk.ts';
 import { Monitor } from './monitor.ts';
 import {
   connectDocker,
@@ -51,7 +52,7 @@ export interface DeploymentHost {
   readonly hostId: string;
   readonly git: Git;
   /** Folders of applications, each with a user of its own: what is built is fetched into one. */
-  readonly checkouts: Pick<ProcessDriver, 'userOf' | 'prepare' | 'remove' | 'endUser'>;
+  readonly checkouts: Pick<ProcessDriver, 'userOf' | 'prepare' | 'remove' | 'endUser' | 'free'>;
   /** @throws Error when this host has it not */
   driver(name: DriverName): Driver;
   /** Makes the address proxy follow the rows, and waits until it routes the application at this version or later. */
@@ -76,6 +77,7 @@ export interface DeploymentsOptions {
     readonly maxMemoryMb: number;
     readonly maxMilliCpus: number;
     readonly quotas: QuotaLimits;
+    readonly minFreeDiskMb: number;
     readonly docker: DockerOptions;
     readonly ec2: Ec2Settings | undefined;
     readonly addressPorts: { readonly from: number; readonly to: number };
@@ -87,6 +89,8 @@ export interface DeploymentsOptions {
   readonly outbound: { readonly gitProtocols: readonly GitProtocol[]; readonly allowLoopback: boolean };
   /** How often instances are looked at, milliseconds; 0: never. */
   readonly metricsMs: number;
+  /** How often the disk that applications have is measured, milliseconds; 0: never. */
+  readonly diskMs: number;
   /** Whether its applications stay when the server goes; else it needs no users for longer than it runs. */
   readonly keepsApplications: boolean;
 }
@@ -131,6 +135,7 @@ export async function startDeployments(
     maxMilliCpus: options.driver.maxMilliCpus,
     driverPatienceS: options.driver.docker.patienceS,
     quotas: options.driver.quotas,
+    minFreeDiskMb: options.driver.minFreeDiskMb,
   };
   provided.set(DeploymentSettings, settings);
   const none = { hostId: options.hostId, stop: async () => undefined };
@@ -257,7 +262,18 @@ class HostAgent {
       agentId: this.#agentId,
       everyMs: this.#options.metricsMs,
     });
-    this.#loop = Promise.all([this.#run(), this.#options.metricsMs > 0 ? monitor.run(this.#abort.signal) : null]);
+    const { hostId, metricsMs, diskMs } = this.#options;
+    const disk = new DiskWatch(this.#app, this.#drivers, this.#checkouts, {
+      hostId,
+      agentId: this.#agentId,
+      everyMs: diskMs,
+    });
+    const { signal } = this.#abort;
+    this.#loop = Promise.all([
+      this.#run(),
+      metricsMs > 0 ? monitor.run(signal) : null,
+      diskMs > 0 ? disk.run(signal) : null,
+    ]);
   }
 
   async stop({ endApplications }: { endApplications: boolean }): Promise<void> {

@@ -11,6 +11,7 @@ import { parse } from '#kernel/input.ts';
 import { QuotaExceeded } from '../errors.ts';
 import { quotaChanged } from '../events.ts';
 import { canOperate } from '../policy.ts';
+import { Disk } from './disk.ts';
 import { DeploymentSettings, type QuotaLimits } from './shared.ts';
 
 export type { QuotaLimits };
@@ -20,6 +21,7 @@ const NewQuota = z.object({
   maxApplications: z.int().min(0).max(100_000).nullish(),
   maxConcurrentDeployments: z.int().min(1).max(10_000).nullish(),
   retainedReleases: z.int().min(1).max(100).nullish(),
+  maxDiskMb: z.int().min(0).max(1_000_000_000).nullish(),
 });
 
 /** How much a workspace has of what is limited. */
@@ -35,6 +37,7 @@ function limits(app: App, own: { readonly [K in keyof QuotaLimits]: number | nul
     maxApplications: own?.maxApplications ?? quotas.maxApplications,
     maxConcurrentDeployments: own?.maxConcurrentDeployments ?? quotas.maxConcurrentDeployments,
     retainedReleases: own?.retainedReleases ?? quotas.retainedReleases,
+    maxDiskMb: own?.maxDiskMb ?? quotas.maxDiskMb,
   };
 }
 
@@ -59,6 +62,19 @@ export const Quotas = service('quotas', (app) => ({
     const { maxApplications } = await this.of(tx.db, workspaceId);
     const count = await tx.db.application.count({ where: { workspaceId } });
     if (count >= maxApplications) throw new QuotaExceeded('APPLICATIONS', maxApplications, count);
+  },
+
+  /** Disk of the applications of each of these workspaces, in their order, as it was measured last, MiB. */
+  async diskMb(workspaceIds: readonly string[]): Promise<number[]> {
+    const used = await app.use(Disk).usedMb(workspaceIds);
+    return workspaceIds.map((id) => used.get(id) ?? 0);
+  },
+
+  /** Whether a workspace may have more built, by what was measured last. @throws {QuotaExceeded} */
+  async requireDisk(workspaceId: string): Promise<void> {
+    const { maxDiskMb } = await this.of(app.db, workspaceId);
+    const [used = 0] = await this.diskMb([workspaceId]);
+    if (used >= maxDiskMb) throw new QuotaExceeded('DISK', maxDiskMb, used);
   },
 
   /** How much of it is used in each of these workspaces, in their order. */
@@ -95,6 +111,7 @@ export const Quotas = service('quotas', (app) => ({
         maxApplications: limits.maxApplications ?? null,
         maxConcurrentDeployments: limits.maxConcurrentDeployments ?? null,
         retainedReleases: limits.retainedReleases ?? null,
+        maxDiskMb: limits.maxDiskMb ?? null,
       };
       await tx.db.workspaceQuota.upsert({ where: { workspaceId }, create: { workspaceId, ...data }, update: data });
       return { workspaceId, event: tx.append({ type: quotaChanged, workspaceId, subjectId: workspaceId, data }) };

@@ -12,6 +12,8 @@ export interface QuotaLimits {
   readonly maxConcurrentDeployments: number;
   /** Of each application, the one that serves not counted. */
   readonly retainedReleases: number;
+  /** Of all of its applications, measured: beyond it nothing more is built. MiB. */
+  readonly maxDiskMb: number;
 }
 
 /** What the operator of this server allows. */
@@ -26,6 +28,8 @@ export interface DeploymentSettings {
   readonly driverPatienceS: number;
   /** Of a workspace for which operators have said nothing else. */
   readonly quotas: QuotaLimits;
+  /** What must be free on a disk before anything is built there, MiB. */
+  readonly minFreeDiskMb: number;
 }
 export const DeploymentSettings = required<DeploymentSettings>('deployment settings');
 

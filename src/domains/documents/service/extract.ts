@@ -9,7 +9,6 @@ import {
   type Format,
   type Progress,
 } from '../../../integrations/extractors/index.ts';
-import { DocumentQuotaExceeded } from '../errors.ts';
 import { outputsPersisted } from '../events.ts';
 import { isExtractable, type ExtractionInput } from '../model.ts';
 import { Configurations } from './configurations.ts';
@@ -77,7 +76,7 @@ export async function extract(context: Context): Promise<{ phase: string; reason
       const { tables, rows, cells, review } = await app.use(Tables).finish(tx, run.id);
       await tx.db.extractionJob.update({
         where: { id: run.id },
-        data: { tableCount: tables, rowCount: rows, cellCount: cells, reviewCount: review },
+        data: { tableCount: tables, rowCount: rows, cellCount: cells, reviewCount: review, cellsReserved: 0 },
       });
       const data = { tables, rows: Number(rows), cells: Number(cells), review: Number(review) };
       tx.append({ type: outputsPersisted, workspaceId: run.workspaceId, subjectId: run.id, run, data });
@@ -108,14 +107,12 @@ async function store(
 ): Promise<{ tables: number; rows: number; warnings: number }> {
   const { app, run } = context;
   const writer = await app.use(Tables).writer(context, { minConfidence });
-  // Of those that are stored at the same time none sees the others: together they may have as much more.
-  const room = await app.use(Tables).room(app.db, run.workspaceId);
-  const { maxStoredCells } = app.use(DocumentSettings);
   const warnings: { code: string; message: string; page?: number; sheet?: string }[] = [];
   let told = 0;
   let tables = 0;
   let rows = 0;
   let cells = 0;
+  let reserved = 0;
   let newest: Progress | null = null;
   let writtenAt = performance.now();
   const note = async (isOver = false) => {
@@ -143,8 +140,7 @@ async function store(
           case 'rows':
             rows += item.rows.length;
             for (const row of item.rows) cells += row.length;
-            if (cells > room)
-              throw new DocumentQuotaExceeded('CELLS', maxStoredCells, BigInt(maxStoredCells) - room + BigInt(cells));
+            if (cells > reserved) reserved = await app.use(Tables).reserve(context, cells);
             await writer.rows(item);
             break;
           case 'tableEnd':

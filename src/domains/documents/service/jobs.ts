@@ -91,7 +91,7 @@ async function start(
 ) {
   requireExtractable(document);
   const { id: documentId, workspaceId } = document;
-  await app.use(Tables).room(tx.db, workspaceId);
+  await app.use(Tables).requireRoom(tx.db, workspaceId);
   const chosen = await app.use(Configurations).choose(tx.db, workspaceId, {
     configurationId: input.configurationId,
     version: input.configurationVersion,

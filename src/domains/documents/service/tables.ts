@@ -1,9 +1,10 @@
 import { service, type App } from '#kernel/app.ts';
+import { system } from '#kernel/auth/actor.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { newId } from '#kernel/ids.ts';
 import type { RunContext } from '#kernel/runs/context.ts';
 import { Fenced } from '#kernel/runs/errors.ts';
-import type { Hold } from '#kernel/runs/runs.ts';
+import { Runs, type Hold } from '#kernel/runs/runs.ts';
 import type { Box, Cell, Column, Extracted } from '../../../integrations/extractors/index.ts';
 import { DocumentQuotaExceeded } from '../errors.ts';
 import { carryOver } from './carry-over.ts';
@@ -41,6 +42,8 @@ const batchCells = 10_000;
 const batchChars = 4_000_000;
 /** Cells that one statement changes or removes. */
 const statementCells = 20_000;
+/** Cells that are put by for a job beyond those that it needs now, at most. */
+const reservedAhead = 100_000;
 const maxName = 255;
 
 /** The database's text holds neither U+0000 nor half a surrogate pair. */
@@ -74,15 +77,36 @@ export const Tables = service('extracted tables', (app) => ({
   },
 
   /**
-   * How many cells more the workspace may have.
-   * @throws {DocumentQuotaExceeded} none
+   * A look whether the workspace may have more cells; {@link reserve} makes sure of it.
+   * @throws {DocumentQuotaExceeded}
    */
-  async room(db: Pick<App['db'], 'extractedTable'>, workspaceId: string): Promise<bigint> {
+  async requireRoom(db: Pick<App['db'], '$queryRaw'>, workspaceId: string): Promise<void> {
     const { maxStoredCells } = app.use(DocumentSettings);
-    const { _sum: sum } = await db.extractedTable.aggregate({ where: { workspaceId }, _sum: { cellCount: true } });
-    const stored = BigInt(sum.cellCount ?? 0);
-    if (stored >= maxStoredCells) throw new DocumentQuotaExceeded('CELLS', maxStoredCells, stored);
-    return BigInt(maxStoredCells) - stored;
+    const used = await cellsOf(db, workspaceId, null);
+    if (used >= maxStoredCells) throw new DocumentQuotaExceeded('CELLS', maxStoredCells, used);
+  },
+
+  /**
+   * Puts cells by for a job, so that those that are executed at once do not pass the quota together. Until the job has
+   * stored all of its tables, or is over, they count as if they were written.
+   * @param cells how many it needs in all
+   * @returns how many it may have in all: some more than it needs, where there is room
+   * @throws {DocumentQuotaExceeded} {Fenced}
+   */
+  async reserve({ hold, run }: Execution, cells: number): Promise<number> {
+    const { maxStoredCells } = app.use(DocumentSettings);
+    return app.transact(system, async (tx) => {
+      // One at a time, so that of two the second one sees the first.
+      await tx.db.$queryRaw`select 1 from workspace where id = ${run.workspaceId}::uuid for no key update`;
+      await app.use(Runs).fence(tx, hold);
+      const used = await cellsOf(tx.db, run.workspaceId, run.id);
+      const left = BigInt(maxStoredCells) - used - BigInt(cells);
+      if (left < 0n) throw new DocumentQuotaExceeded('CELLS', maxStoredCells, used + BigInt(cells));
+      // Less and less towards the limit, where others could want what this one then does not need.
+      const reserved = cells + Math.min(reservedAhead, Math.floor(Number(left) / 10));
+      await tx.db.extractionJob.update({ where: { id: run.id }, data: { cellsReserved: reserved } });
+      return reserved;
+    });
   },
 
   /**
@@ -99,6 +123,24 @@ export const Tables = service('extracted tables', (app) => ({
     return found ?? { tables: 0, rows: 0n, cells: 0n, review: 0n };
   },
 }));
+
+/** Cells that a workspace has, and those that are put by for jobs under way; of one job neither. */
+async function cellsOf(db: Pick<App['db'], '$queryRaw'>, workspaceId: string, except: string | null): Promise<bigint> {
+  const [found] = await db.$queryRaw<{ cells: bigint }[]>`
+    select (
+      select coalesce(sum(cell_count), 0) from extracted_table
+      where workspace_id = ${workspaceId}::uuid and job_id is distinct from ${except}::uuid
+    )::bigint + (
+      select coalesce(sum(greatest(j.cells_reserved - t.cells, 0)), 0)
+      from run r join extraction_job j on j.id = r.id
+      cross join lateral (
+        select coalesce(sum(cell_count), 0)::bigint as cells from extracted_table where job_id = j.id
+      ) t
+      where r.workspace_id = ${workspaceId}::uuid and r.kind = 'ExtractionJob' and r.completed_at is null
+        and j.cells_reserved > 0 and j.id is distinct from ${except}::uuid
+    )::bigint as cells`;
+  return found?.cells ?? 0n;
+}
 
 /**
  * Statements that change something, as one, when this execution holds the run; `mine` is the run's row then, and empty

@@ -1,0 +1,2 @@
+-- AlterTable
+ALTER TABLE "extraction_job" ADD COLUMN     "cells_reserved" BIGINT NOT NULL DEFAULT 0;
