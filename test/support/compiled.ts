@@ -57,6 +57,8 @@ export async function both(): Promise<Both> {
           actors[Number(/actor-(\d+)$/.exec(credentials.authorization ?? '')?.[1] ?? -1)]?.[how] ?? anonymous,
         ),
       );
+  for (const { running } of [compiling, ordinary])
+    vi.spyOn(running.app.actors, 'refresh').mockImplementation((actor) => Promise.resolve(actor));
   const { app } = compiling.running;
   let counted = { compiled: 0, all: 0 };
   let failing: string | null = null;

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { App } from '#kernel/app.ts';
 import type { Actor } from '#kernel/auth/actor.ts';
 import { Actors, type Credentials } from '#kernel/auth/actors.ts';
@@ -8,6 +8,7 @@ import { stampHolds, type Stamp } from '#kernel/auth/rights.ts';
 import { SessionSettings } from '#kernel/auth/sessions.ts';
 import { newApiKey } from '#kernel/crypto.ts';
 import { Unauthenticated } from '#kernel/errors.ts';
+import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import { headersOf } from '../../support/client.ts';
 import { post } from '../../support/http.ts';
@@ -420,6 +421,62 @@ describe('recalled without a question', () => {
     await app.database.pool.query('update session set ended_at = now() where user_id = $1', [member.id]);
     expect([(await asked()).status, (await asked()).codes]).toEqual([401, ['UNAUTHENTICATED']]);
   });
+});
+
+test('what is taken away between the look at a credential and the one statement is not in its answer', async () => {
+  const of = await tenant(app, 'between');
+  const { pool } = app.database;
+  const member = await memberOf(app, of, 'ADMIN');
+  const key = await keyOf(app, of, member.id, 'ADMIN');
+  const [ids, slug] = [[globalId('Workspace', of.id), globalId('User', of.owner.id)], of.slug];
+  const asked: readonly [query: string, variables: object][] = [
+    ['{ viewer { id name } }', {}],
+    ['{ __typename }', {}],
+    ['{ workspaces { totalCount } }', {}],
+    ['query ($id: ID!) { node(id: $id) { id } }', { id: ids[0] }],
+    ['query ($ids: [ID!]!) { nodes(ids: $ids) { id } }', { ids }],
+    ['query ($slug: String!) { workspace(slug: $slug) { viewerRole apiKeys { totalCount nodes { id } } } }', { slug }],
+    ['query ($slug: String!) { workspace(slug: $slug) { id } }', { slug: 'nothing' }],
+  ];
+  const changes = [
+    ['update session set ended_at = now() where user_id = $1', 'update session set ended_at = null where user_id = $1'],
+    [`update session set expires_at = now() where user_id = $1`, `update session set expires_at = now() + interval '1 hour' where user_id = $1`],
+    [`update membership set role = 'VIEWER' where user_id = $1`, `update membership set role = 'ADMIN' where user_id = $1`],
+    ['delete from membership where user_id = $1', `insert into membership (id, user_id, workspace_id, role, updated_at) select gen_random_uuid(), $1, id, 'ADMIN', now() from workspace where slug = '${of.slug}'`],
+    [`update workspace set deleted_at = now() where $1::uuid is not null and slug = '${of.slug}'`, `update workspace set deleted_at = null where $1::uuid is not null and slug = '${of.slug}'`],
+    ['update app_user set closed_at = now() where id = $1', 'update app_user set closed_at = null where id = $1'],
+    ['update api_key set revoked_at = now() where created_by_id = $1', 'update api_key set revoked_at = null where created_by_id = $1'],
+  ] as const; // prettier-ignore
+  const send = pool.query.bind(pool) as (...args: unknown[]) => Promise<unknown>;
+  let change: string | null = null;
+  const spy = vi.spyOn(pool, 'query').mockImplementation(async (...args: unknown[]) => {
+    const [{ text = '' }, now] = [args[0] as { text?: string }, change];
+    if (now !== null && text.startsWith('select concat(')) {
+      change = null;
+      await send(now, [member.id]);
+    }
+    return send(...args);
+  });
+  onTestFinished(() => spy.mockRestore());
+  for (const [taking, giving] of changes)
+    for (const [query, variables] of asked) {
+      const auth = taking.startsWith('update api_key') ? key : member;
+      const ask = async () => {
+        const { status, text } = await post(server.url, { query, variables }, headersOf(auth));
+        return { taking, query, status, text };
+      };
+      // The first reads the rights, the second remembers them.
+      await ask();
+      const before = await ask();
+      change = taking;
+      const meanwhile = await ask();
+      expect([query, change]).toEqual([query, null]);
+      // A credential that is not good is counted: it is not asked with again.
+      if (/update (?:session|app_user|api_key)/.test(taking)) expect(meanwhile.status).toBe(401);
+      else expect(meanwhile).toEqual(await ask());
+      await send(giving, [member.id]);
+      expect(before.status).toBe(200);
+    }
 });
 
 test('end by the clock', async () => {

@@ -11,6 +11,8 @@ import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import type { Role } from '#prisma';
 import { schema } from '../../../src/schema.ts';
+import { until } from '../../support/embedded.ts';
+import { RawSocket } from '../../support/raw-socket.ts';
 import { both, compiledFields, differ, hostile, type Both } from '../../support/compiled.ts';
 import {
   application,
@@ -176,6 +178,41 @@ test('a list that is null is an empty one, and one with a null in it is an error
     expect(statements.compiled).toBe(1);
   }
   expect((await scopes('null')).compiled).toContain('"scopes":[]');
+});
+
+test('every transport tells the same: alone, in a batch, by GET, as events and over a WebSocket', async () => {
+  const { app } = servers;
+  const id = await application(app, of);
+  await app.db.application.update({ where: { id }, data: { branch: hostile } });
+  await app.db.run.update({ where: { id: await deployment(app, of, id) }, data: { progress: 1e21 } });
+  const token = actor(of, 'OWNER');
+  const query = `{ __proto__: viewer { id constructor: name } workspace(slug: "${of.slug}") { applications { nodes { branch deployments { nodes { progress } } } } } }`; // prettier-ignore
+  const headers = {
+    authorization: `Bearer ${token}`,
+    'content-type': 'application/json',
+    'x-request-id': 'transports',
+  };
+  const told = async ({ url }: { readonly url: string }): Promise<unknown[]> => {
+    const post = async (body: object, accept = 'application/json') => {
+      const answer = await fetch(url, { method: 'POST', headers: { ...headers, accept }, body: JSON.stringify(body) });
+      return [answer.status, answer.headers.get('content-type'), await answer.text()];
+    };
+    const got = await fetch(`${url}?query=${encodeURIComponent(query)}`, { headers });
+    const socket = await RawSocket.open(url, { token });
+    socket.subscribe('a', query);
+    await until('it is answered', async () => socket.completed.has('a'));
+    socket.close();
+    return [
+      await post({ query }),
+      await post([{ query }, { query: '{ nothing }' }, { query: '{ viewer { id } }' }]),
+      await post({ query }, 'text/event-stream'),
+      await got.text(),
+      socket.of('a'),
+    ];
+  };
+  const compiled = await told(servers.compiling);
+  expect(compiled).toEqual(await told(servers.ordinary));
+  for (const one of compiled) expect(JSON.stringify(one)).toContain('1e+21');
 });
 
 test('pages: none, one, the last, before and after rows of others, and too many', async () => {
