@@ -325,3 +325,42 @@ test('of old deliveries the bodies are forgotten, later all of it, in batches th
   expect(await db().webhookDelivery.findUnique({ where: { id: kept?.id ?? '' } })).toMatchObject({ payload: null });
   expect(await prune(AbortSignal.timeout(livenessMs))).toEqual({ bodies: 0, deliveries: 0 });
 });
+
+test('applications of one name on one repository have statuses of their own, which stay', async () => {
+  const statuses = server.running.app.use(Statuses);
+  const githubId = 424_242n;
+  const others = await Promise.all([1, 2, 3].map(() => team(server.url)));
+  const apps = await Promise.all(
+    [on, ...others].map(async (one) => {
+      const id = raw(
+        'Application',
+        await one.application({ name: 'twin', repositoryUrl: `${github.url}/octo/twin.git` }),
+      );
+      return db().application.findUniqueOrThrow({ where: { id }, include: { workspace: true } });
+    }),
+  );
+  const ask = () => Promise.all(apps.map((one) => statuses.contextOf(one, githubId, null)));
+  const [first, ...later] = [await ask(), await ask()];
+  // All at once: one of them has the name alone.
+  expect(later).toEqual([first]);
+  expect(first?.filter((one) => one === 'switchyard/twin')).toHaveLength(1);
+  const at = first?.indexOf('switchyard/twin') ?? -1;
+  expect(first).toEqual(
+    apps.map(({ workspace: { slug } }, n) => (n === at ? 'switchyard/twin' : `switchyard/twin@${slug}`)),
+  );
+  const [one, other] = [apps[at], apps.find((_, n) => n !== at)];
+  if (!one || !other) throw new Error('there are not so many');
+  expect(await statuses.contextOf(other, githubId, 7)).toBe(`switchyard/twin@${other.workspace.slug}/pr-7`);
+  // Another repository, and a name that nobody else has: nothing is added. GitHub does not tell capital letters apart.
+  const alone = { ...other, name: 'alone' };
+  expect(await statuses.contextOf(alone, githubId, null)).toBe('switchyard/alone');
+  expect(await statuses.contextOf({ ...one, name: 'Alone' }, githubId, null)).toBe(
+    `switchyard/Alone@${one.workspace.slug}`,
+  );
+  // What the first one had is free, and those who have theirs keep them.
+  const third = apps.find((_, n) => n !== at && apps[n] !== other);
+  if (!third) throw new Error('there are not so many');
+  await db().workspace.update({ where: { id: third.workspaceId }, data: { slug: `new-${third.workspace.slug}` } });
+  expect(await statuses.contextOf({ ...third, workspace: { ...third.workspace, slug: 'new' } }, githubId, null)).toBe(`switchyard/twin@${third.workspace.slug}`); // prettier-ignore
+  expect(await statuses.contextOf(third, 99n, null)).toBe('switchyard/twin');
+});
