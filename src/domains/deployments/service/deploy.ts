@@ -13,11 +13,11 @@ import { releaseActivated } from '../events.ts';
 import type { DeploymentInput } from '../model.ts';
 import { DeploymentSettings, isAddressPort, lockApplication, notifyHost, userSlotOf } from './applications.ts';
 import type { Built, Driver, Opaque, Probe } from './driver.ts';
-import { someInstance } from './drivers.ts';
+import { limitsOf, noInstance, runningOf, someInstance } from './drivers.ts';
 import { environmentOf, Environments, secretsOf } from './environment.ts';
 import { beginServing } from './serving.ts';
 import { SourceAccess } from './ports.ts';
-import { DeploymentHost, driverOf, limitsOf, noInstance, runningOf } from './host.ts';
+import { DeploymentHost, driverOf } from './host.ts';
 import { Quotas } from './quotas.ts';
 import { scanCommit } from './scan.ts';
 
