@@ -1,3 +1,5 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import type { Socket } from 'node:net';
 import { execute, parse, visit, type SelectionNode } from 'graphql';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { memberRemoved } from '../../../src/domains/identity/events.ts';
@@ -208,9 +210,15 @@ test('what is at hand is written at once, as the ordinary execution would; what 
   expect(written(selecting('seq run { queuePosition }'), { id }).text).toBeNull();
 });
 
-test('who does not read is left to its own pace, misses nothing, and comes back', async () => {
+test('who does not read is left to its own pace with little unsent, misses nothing, and comes back', async () => {
   const { id: own } = await workspace(server.url, ada);
-  const [slow, quick] = [await open(ada), await open(ada)];
+  /** The server's side of the connection. */
+  const accepted: Socket[] = [];
+  const accept = (message: unknown) => void accepted.push((message as { socket: Socket }).socket);
+  subscribe('net.server.socket', accept);
+  const slow = await open(ada);
+  unsubscribe('net.server.socket', accept);
+  const quick = await open(ada);
   for (const socket of [slow, quick]) socket.subscribe('a', documents.workspaceEvents, { id: own });
   await shared(1, 2);
   slow.ws.pause();
@@ -224,6 +232,10 @@ test('who does not read is left to its own pace, misses nothing, and comes back'
     });
   await until('the other one has all', async () => notedIn(quick.of('a')).length === events);
   expect(size()).toEqual({ audiences: 1, members: 1 });
+  // Of twelve million bytes: what it is given before it is left behind, and what was on its way then.
+  const unsent = accepted.map(({ writableLength }) => writableLength);
+  expect(Math.max(...unsent)).toBeGreaterThan(0);
+  expect(Math.max(...unsent)).toBeLessThan(65_536 + 2 * text.length);
   slow.ws.resume();
   await until('it has all, too', async () => notedIn(slow.of('a')).length === events);
   expect(notedIn(slow.of('a'))).toEqual(upTo(events));
