@@ -3,9 +3,9 @@ import { createMetrics } from '#kernel/telemetry/metrics.ts';
 
 it('keeps the numbers of each app apart, and reads the pool when scraped', async () => {
   const [one, two] = [createMetrics({ processMetrics: false }), createMetrics({ processMetrics: false })];
-  one.httpRequests.inc({ route: '/graphql', status: 200 });
+  one.httpRequests.of('/graphql', '200').inc();
   one.runTransitions.inc({ kind: 'DEPLOYMENT', from: 'QUEUED', to: 'RUNNING' });
-  one.graphqlOperationSeconds.observe({ type: 'query', outcome: 'ok' }, 0.02);
+  one.graphqlOperationSeconds.of('query', 'ok').observe(0.02);
   one.liveSubscribers.inc();
   let waiting = 1;
   one.observeDatabasePool(() => ({ total: 10, idle: 2, waiting }));
