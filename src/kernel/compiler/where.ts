@@ -1,5 +1,7 @@
+import type { Role } from '#prisma';
 import { isPerson, workspacesWith, type Actor } from '../auth/actor.ts';
 import { rowRule, ruledBy, type RowRule, type Where } from '../auth/policy.ts';
+import { isId } from '../ids.ts';
 import { columnOf, modelOf, refuse, relationOf, type Model, type Models, type Relation } from './models.ts';
 
 /** What the parameters of a statement are taken from. */
@@ -84,12 +86,23 @@ export const both = (...conditions: readonly string[]): string =>
 export const maySee = (statement: Statement, model: Model, alias: string): string =>
   ruled(statement, rowRule(model.name), model, alias);
 
+const reach = new WeakMap<Actor, Map<Role, string>>();
+
+/** The workspaces where the actor has at least this role, as PostgreSQL writes an array. */
+function reachedBy(actor: Actor, least: Role): string {
+  let known = reach.get(actor);
+  if (!known) reach.set(actor, (known = new Map()));
+  let ids = known.get(least);
+  if (ids === undefined) known.set(least, (ids = `{${workspacesWith(actor, least).filter(isId).join(',')}}`));
+  return ids;
+}
+
 /** A rule of the policy as a predicate: the third of its readings, next to `whereOf` and `decidedByRow`. */
 export function ruled(statement: Statement, rule: RowRule, model: Model, alias: string): string {
   switch (rule.by) {
     case 'workspace': {
       const { least } = rule;
-      const reached = statement.hidden('uuid[]', ({ actor }) => workspacesWith(actor, least), `with ${least}`);
+      const reached = statement.hidden('uuid[]', ({ actor }) => reachedBy(actor, least), `with ${least}`);
       return `${alias}.${columnOf(model, rule.column).sql} = any(${reached})`;
     }
     case 'self': {
