@@ -219,7 +219,7 @@ class Compiler {
       if ('may' in compiled) {
         const { may: verb, so } = compiled;
         const where = both(
-          `${row.alias}.${columnOf(row.model, 'workspaceId').sql} = any(${this.statement.hidden('uuid[]', allowed(verb))})`,
+          `${row.alias}.${columnOf(row.model, 'workspaceId').sql} = any(${this.statement.hidden('uuid[]', allowed(verb), verb.name)})`,
           whereSql(this.statement, row.model, row.alias, so),
         );
         return booleanText(where);

@@ -69,10 +69,12 @@ export class Statement {
     }
   }
 
-  value(value: unknown): string {
+  /** @param column that it is compared with: one value for columns of two types would be of none */
+  value(value: unknown, column: string): string {
     // A point in time is that of the first who asked, not of who asks now.
     if (value instanceof Date) refuse('a date');
-    return this.parameter(() => value);
+    const isText = [value].flat().every((one) => typeof one === 'string');
+    return this.parameter(() => value, isText ? `${column} ${JSON.stringify(value)}` : undefined);
   }
 }
 
@@ -153,18 +155,19 @@ function comparisons(statement: Statement, model: Model, alias: string, name: st
   const column = columnOf(model, name);
   if (column.isList || column.type === 'Json') refuse(`a condition on ${model.name}.${name}`);
   const sql = `${alias}.${column.sql}`;
+  const given = (one: unknown): string => statement.value(one, `${model.name}.${name}`);
   if (value === null) return [`${sql} is null`];
-  if (typeof value !== 'object') return [`${sql} = ${statement.value(value)}`];
+  if (typeof value !== 'object') return [`${sql} = ${given(value)}`];
   return Object.entries(value as Where).flatMap(([operator, operand]) => {
     if (operand === undefined) return [];
     if (operator === 'in' && Array.isArray(operand) && operand.every((one) => one !== null))
-      return [`${sql} = any(${statement.value(operand)})`];
+      return [`${sql} = any(${given(operand)})`];
     if (operator === 'not' && operand === null) return [`${sql} is not null`];
     if (operator === 'equals' && operand === null) return [`${sql} is null`];
     const sign = operator === 'equals' ? '=' : operators[operator];
     if (sign === undefined || operand === null || (typeof operand === 'object' && !(operand instanceof Date)))
       refuse(`the condition ${operator} on ${model.name}.${name}`);
-    return [`${sql} ${sign} ${statement.value(operand)}`];
+    return [`${sql} ${sign} ${given(operand)}`];
   });
 }
 
