@@ -1,5 +1,7 @@
+import type { Role } from '#prisma';
 import { isPerson, workspacesWith, type Actor } from '../auth/actor.ts';
 import { rowRule, ruledBy, type RowRule, type Where } from '../auth/policy.ts';
+import { isId } from '../ids.ts';
 import { columnOf, modelOf, refuse, relationOf, type Model, type Models, type Relation } from './models.ts';
 
 /** What the parameters of a statement are taken from. */
@@ -103,10 +105,12 @@ export class Statement {
     }
   }
 
-  value(value: unknown): string {
+  /** @param column that it is compared with: one value for columns of two types would be of none */
+  value(value: unknown, column: string): string {
     // A point in time is that of the first who asked, not of who asks now.
     if (value instanceof Date) refuse('a date');
-    return this.parameter(() => value);
+    const isText = [value].flat().every((one) => typeof one === 'string');
+    return this.parameter(() => value, isText ? `${column} ${JSON.stringify(value)}` : undefined);
   }
 }
 
@@ -129,6 +133,17 @@ function listed(statement: Statement, model: Model, alias: string): string {
     : ruled(statement, rule, model, alias);
 }
 
+const reach = new WeakMap<Actor, Map<Role, string>>();
+
+/** The workspaces where the actor has at least this role, as PostgreSQL writes an array. */
+function reachedBy(actor: Actor, least: Role): string {
+  let known = reach.get(actor);
+  if (!known) reach.set(actor, (known = new Map()));
+  let ids = known.get(least);
+  if (ids === undefined) known.set(least, (ids = `{${workspacesWith(actor, least).filter(isId).join(',')}}`));
+  return ids;
+}
+
 /** A rule of the policy as a predicate: the third of its readings, next to `whereOf` and `decidedByRow`. */
 export function ruled(statement: Statement, rule: RowRule, model: Model, alias: string): string {
   switch (rule.by) {
@@ -139,7 +154,7 @@ export function ruled(statement: Statement, rule: RowRule, model: Model, alias: 
         const here = statement.parameter(({ variables }) => variables[followed], followed);
         return `${alias}.${columnOf(model, rule.column).sql} = ${here}::uuid`;
       }
-      const reached = statement.hidden('uuid[]', ({ actor }) => workspacesWith(actor, least), `with ${least}`);
+      const reached = statement.hidden('uuid[]', ({ actor }) => reachedBy(actor, least), `with ${least}`);
       return `${alias}.${columnOf(model, rule.column).sql} = any(${reached})`;
     }
     case 'self': {
@@ -192,18 +207,19 @@ function comparisons(statement: Statement, model: Model, alias: string, name: st
   const column = columnOf(model, name);
   if (column.isList || column.type === 'Json') refuse(`a condition on ${model.name}.${name}`);
   const sql = `${alias}.${column.sql}`;
+  const given = (one: unknown): string => statement.value(one, `${model.name}.${name}`);
   if (value === null) return [`${sql} is null`];
-  if (typeof value !== 'object') return [`${sql} = ${statement.value(value)}`];
+  if (typeof value !== 'object') return [`${sql} = ${given(value)}`];
   return Object.entries(value as Where).flatMap(([operator, operand]) => {
     if (operand === undefined) return [];
     if (operator === 'in' && Array.isArray(operand) && operand.every((one) => one !== null))
-      return [`${sql} = any(${statement.value(operand)})`];
+      return [`${sql} = any(${given(operand)})`];
     if (operator === 'not' && operand === null) return [`${sql} is not null`];
     if (operator === 'equals' && operand === null) return [`${sql} is null`];
     const sign = operator === 'equals' ? '=' : operators[operator];
     if (sign === undefined || operand === null || (typeof operand === 'object' && !(operand instanceof Date)))
       refuse(`the condition ${operator} on ${model.name}.${name}`);
-    return [`${sql} ${sign} ${statement.value(operand)}`];
+    return [`${sql} ${sign} ${given(operand)}`];
   });
 }
 

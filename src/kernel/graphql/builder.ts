@@ -86,7 +86,7 @@ const badPage = (name: string, problem: string) =>
   new GraphQLError(`${name}: ${problem}`, { extensions: { code: 'BAD_USER_INPUT' } });
 
 /** A cursor as the Prisma plugin writes it, of a row whose id is a UUID. */
-const isPageCursor = (cursor: string): boolean => {
+export const isPageCursor = (cursor: string): boolean => {
   const [, id] = /^GPC:S:(.*)$/.exec(cursor.length > 200 ? '' : Buffer.from(cursor, 'base64').toString()) ?? [];
   return id !== undefined && isId(id);
 };

@@ -24,7 +24,7 @@ import {
   type SelectionNode,
   type SelectionSetNode,
 } from 'graphql';
-import { optionsOf } from '../compiler/select.ts';
+import { optionsOf } from '../compiler/types.ts';
 import { isRefused, pagesOf } from '../compiler/plans.ts';
 import type { Readers, RowTexts } from '../compiler/row-texts.ts';
 import type { Context } from '../graphql/context.ts';
