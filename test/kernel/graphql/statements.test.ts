@@ -220,6 +220,8 @@ test('a deployment is asked for in three round trips, with who asks; one that gi
   expect([trips, given.trips]).toEqual([3, 5]);
   const written = texts.slice(texts.findIndex((text) => text.startsWith('BEGIN')));
   expect([written.length, written.at(-1)]).toEqual([10, 'COMMIT']);
+  // That would have commits wait for each other: workers are told behind it.
+  expect(written.filter((text) => text.includes('pg_notify'))).toEqual([]);
 });
 
 test('what is answered of a new deployment is what the database has of it, known or not', async () => {
