@@ -8,7 +8,7 @@ import { columnsOf } from '#kernel/db/connection.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { lostAfterS } from '#kernel/runs/host.ts';
-import { Runs } from '#kernel/runs/runs.ts';
+import { notBegun, Runs } from '#kernel/runs/runs.ts';
 import { validateRef } from '../../../integrations/git/index.ts';
 import { NoFreeUser, userCount } from '../../../integrations/process/index.ts';
 import { DriverNotOffered, NoHost, NothingToRestore } from '../errors.ts';
@@ -213,7 +213,7 @@ interface Found {
 const hostText = 'select h.id, h.drivers from application a join host h on h.id = a.host_id where a.id = $1';
 const waitingText = `
   select ${columnsOf(Prisma.RunScalarFieldEnum)} from run
-  where lock_key = $1 and kind = $2 and status = 'QUEUED' and phase = 'PENDING' and attempt = 0 order by id for update`;
+  where ${notBegun} and kind = $2 and phase = 'PENDING' order by id for update`;
 
 /** For an application whose row is locked before it. */
 async function lookUp(tx: Transaction, applicationId: string): Promise<Found> {
