@@ -29,6 +29,7 @@ import type { Context } from './context.ts';
 import { describe } from './describe.ts';
 import { decodeNodeId } from './global-id.ts';
 import { mayRead } from './guard.ts';
+import { held } from './held.ts';
 import { loadNodes } from './nodes.ts';
 
 export interface SchemaTypes {
@@ -109,6 +110,7 @@ export const builder = new SchemaBuilder<SchemaTypes>({
     SimpleObjectsPlugin,
     RelayPlugin,
     DataloaderPlugin,
+    held,
     PrismaPlugin,
     // Last, so that it sees what the others added.
     describe,
