@@ -82,7 +82,11 @@ function presentText(type: GraphQLOutputType, column: Column, sql: string): Text
     const item = getNullableType(type.ofType as GraphQLOutputType);
     // Prisma reads a list that is null as an empty one.
     if (column.isList && column.type === 'String' && isScalarType(item) && item.name === 'String')
-      return chosen(`array_position(${sql}, null) is not null`, refusalText, sqlText(`coalesce(to_json(${sql}), '[]')`));
+      return chosen(
+        `array_position(${sql}, null) is not null`,
+        refusalText,
+        sqlText(`coalesce(to_json(${sql}), '[]')`),
+      );
     return refuse('a list of values');
   }
   if (column.isList) refuse('a list in a single value');
