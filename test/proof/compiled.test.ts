@@ -21,7 +21,8 @@ test('random operations are answered the same, compiled or not', { timeout: 600_
     `seed ${seed}: of ${tally.asked} operations ${tally.compiled} were one statement, ${tally.errors} had errors, ${tally.stale} had other rights than before; ${tally.spoilt} columns were spoilt; ${share} of ${fields.length} fields compile`,
   );
   expect(tally.wrong).toEqual([]);
-  expect(tally.compiled).toBeGreaterThan(tally.asked / 2);
+  // The others have errors, or a field that does not compile.
+  expect(tally.compiled).toBeGreaterThan(tally.asked * 0.4);
   expect(tally.stale).toBeGreaterThan(tally.asked / 50);
   expect(tally.spoilt).toBeGreaterThan(tally.asked / 10);
 });

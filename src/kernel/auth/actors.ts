@@ -179,7 +179,8 @@ export class Actors {
   /** What is remembered; null also for a credential that is not good, of which the other way says what is wrong. */
   #recalled({ apiKey, authorization, session }: Credentials, origin: Origin | null): Actor | null {
     const token = apiKey ? undefined : authorization ? bearerOf(authorization) : session;
-    const key = apiKey ?? (token?.startsWith('sy_') ? token : undefined);
+    // A cookie is a session's.
+    const key = apiKey ?? (authorization && token?.startsWith('sy_') ? token : undefined);
     if (key !== undefined) return this.#known(keyKey('key_hash', hashApiKey(key)), origin);
     if (token == null) return authorization ? null : origin ? { ...anonymous, origin } : anonymous;
     const said = this.#verified.get(sha256Hex(token));
