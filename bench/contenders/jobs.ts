@@ -1,7 +1,8 @@
 import { PgBoss } from 'pg-boss';
 import { rowId } from '../data/shape.ts';
 import { pool } from './shared/data.ts';
-import { serveRuns, times } from './shared/runs.ts';
+import { serveRuns } from './shared/runs.ts';
+import { times } from './shared/times.ts';
 import { databaseUrl } from './shared/serve.ts';
 
 // What runs and events are measured against. JOBS=pg-boss: a job of the same engine that does nothing. JOBS=insert: a

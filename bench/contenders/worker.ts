@@ -2,7 +2,8 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { rowId } from '../data/shape.ts';
-import { serveRuns, times } from './shared/runs.ts';
+import { serveRuns } from './shared/runs.ts';
+import { times } from './shared/times.ts';
 
 // A worker of the server, of the checkout in CHECKOUT, with a kind of run whose three steps do nothing, and an event.
 

@@ -1,5 +1,6 @@
 import { applicationOf, globalId, rowId, seeded, slug, workspaceOf, type Shape } from '../data/shape.ts';
 import type { Contender, Running } from '../contenders/index.ts';
+import { times } from '../contenders/shared/times.ts';
 import { post } from '../load/post.ts';
 import { bodyOf, cursorDocuments, type Operation } from './documents.ts';
 
@@ -63,7 +64,7 @@ export async function cursorsOf(contender: Contender, running: Running, shape: S
   const found = new Map<string, string>();
   const { dialect } = contender;
   if (dialect === 'limit') return found;
-  for (let i = 1; i <= shape.busy; i++) {
+  const walk = async (i: number): Promise<void> => {
     const row = rowId('application', i);
     let after: string | null = null;
     for (let page = 1; page < pagesOf(shape); page++) {
@@ -76,7 +77,8 @@ export async function cursorsOf(contender: Contender, running: Running, shape: S
       after = cursor;
       found.set(lastOf(shape, i, page), cursor);
     }
-  }
+  };
+  await times(shape.busy, (index) => walk(index + 1));
   return found;
 }
 
