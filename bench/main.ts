@@ -84,16 +84,13 @@ async function measure(options: Options): Promise<void> {
         continue;
       }
       if (options.workloads.some(isCorpusWorkload)) samples.push(...(await measureCorpus(bench)));
+      // Before M1: a worker would find what it asked for.
+      const runs = options.workloads.filter(isRunWorkload);
+      if (runs.length > 0) samples.push(...(await measureRuns(bench, executing, runs)));
       const requests = options.workloads.filter(isRequestWorkload);
       if (requests.length > 0) samples.push(...(await measureRequests(bench, requests)));
       const live = options.workloads.filter(isLiveWorkload);
       if (live.length > 0) samples.push(...(await measureLive(bench, live)));
-      const runs = options.workloads.filter(isRunWorkload);
-      if (runs.length > 0) {
-        // A worker would find what M1 asked for.
-        if (requests.length > 0) await workingCopy(server.url, data);
-        samples.push(...(await measureRuns(bench, executing, runs)));
-      }
     }
     if (options.profile !== null) return;
     const [version] = await admin(server.url, 'show server_version');

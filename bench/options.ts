@@ -40,7 +40,7 @@ export const help = `npm --prefix bench start -- [options]
   --warm 3               seconds of load before the rounds
   --scale 1              size of the data, 0.01 to 10; several, comma-separated, tell how costs grow
   --connections 32       of HTTP loads
-  --subscribers 2000     of S1, S2, L1; S3 has a tenth on each of 10 documents, R1 a twentieth
+  --subscribers 2000     of S1, S2, L1; S3 has a tenth on each of 10 documents; R1 has 100
   --sockets 10000        of K1
   --runs 2000            of J1; E1 has five times as many events
   --operations 400       of C1

@@ -137,7 +137,8 @@ async function begin(
     metrics,
     ...(options.hubPollMs ? { pollMs: options.hubPollMs } : {}),
   });
-  const jobs = new Jobs({ directUrl, worker: config.roles.worker, log, name: config.roles.worker ? 'worker' : 'api' });
+  const { worker } = config.roles;
+  const jobs = new Jobs({ directUrl, worker, log, name: worker ? 'worker' : 'api', wakeUps });
   const sessionSecret = config.session.secret?.reveal() ?? (await ensureSecret(dirs.stateDir, 'session'));
   const tokens = createSessionTokens({
     secret: sessionSecret,

@@ -181,6 +181,7 @@ const checks: Readonly<Record<string, Check>> = {
   compatibility: () => tool('schema-changes.ts'),
   configuration: () => tool('docs-config.ts', '--check'),
   references: () => tool('docs.ts', '--check'),
+  measurements: () => command('node', 'bench/docs.ts', '--check'),
   links,
   proofs,
   examples,

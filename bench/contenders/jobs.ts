@@ -34,14 +34,17 @@ async function pgBoss(): Promise<(count: number) => Promise<void>> {
   };
 }
 
-const insertRun = `insert into run (id, workspace_id, kind, phase, deadline_at, updated_at)
-  values (uuidv7(), $1, 'BenchRun', 'NEW', now(), now())`;
-// Behind all that are there: a log has no gaps, but nobody reads this one.
+// It is over, so that no worker looks at it.
+const insertRun = `insert into run (id, workspace_id, kind, status, phase, deadline_at, completed_at, updated_at)
+  values (uuidv7(), $1, 'BenchRun', 'SUCCEEDED', 'DONE', now(), now(), now())`;
 const insertEvent = `insert into event (workspace_id, seq, type, version, subject_type, subject_id, actor_kind, data)
   values ($1, $2, 'bench.happened', 1, 'Workspace', $1, 'SYSTEM', $3)`;
 const workspaces = Number(process.env['WORKSPACES']);
 const workspace = (index: number): string => rowId('workspace', (index % workspaces) + 1);
-let seq = 1e12;
+/** Of workspaces that are not there: nobody follows them. */
+const nowhere = (index: number): string => rowId('workspace', 1_000_000 + (index % workspaces));
+/** Larger than those of a contender that was started before. */
+let seq = Date.now() * 1000;
 
 serveRuns({
   runs:
@@ -50,6 +53,6 @@ serveRuns({
       : await pgBoss(),
   events: (count) =>
     times(count, (index) =>
-      pool.query({ name: 'event', text: insertEvent, values: [workspace(index), seq++, { n: index }] }),
+      pool.query({ name: 'event', text: insertEvent, values: [nowhere(index), seq++, { n: index }] }),
     ),
 });

@@ -1,3 +1,5 @@
+import type { Options } from '../options.ts';
+
 /** What is measured, in the order of the report's columns. */
 export const metrics = {
   operations: { title: 'operations', digits: 0 },
@@ -37,7 +39,7 @@ export interface About {
   readonly workloads: Readonly<Record<string, string>>;
   /** Label by contender. */
   readonly contenders: Readonly<Record<string, string>>;
-  readonly options: object;
+  readonly options: Options;
 }
 
 /** What one run of the bench gives. */

@@ -3,9 +3,11 @@ import { heldUp, medianOf, metrics, pairOf, ratio, ratioBy, usualScale, wholeUs,
 
 /** A Markdown table; the first row is its head. */
 const table = (...rows: readonly (readonly string[])[]): string =>
-  rows
-    .map((row, index) => `| ${row.join(' | ')} |${index === 0 ? `\n|${row.map(() => ' --- ').join('|')}|` : ''}`)
-    .join('\n');
+  rows.length < 2
+    ? 'Not measured.'
+    : rows
+        .map((row, index) => `| ${row.join(' | ')} |${index === 0 ? `\n|${row.map(() => ' --- ').join('|')}|` : ''}`)
+        .join('\n');
 
 const digits = (metric: Metric, value: number | null): string =>
   value === null ? '' : value.toFixed(metrics[metric].digits);
@@ -15,8 +17,14 @@ const figure = (value: number | null): string =>
   value === null ? '' : value >= 100 ? Math.round(value).toLocaleString('en') : value.toPrecision(2);
 
 /** Under what a run was made, in a line. */
-export const conditions = ({ when, commit, node, postgres, processor, load }: About): string =>
-  `${when} · commit ${commit} · Node ${node} · PostgreSQL ${postgres} · ${processor} · load by ${load}`;
+export const conditions = ({ when, commit, node, postgres, processor, load, options }: About): string => {
+  const { workloads, rounds, seconds, connections, subscribers } = options;
+  const said = [
+    workloads.join(' '), `${rounds} rounds of ${seconds} s`, `${connections} connections, ${subscribers} subscribers`,
+    when.slice(0, 16).replace('T', ' '), `commit ${commit}`, `Node ${node}`, `PostgreSQL ${postgres}`, processor, `load by ${load}`,
+  ]; // prettier-ignore
+  return said.join(' · ');
+};
 
 /** The tables of one workload at one scale. */
 export function section(about: About, workload: string, scale: number, samples: readonly Sample[]): string {
@@ -124,7 +132,7 @@ const changesTable = (reports: readonly Report[]): string =>
 /** Random operations by kind: how many there are, and what compiling makes of their processor time. */
 function corpusTable(reports: readonly Report[]): string {
   const pair = pairOf(reports, 'C1', 'switchyard', 'switchyard-ordinary');
-  if (!pair) return table(['']);
+  if (!pair) return table();
   const scale = usualScale(pair.ours);
   const kinds = [...new Set(pair.ours.map(({ kind }) => kind ?? ''))];
   const of = (samples: readonly Sample[], kind: string) => samples.filter((one) => one.kind === kind && one.scale === scale); // prettier-ignore

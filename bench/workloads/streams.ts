@@ -155,6 +155,6 @@ export async function replayOf({ options }: Bench, contender: Contender, publish
     authorization: contender.authorization(1),
     subscriptions: [{ query: late, variables: { id: globalId('Workspace', workspaceId), after } }],
   };
-  const count = Math.max(1, Math.min(100, Math.round(options.subscribers / 20)));
+  const count = Math.min(100, options.subscribers);
   return { subscribers: Array.from({ length: count }, () => subscriber), messages: events * count };
 }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { access, chmod, mkdir, rm } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { globalId } from '#kernel/graphql/global-id.ts';
@@ -9,44 +9,24 @@ import { DeploymentHost } from '../../src/domains/deployments/service/host.ts';
 import { member, person, type Person } from '../support/actors.ts';
 import { data } from '../support/client.ts';
 import { asRoot, until } from '../support/embedded.ts';
-import { git, startGitHttp, type GitHttp } from '../support/git-http.ts';
-import { deliver, pullRequest, startGitHub, type GitHubEdge, type PullRequest } from '../support/github.ts';
+import { deliver, pullRequest, type GitHubEdge, type PullRequest } from '../support/github.ts';
 import { mutate, type Outcome } from '../support/mutate.ts';
-import { startTestServer, testFolder, type TestServer } from '../support/server.ts';
-import { answering, asProcess, livenessMs, plain, raw, repository, team, type Repository, type Team } from '../domains/deployments/harness.ts'; // prettier-ignore
+import { startTestServer, type TestServer } from '../support/server.ts';
+import { answering, asProcess, livenessMs, raw, team, type Team } from '../domains/deployments/harness.ts';
+import { startShop, token, type Shop } from '../domains/repositories/harness.ts';
 
-const token = 'ghp_ofTheShopAndOfNothingElse';
 /** GitHub's id of a fork. */
 const fork = 987_654;
 
-let folder: string;
-let gitHttp: GitHttp;
+let octo: Shop;
 let github: GitHubEdge;
 let server: TestServer;
 let on: Team;
-let source: Repository;
-let bare: string;
 let connection: { id: string; webhookUrl: string; webhookSecret: string; githubId: bigint };
 
 beforeAll(async () => {
-  folder = await testFolder();
-  await mkdir(path.join(folder, 'work'));
-  source = await repository(path.join(folder, 'work'), 'shop');
-  bare = path.join(folder, 'git', 'octo', 'shop.git');
-  await mkdir(path.dirname(bare), { recursive: true });
-  await source.commit({ ...plain, 'server.js': answering('main') });
-  await git(folder, 'clone', '--quiet', '--bare', path.join(folder, 'work', 'shop'), bare);
-  await chmod(path.join(folder, 'git'), 0o755);
-  gitHttp = await startGitHttp(path.join(folder, 'git'), {
-    credentials: { username: 'x-access-token', password: token },
-  });
-  github = await startGitHub(gitHttp.url, {
-    tokens: { [token]: { login: 'octo', scopes: ['repo'] } },
-    github: {
-      users: [{ login: 'octo', name: 'Octo', email: 'octo@github.example' }],
-      repos: [{ owner: 'octo', name: 'shop', private: true }],
-    },
-  });
+  octo = await startShop(answering('main'));
+  github = octo.github;
   server = await startTestServer({ GITHUB_URL: github.url, GITHUB_API_URL: github.url });
   on = await team(server.url);
   connection = await connect();
@@ -58,9 +38,7 @@ afterEach(async () => {
 });
 afterAll(async () => {
   await server.stop();
-  await github.close();
-  await gitHttp.close();
-  await rm(folder, { recursive: true, force: true });
+  await octo.close();
 });
 
 const db = () => server.running.app.db;
@@ -79,8 +57,8 @@ const policy = (applicationId: string, more: object = {}, who: Person = on.who):
 
 /** A commit, and GitHub's ref of the pull request that has it as its head, as it is in the repository itself. */
 async function commit(number: number, text: string): Promise<string> {
-  const sha = await source.commit({ 'server.js': answering(text) });
-  await git(path.join(folder, 'work', 'shop'), 'push', '--quiet', '--force', bare, `${sha}:refs/pull/${number}/head`);
+  const sha = await octo.source.commit({ 'server.js': answering(text) });
+  await octo.push(`${sha}:refs/pull/${number}/head`);
   return sha;
 }
 
@@ -322,7 +300,7 @@ test('own branches run without approval, as many as there is room for; turned of
   expect(await deployed(moved)).toMatchObject({ phase: 'FAILED', reason: expect.stringContaining('is not at the commit') }); // prettier-ignore
   expect(await answer(two.applicationId)).toBe('twelve of previews');
   // Its delivery, once more: what failed is done again.
-  await git(path.join(folder, 'work', 'shop'), 'push', '--quiet', '--force', bare, `${moved}:refs/pull/12/head`);
+  await octo.push(`${moved}:refs/pull/12/head`);
   const delivery = await db().webhookDelivery.findFirstOrThrow({ orderBy: { id: 'desc' } });
   await mutate(server.url, 'redeliverWebhook', { id: globalId('WebhookDelivery', delivery.id) }, on.who);
   await until('it serves', async () => (await answer(two.applicationId)) === 'twelve of tomorrow of previews', livenessMs); // prettier-ignore

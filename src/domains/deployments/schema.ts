@@ -5,6 +5,7 @@ import { IdempotencyConflict, Conflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
+import { asWritten } from '#kernel/graphql/held.ts';
 import {
   ErrorInterface,
   cursorOf,
@@ -377,7 +378,7 @@ const deploymentSuccess = (name: string, description: string) =>
       deployment: t.field({
         type: DeploymentRef,
         description: 'The deployment.',
-        resolve: ({ id, run }, _, { app }) => run ?? app.db.run.findUniqueOrThrow({ where: { id } }),
+        resolve: ({ id, run }, _, { app }) => (run ? asWritten(run) : app.db.run.findUniqueOrThrow({ where: { id } })),
       }),
       eventCursor: t.string({
         nullable: true,

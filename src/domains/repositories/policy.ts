@@ -13,6 +13,7 @@ export const can = definePolicy('repositories', {
     WebhookDelivery: inWorkspace('VIEWER'),
     // Reached through their deployment.
     CommitStatus: withParent,
+    StatusContext: withParent,
     PushDeployment: withParent,
   },
 }).verbs;

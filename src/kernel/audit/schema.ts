@@ -74,6 +74,7 @@ const AuditEntryRef = builder.objectRef<Placed<LoggedEvent>>('AuditEntry').imple
       type: UserRef,
       nullable: true,
       description: 'The person; null: nobody, somebody who has gone, or the server itself.',
+      compiled: { one: 'User', idOf: ({ entry }: Placed<LoggedEvent>) => entry.actorId },
       resolve: ({ entry }, _, context) => loadUser(context, entry.actorId),
     }),
     actorId: t.id({

@@ -84,6 +84,23 @@ export function rowRule(model: string): RowRule {
   return rule;
 }
 
+/** True when who sees a row depends on more of the actor than the role in the row's own workspace. */
+export function isPersonal(rule: RowRule): boolean {
+  switch (rule.by) {
+    case 'self':
+    case 'some':
+      return true;
+    case 'any':
+    case 'all':
+      return rule.rules.some(isPersonal);
+    case 'workspace':
+    case 'parent':
+      return false;
+    default:
+      return rule satisfies never;
+  }
+}
+
 /** A Prisma `where` that holds for exactly the rows that the actor may see. */
 export type Where = Record<string, unknown>;
 

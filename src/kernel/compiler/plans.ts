@@ -113,24 +113,9 @@ export class Plans {
       node,
       fragments: new Map(fragments.map((one) => [one.name.value, one])),
       parts: this.#parts(document),
-      pages: this.#pages(document),
+      pages: pagesOf(this.#schema, document),
       key: `${this.#count++}\n`,
     };
-  }
-
-  #pages(document: DocumentNode): Operation['pages'] {
-    const pages: { field: GraphQLField<unknown, unknown>; node: FieldNode }[] = [];
-    const info = new TypeInfo(this.#schema);
-    visit(
-      document,
-      visitWithTypeInfo(info, {
-        Field(node) {
-          const field = info.getFieldDef();
-          if (field && isConnection(getNamedType(field.type))) pages.push({ field, node });
-        },
-      }),
-    );
-    return pages;
   }
 
   #parts(document: DocumentNode): Map<string, Part> {
@@ -153,8 +138,7 @@ export class Plans {
 
   #compile(operation: Operation, variables: Readonly<Record<string, unknown>>): Plan | null {
     try {
-      // The ordinary way refuses these also in a fragment that applies to no row.
-      if (operation.pages.some(({ field, node }) => isNoPage(getArgumentValues(field, node, variables)))) return null;
+      if (isRefused(operation.pages, variables)) return null;
       const { text, parameters } = compile({
         schema: this.#schema,
         models: this.#models,
@@ -190,6 +174,26 @@ function partOf(info: TypeInfo): Part {
 }
 
 const sizeOf = (key: string, plan: Plan | null): number => besideText + key.length + (plan?.text.length ?? 0);
+
+/** Every page that a document asks for, wherever in it. */
+export function pagesOf(schema: GraphQLSchema, document: DocumentNode): Operation['pages'] {
+  const pages: { field: GraphQLField<unknown, unknown>; node: FieldNode }[] = [];
+  const info = new TypeInfo(schema);
+  visit(
+    document,
+    visitWithTypeInfo(info, {
+      Field(node) {
+        const field = info.getFieldDef();
+        if (field && isConnection(getNamedType(field.type))) pages.push({ field, node });
+      },
+    }),
+  );
+  return pages;
+}
+
+/** Whether one of the pages cannot be: the ordinary way says so also in a fragment that applies to no row. */
+export const isRefused = (pages: Operation['pages'], variables: Readonly<Record<string, unknown>>): boolean =>
+  pages.some(({ field, node }) => isNoPage(getArgumentValues(field, node, variables)));
 
 const isNoPage = ({ first, last, after, before }: Readonly<Record<string, unknown>>): boolean =>
   (before != null && (after != null || first != null)) || (after != null && last != null);

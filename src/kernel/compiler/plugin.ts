@@ -1,4 +1,15 @@
-import { getVariableValues, type ExecutionArgs, type ExecutionResult, type GraphQLSchema } from 'graphql';
+import {
+  getVariableValues,
+  GraphQLBoolean,
+  GraphQLID,
+  GraphQLInt,
+  GraphQLString,
+  Kind,
+  type ExecutionArgs,
+  type GraphQLSchema,
+  type GraphQLType,
+  type OperationDefinitionNode,
+} from 'graphql';
 import type { Plugin } from 'graphql-yoga';
 import { DatabaseError } from 'pg';
 import { andThen } from '../and-then.ts';
@@ -11,12 +22,19 @@ import { Plans, type Plan } from './plans.ts';
 import type { Asked } from './where.ts';
 
 /** An operation's answer as its text; whoever wants to look into it has it parsed. */
-const answer = (data: string): ExecutionResult & { readonly stringify: () => string } => ({
-  get data() {
-    return JSON.parse(data) as Record<string, unknown>;
-  },
-  stringify: () => `{"data":${data}}`,
-});
+class Answer {
+  readonly #data: string;
+
+  constructor(data: string) {
+    this.#data = data;
+  }
+
+  get data(): Record<string, unknown> {
+    return JSON.parse(this.#data) as Record<string, unknown>;
+  }
+
+  readonly stringify = (): string => `{"data":${this.#data}}`;
+}
 
 /**
  * Executes queries whose fields are all columns, relations, pages and counts as one statement that answers their text,
@@ -34,20 +52,41 @@ export function compiled({ app, schema }: { readonly app: App; readonly schema: 
       if (!operation) return setExecuteFn(ordinary);
       return setExecuteFn((given: ExecutionArgs) => {
         const { actor } = given.contextValue as Context;
-        const { coerced: variables } = getVariableValues(
-          schema,
-          operation.node.variableDefinitions ?? [],
-          given.variableValues ?? {},
-        );
+        const variables = coerced(schema, operation.node, given.variableValues ?? {});
         const plan = variables && isAdmitted(given, actor) ? plans.plan(operation, variables) : null;
         const finish = (told: Told): unknown => {
-          app.metrics.graphqlCompiled.inc({ outcome: told.outcome });
-          return told.outcome === 'compiled' ? answer(told.data) : ordinary(given);
+          app.metrics.graphqlCompiled.of(told.outcome).inc();
+          return told.outcome === 'compiled' ? new Answer(told.data) : ordinary(given);
         };
         return plan && variables ? run(app, plan, { actor, variables }).then(finish) : finish({ outcome: 'ordinary' });
       });
     },
   };
+}
+
+/** Scalars whose values are mostly taken as they are. */
+const simple = new Map<GraphQLType | undefined, (value: unknown) => boolean>([
+  [GraphQLID, (value) => typeof value === 'string'],
+  [GraphQLString, (value) => typeof value === 'string'],
+  [GraphQLBoolean, (value) => typeof value === 'boolean'],
+  [GraphQLInt, (value) => typeof value === 'number' && (value | 0) === value],
+]);
+
+type Variables = Readonly<Record<string, unknown>>;
+
+/** The values of the variables as graphql-js makes them, which is asked unless they are taken as they are; undefined: they are wrong. */
+function coerced(schema: GraphQLSchema, node: OperationDefinitionNode, given: Variables): Variables | undefined {
+  const definitions = node.variableDefinitions ?? [];
+  const values: Record<string, unknown> = {};
+  for (const { variable, type } of definitions) {
+    const name = variable.name.value;
+    const named = type.kind === Kind.NON_NULL_TYPE ? type.type : type;
+    const fits = named.kind === Kind.NAMED_TYPE ? simple.get(schema.getType(named.name.value)) : undefined;
+    const value = Object.hasOwn(given, name) ? given[name] : undefined;
+    if (!fits?.(value)) return getVariableValues(schema, definitions, given).coerced;
+    values[name] = value;
+  }
+  return values;
 }
 
 /** Whether the actor may ask for what stands at the root; who may not is told so in the ordinary way. */
@@ -84,10 +123,15 @@ async function run(app: App, plan: Plan, asked: Asked): Promise<Told> {
   } catch (error) {
     if (error instanceof NotCompiled) return { outcome: 'ordinary' };
     // Whatever it is, the ordinary way tells it as it always does; a fault of the compiler nobody has to suffer from.
-    if (error instanceof DatabaseError && ofStatement.test(error.code ?? ''))
-      app.log.error({ err: error, statement: plan.text }, 'a compiled statement failed');
+    tellFault(app, error, plan.text);
     return { outcome: 'failed' };
   }
+}
+
+/** Logs what is a fault of the compiler. */
+export function tellFault(app: App, error: unknown, statement: string): void {
+  if (error instanceof DatabaseError && ofStatement.test(error.code ?? ''))
+    app.log.error({ err: error, statement }, 'a compiled statement failed');
 }
 
 /** Errors of a statement, and not of the connection or the server. @see https://www.postgresql.org/docs/current/errcodes-appendix.html */

@@ -1,33 +1,26 @@
 import {
   getArgumentValues,
-  getDirectiveValues,
   getNamedType,
   getNullableType,
-  GraphQLIncludeDirective,
-  GraphQLSkipDirective,
-  isAbstractType,
   isInterfaceType,
   isListType,
   isObjectType,
   Kind,
   type FieldNode,
-  type FragmentDefinitionNode,
   type GraphQLField,
   type GraphQLNamedType,
   type GraphQLObjectType,
   type GraphQLOutputType,
-  type GraphQLSchema,
   type OperationDefinitionNode,
-  type SelectionSetNode,
 } from 'graphql';
-import { anyActor, may, rowRule, type Verb, type Where } from '../auth/policy.ts';
+import { isPersonal, may, rowRule, type Verb, type Where } from '../auth/policy.ts';
 import { stampHolds } from '../auth/rights.ts';
 import { isConnection, maxNodeIds } from '../graphql/builder.ts';
-import type { Context } from '../graphql/context.ts';
 import { decodeNodeId } from '../graphql/global-id.ts';
 import { modelOfNode } from '../graphql/nodes.ts';
 import { isId } from '../ids.ts';
-import { typeColumn, type Compiled, type Ordering } from './declared.ts';
+import { typeColumn } from './declared.ts';
+import { fieldsOf, first, selectionsOf, type Selections, type Source } from './document.ts';
 import {
   absent,
   booleanText,
@@ -43,49 +36,14 @@ import {
   valueText,
   type Text,
 } from './json.ts';
-import { columnOf, modelOf, refuse, relationOf, type Model, type Models } from './models.ts';
+import { columnOf, modelOf, refuse, relationOf, type Model } from './models.ts';
+import { orderingsOf, orderSql, pathOf, type Query } from './queries.ts';
 import { Row } from './rows.ts';
+import { asked, fieldOf, guardOf, hasRowId, isNode, nobody, objectType, optionsOf, typenameText } from './types.ts';
 import { both, hidden, isRuled, maySee, ruled, Statement, whereSql, type Parameter } from './where.ts';
-
-/** What Prisma would be asked for. */
-interface Query {
-  readonly where?: Where;
-  readonly orderBy?: Ordering | readonly Ordering[];
-  readonly take?: number;
-  readonly skip?: number;
-  readonly cursor?: Where;
-  readonly select?: Readonly<Record<string, Query | boolean>>;
-}
 
 /** The condition that rows of this alias belong to what they hang on. */
 type Link = (alias: string) => string;
-
-type Selections = readonly SelectionSetNode[];
-type Fields = ReadonlyMap<string, readonly FieldNode[]>;
-
-/** In what a field selects: what is asked of its type stands here. */
-const asked = '#';
-
-interface Options {
-  readonly compiled?: Compiled;
-  readonly authScopes?: unknown;
-  readonly errors?: unknown;
-  readonly id?: { readonly resolve: (row: object, context: object) => unknown };
-}
-
-/** A context that tells nothing, so that what is made with it holds for everybody. */
-const nobody = new Proxy({} as Context, {
-  get: (_, name) => (name === 'actor' ? anyActor : refuse(`the context's ${String(name)}`)),
-});
-
-/** What an operation is compiled from. The variables hold those that its text depends on. */
-export interface Source {
-  readonly schema: GraphQLSchema;
-  readonly models: Models;
-  readonly operation: OperationDefinitionNode;
-  readonly fragments: ReadonlyMap<string, FragmentDefinitionNode>;
-  readonly variables: Readonly<Record<string, unknown>>;
-}
 
 /** Most fields that are looked at for one statement: below an interface, each is looked at for each type that it may be. */
 const maxFields = 1000;
@@ -93,15 +51,31 @@ const maxFields = 1000;
 const maxStatement = 50_000;
 
 /**
- * A statement that answers the text of `data`, and whether the actor's rights, where they are remembered ones, are those
- * of now. @throws {NotCompiled}
+ * An operation as a statement that answers the text of `data`, and whether the actor's rights, where they are remembered
+ * ones, are those of now.
+ * @throws {NotCompiled}
  */
-export function compile(source: Source): { readonly text: string; readonly parameters: readonly Parameter[] } {
-  const compiler = new Compiler(source);
-  const text = `select concat(${textSql(compiler.root())}), ${confirmed(compiler.statement)}`;
-  if (text.length > maxStatement) return refuse('a statement that is too long');
-  return compiler.statement.finished(text);
+export function compile(source: Source & { readonly operation: OperationDefinitionNode }): {
+  readonly text: string;
+  readonly parameters: readonly Parameter[];
+} {
+  const compiler = new Compiler(source, new Statement(source.models));
+  const text = bounded(textSql(compiler.root(source.operation)));
+  return compiler.statement.finished(`select concat(${text}), ${confirmed(compiler.statement)}`);
 }
+
+/**
+ * What a field says of the row of a model with an id, null where there is none or the actor may not see it: an expression
+ * for a statement.
+ * @throws {NotCompiled}
+ */
+export const compileRow = (
+  source: Source,
+  statement: Statement,
+  row: { type: GraphQLOutputType; nodes: readonly FieldNode[]; model: string; id: string },
+): string => bounded(textSql(new Compiler(source, statement).one(row.type, row.nodes, row.model, row.id)));
+
+const bounded = (text: string): string => (text.length > maxStatement ? refuse('a statement that is too long') : text);
 
 function confirmed(statement: Statement): string {
   const userId = statement.hidden('uuid', ({ actor }) => actor.stamp?.userId ?? null);
@@ -115,15 +89,15 @@ class Compiler {
   readonly #source: Source;
   #fieldsLeft = maxFields;
 
-  constructor(source: Source) {
+  constructor(source: Source, statement: Statement) {
     this.#source = source;
-    this.statement = new Statement(source.models);
+    this.statement = statement;
   }
 
-  root(): Text {
-    const { schema, operation } = this.#source;
+  root(operation: OperationDefinitionNode): Text {
+    const { schema } = this.#source;
     const type = schema.getQueryType() ?? refuse('no queries');
-    const fields = this.#fields(type, [operation.selectionSet]);
+    const fields = fieldsOf(this.#source, type, [operation.selectionSet]);
     if (fields.size === 0) refuse('nothing is asked');
     return objectText([...fields].map(([key, nodes]) => [key, this.#rootField(type, nodes)]));
   }
@@ -154,6 +128,16 @@ class Compiler {
         conditions.push(`${alias}.${columnOf(model, column).sql} = ${this.#argument(nodes, arg)}`);
     } else return refuse(`Query.${name}`);
     return this.#row(field.type, nodes, model, alias, conditions, 'by' in compiled);
+  }
+
+  /** The row of a model with an id, null unless the actor may see it. */
+  one(type: GraphQLOutputType, nodes: readonly FieldNode[], name: string, id: string): Text {
+    const model = this.#model(name);
+    const alias = this.statement.alias();
+    const conditions = [`${alias}.${columnOf(model, 'id').sql} = ${id}`];
+    // Whether somebody else may see it is not known here: it is there, and refused.
+    if (this.statement.isForAll) return this.#row(type, nodes, model, alias, conditions, false);
+    return this.#row(type, nodes, model, alias, [...conditions, maySee(this.statement, model, alias)], true);
   }
 
   /** A subselect of one row, or of none. */
@@ -234,16 +218,19 @@ class Compiler {
 
   #guarded(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): Text {
     const text = this.#object(type, selections, row, kind);
-    const model = guardOf(type);
-    if (model !== null && model !== row.model.name) return refuse(`${type.name} is guarded as ${model}`);
+    const guard = guardOf(type);
+    if (guard !== null && guard !== row.model.name) return refuse(`${type.name} is guarded as ${guard}`);
+    const model = this.statement.isForAll ? row.model.name : guard;
     if (model === null || row.isRuled || rowRule(model).by === 'parent') return text;
     return chosen(maySee(this.statement, row.model, row.alias), text, refusalText);
   }
 
   #object(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): Text {
     if (type.extensions['pothosPrismaModel'] !== row.model.name) return refuse(`${type.name} is no ${row.model.name}`);
-    const fields = [...this.#fields(type, selections)];
-    return objectText(fields.map(([key, nodes]) => [key, this.#field(type, nodes, row, kind)]));
+    const fields = [...fieldsOf(this.#source, type, selections)];
+    const made = () => objectText(fields.map(([key, nodes]) => [key, this.#field(type, nodes, row, kind)]));
+    const { statement } = this;
+    return statement.isForAll && isPersonal(rowRule(row.model.name)) ? statement.beyond(made) : made();
   }
 
   #field(type: GraphQLObjectType, nodes: readonly FieldNode[], row: Row, kind: string | null): Text {
@@ -260,13 +247,15 @@ class Compiler {
     if (typeof compiled === 'object') {
       if ('column' in compiled) return this.#column(field.type, row, compiled.column);
       if ('one' in compiled && 'id' in compiled) {
-        const model = this.#model(compiled.one);
-        return this.#shown(field.type, nodes, row.named(columnOf(row.model, compiled.id), model));
+        const column = columnOf(row.model, compiled.id);
+        if (this.statement.isForAll) return this.one(field.type, nodes, compiled.one, `${row.alias}.${column.sql}`);
+        return this.#shown(field.type, nodes, row.named(column, this.#model(compiled.one)));
       }
+      if (this.statement.isForAll) return refuse(`${type.name}.${name} for all`);
       if ('may' in compiled) {
         const { may: verb, so } = compiled;
         const where = both(
-          `${row.alias}.${columnOf(row.model, 'workspaceId').sql} = any(${this.statement.hidden('uuid[]', allowed(verb))})`,
+          `${row.alias}.${columnOf(row.model, 'workspaceId').sql} = any(${this.statement.hidden('uuid[]', allowed(verb), verb.name)})`,
           whereSql(this.statement, row.model, row.alias, so),
         );
         return booleanText(where);
@@ -387,7 +376,7 @@ class Compiler {
     const name = args.before == null ? 'after' : 'before';
     const after = cursor && ((alias: string) => this.#after(model, query, alias, from.link, backward, nodes, name));
 
-    const fields = [...this.#fields(type, selectionsOf(nodes))];
+    const fields = [...fieldsOf(this.#source, type, selectionsOf(nodes))];
     const names = fields.map(([, [node]]) => node?.name.value);
     const informed = names.includes('pageInfo');
     const { page, of } = this.#rows(model, from.link, query, {
@@ -471,7 +460,7 @@ class Compiler {
   ): Text {
     const named = getNamedType(type);
     if (!isObjectType(named)) return refuse(`a value of ${named.name}`);
-    const fields = [...this.#fields(named, selectionsOf(nodes))];
+    const fields = [...fieldsOf(this.#source, named, selectionsOf(nodes))];
     return objectText(
       fields.map(([key, below]) => {
         const name = first(below).name.value;
@@ -520,7 +509,7 @@ class Compiler {
     const value = first(nodes).arguments?.find((one) => one.name.value === name)?.value;
     if (value?.kind === Kind.VARIABLE) {
       const variable = value.name.value;
-      return this.statement.parameter(({ variables }) => as(variables[variable]), `${variable} ${as.name}`);
+      return this.statement.parameter(({ variables }) => as(variables[variable]), `$${variable} ${as.name}`);
     }
     if (value?.kind === Kind.STRING) {
       const text = value.value;
@@ -545,86 +534,6 @@ class Compiler {
   #model(name: string): Model {
     return modelOf(this.#source.models, name);
   }
-
-  /** The fields that are asked of a type, by their names in the answer, in order. @see https://spec.graphql.org/October2021/#CollectFields() */
-  #fields(type: GraphQLObjectType, selections: Selections): Fields {
-    const fields = new Map<string, FieldNode[]>();
-    const seen = new Set<string>();
-    const { schema, fragments, variables } = this.#source;
-    const applies = (condition: string | undefined): boolean => {
-      if (condition === undefined || condition === type.name) return true;
-      const named = schema.getType(condition);
-      return isAbstractType(named) && schema.isSubType(named, type);
-    };
-    const collect = (set: SelectionSetNode): void => {
-      for (const one of set.selections) {
-        if (getDirectiveValues(GraphQLSkipDirective, one, variables)?.['if'] === true) continue;
-        if (getDirectiveValues(GraphQLIncludeDirective, one, variables)?.['if'] === false) continue;
-        if (one.kind === Kind.FIELD) {
-          const key = (one.alias ?? one.name).value;
-          const known = fields.get(key);
-          if (known) known.push(one);
-          else fields.set(key, [one]);
-        } else if (one.kind === Kind.INLINE_FRAGMENT) {
-          if (applies(one.typeCondition?.name.value)) collect(one.selectionSet);
-        } else if (!seen.has(one.name.value)) {
-          seen.add(one.name.value);
-          const fragment = fragments.get(one.name.value) ?? refuse('a fragment that is not there');
-          if (applies(fragment.typeCondition.name.value)) collect(fragment.selectionSet);
-        }
-      }
-    };
-    for (const set of selections) collect(set);
-    return fields;
-  }
-}
-
-const first = <T>([one]: readonly T[]): T => one ?? refuse('nothing is asked');
-
-const selectionsOf = (nodes: readonly FieldNode[]): SelectionSetNode[] =>
-  nodes.flatMap(({ selectionSet }) => selectionSet ?? []);
-
-const fieldOf = (type: GraphQLObjectType, name: string): GraphQLField<unknown, unknown> =>
-  type.getFields()[name] ?? refuse(`${type.name}.${name}`);
-
-const optionsOf = (of: { readonly extensions: Readonly<Record<string, unknown>> }): Options =>
-  of.extensions['pothosOptions'] ?? {};
-
-const objectType = (schema: GraphQLSchema, name: string): GraphQLObjectType => {
-  const type = schema.getType(name);
-  return isObjectType(type) ? type : refuse(`${name} is no object`);
-};
-
-const typenameText = (name: string): Text => [`"${name}"`];
-
-const isNode = (type: GraphQLObjectType): boolean => type.getInterfaces().some(({ name }) => name === 'Node');
-
-/** Whether the global id of a type is made of the row's id: tried with one. */
-function hasRowId(type: GraphQLObjectType): boolean {
-  return optionsOf(type).id?.resolve({ id: asked }, nobody) === asked;
-}
-
-/** The model by whose rule a type is guarded, as its `authScopes` tell; null: it is not. */
-function guardOf(type: GraphQLObjectType): string | null {
-  for (const one of type.getInterfaces()) if (optionsOf(one).authScopes !== undefined) refuse(`${one.name} is guarded`);
-  const { authScopes } = optionsOf(type);
-  if (authScopes === undefined) return null;
-  if (typeof authScopes !== 'function') return refuse(`${type.name} is guarded otherwise`);
-  const row = new Proxy({}, { get: (_, name) => refuse(`a guard that looks at ${String(name)}`) });
-  const scopes = authScopes(row, nobody) as { row?: readonly unknown[] };
-  const [model, same] = scopes.row ?? [];
-  return Object.keys(scopes).length === 1 && typeof model === 'string' && same === row
-    ? model
-    : refuse(`${type.name} is guarded otherwise`);
-}
-
-/** Relations from a row of a page to what is shown of it. */
-function pathOf({ select = {} }: Query): string[] {
-  if (select[asked]) return [];
-  const [name, ...more] = Object.keys(select).filter((one) => one !== 'id');
-  const below = name === undefined ? undefined : select[name];
-  if (name === undefined || more.length > 0 || typeof below !== 'object') return refuse('a page of several things');
-  return [name, ...pathOf(below)];
 }
 
 /** The workspaces in which the actor may use a verb. */
@@ -632,22 +541,6 @@ const allowed =
   (verb: Verb): Parameter =>
   ({ actor }) =>
     [...actor.roles.keys()].filter((id) => may(actor, verb, id));
-
-/** Columns in their order; true: descending. Only those that are never null, and in all a total order. */
-function orderingsOf(model: Model, orderBy: Query['orderBy']): [column: string, descending: boolean][] {
-  const all = [orderBy ?? []].flat().flatMap((one) => Object.entries(one));
-  if (all.length === 0) refuse(`a list of ${model.name} without an order`);
-  return all.map(([name, direction]) => {
-    const column = columnOf(model, name);
-    if (!column.isRequired || (direction !== 'asc' && direction !== 'desc')) refuse(`the order of ${model.name}`);
-    return [column.sql, direction === 'desc'];
-  });
-}
-
-const orderSql = (model: Model, alias: string, orderBy: Query['orderBy'], backward: boolean): string =>
-  orderingsOf(model, orderBy)
-    .map(([column, descending]) => `${alias}.${column}${descending === backward ? '' : ' desc'}`)
-    .join(', ');
 
 function rowIdOf(id: unknown): string | null {
   const decoded = decodeNodeId(String(id)).id;

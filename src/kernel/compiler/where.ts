@@ -1,5 +1,7 @@
+import type { Role } from '#prisma';
 import { isPerson, workspacesWith, type Actor } from '../auth/actor.ts';
 import { rowRule, ruledBy, type RowRule, type Where } from '../auth/policy.ts';
+import { isId } from '../ids.ts';
 import { columnOf, modelOf, refuse, relationOf, type Model, type Models, type Relation } from './models.ts';
 
 /** What the parameters of a statement are taken from. */
@@ -13,29 +15,47 @@ export type Parameter = (asked: Asked) => unknown;
 /** A parameter, or any other value of a type, at which the planner does not look: see `Statement.hidden`. */
 export const hidden = (type: string, sql: string): string => `(select ${sql}::${type})::${type}`;
 
+/** The workspace for all of whose members a statement answers, among what its parameters are taken from. */
+export const followed = '#workspace';
+
 /** The parameters and aliases of one statement. */
 export class Statement {
   readonly models: Models;
+  /**
+   * Whether it answers for all who may look into one workspace, whoever they are. Rules only let more through for those
+   * who reach more: so a row that a viewer of that workspace alone may see is one for all of them. Where that does not
+   * let a row through, it is refused, and what lists by more than that is not compiled.
+   */
+  readonly isForAll: boolean;
+  /** Whose part is being compiled, where several documents have one statement. */
+  document: { readonly number: number; readonly variables: Readonly<Record<string, unknown>> } | null = null;
+  /** Whether rows that the actor may see are more than those of the workspace where it is compiled: beside a person. */
+  #beyond = false;
   /** Whether conditions on other tables are looked up for each row, and not joined: for pages, which need few rows. */
   #fenced = true;
   readonly parameters: Parameter[] = [];
   readonly #known = new Map<string, string>();
   #aliases = 0;
 
-  constructor(models: Models) {
+  constructor(models: Models, isForAll = false) {
     this.models = models;
+    this.isForAll = isForAll;
   }
 
   alias(): string {
     return `t${this.#aliases++}`;
   }
 
-  /** @param key parameters with the same key are one */
+  /** @param key parameters with the same key are one; that of a variable begins with `$`, that of what is none with `#` */
   parameter(get: Parameter, key?: string): string {
-    const known = key === undefined ? undefined : this.#known.get(key);
+    const { document } = this;
+    const ownKey = document && key?.startsWith('$') ? `${document.number} ${key}` : key;
+    const known = ownKey === undefined ? undefined : this.#known.get(ownKey);
     if (known !== undefined) return known;
-    const made = `$${this.parameters.push(get)}`;
-    if (key !== undefined) this.#known.set(key, made);
+    const own: Parameter =
+      document && !key?.startsWith('#') ? ({ actor }) => get({ actor, variables: document.variables }) : get;
+    const made = `$${this.parameters.push(own)}`;
+    if (ownKey !== undefined) this.#known.set(ownKey, made);
     return made;
   }
 
@@ -70,10 +90,27 @@ export class Statement {
     }
   }
 
-  value(value: unknown): string {
+  get isBeyond(): boolean {
+    return this.#beyond;
+  }
+
+  /** What it makes may depend on rows of more workspaces than one. */
+  beyond<T>(make: () => T): T {
+    const before = this.#beyond;
+    this.#beyond = true;
+    try {
+      return make();
+    } finally {
+      this.#beyond = before;
+    }
+  }
+
+  /** @param column that it is compared with: one value for columns of two types would be of none */
+  value(value: unknown, column: string): string {
     // A point in time is that of the first who asked, not of who asks now.
     if (value instanceof Date) refuse('a date');
-    return this.parameter(() => value);
+    const isText = [value].flat().every((one) => typeof one === 'string');
+    return this.parameter(() => value, isText ? `${column} ${JSON.stringify(value)}` : undefined);
   }
 }
 
@@ -87,16 +124,42 @@ export const both = (...conditions: readonly string[]): string =>
 export const maySee = (statement: Statement, model: Model, alias: string): string =>
   ruled(statement, rowRule(model.name), model, alias);
 
+/** The same for what is listed: what is not let through is not missed. */
+function listed(statement: Statement, model: Model, alias: string): string {
+  const rule = rowRule(model.name);
+  const isSame = rule.by === 'parent' || (rule.by === 'workspace' && rule.least === 'VIEWER' && !statement.isBeyond);
+  return statement.isForAll && !isSame
+    ? refuse(`a list of ${model.name} for all`)
+    : ruled(statement, rule, model, alias);
+}
+
+const reach = new WeakMap<Actor, Map<Role, string>>();
+
+/** The workspaces where the actor has at least this role, as PostgreSQL writes an array. */
+function reachedBy(actor: Actor, least: Role): string {
+  let known = reach.get(actor);
+  if (!known) reach.set(actor, (known = new Map()));
+  let ids = known.get(least);
+  if (ids === undefined) known.set(least, (ids = `{${workspacesWith(actor, least).filter(isId).join(',')}}`));
+  return ids;
+}
+
 /** A rule of the policy as a predicate: the third of its readings, next to `whereOf` and `decidedByRow`. */
 export function ruled(statement: Statement, rule: RowRule, model: Model, alias: string): string {
   switch (rule.by) {
     case 'workspace': {
       const { least } = rule;
-      const reached = statement.hidden('uuid[]', ({ actor }) => workspacesWith(actor, least), `with ${least}`);
+      if (statement.isForAll) {
+        if (least !== 'VIEWER') return 'false';
+        const here = statement.parameter(({ variables }) => variables[followed], followed);
+        return `${alias}.${columnOf(model, rule.column).sql} = ${here}::uuid`;
+      }
+      const reached = statement.hidden('uuid[]', ({ actor }) => reachedBy(actor, least), `with ${least}`);
       return `${alias}.${columnOf(model, rule.column).sql} = any(${reached})`;
     }
     case 'self': {
       const { person } = rule;
+      if (statement.isForAll) return 'false';
       const self = statement.parameter(
         ({ actor }) => (!person || isPerson(actor) ? actor.userId : null),
         `self ${String(person)}`,
@@ -120,11 +183,12 @@ export function ruled(statement: Statement, rule: RowRule, model: Model, alias: 
 export function whereSql(statement: Statement, model: Model, alias: string, where: Where): string {
   const all = Object.entries(where).flatMap(([name, value]) => {
     if (value === undefined) return [];
-    if (name === ruledBy) return [maySee(statement, modelOf(statement.models, value as string), alias)];
+    if (name === ruledBy) return [listed(statement, modelOf(statement.models, value as string), alias)];
     if (name === 'AND') return list(value).map((one) => whereSql(statement, model, alias, one));
     if (name === 'OR')
       return [`(${list(value).map((one) => whereSql(statement, model, alias, one)).join(' or ') || 'false'})`]; // prettier-ignore
-    if (name === 'NOT') return list(value).map((one) => `not ${whereSql(statement, model, alias, one)}`);
+    if (name === 'NOT')
+      return list(value).map((one) => `not ${statement.beyond(() => whereSql(statement, model, alias, one))}`);
     if (model.relations.has(name)) return [relatedSql(statement, model, name, alias, value)];
     return comparisons(statement, model, alias, name, value);
   });
@@ -143,18 +207,19 @@ function comparisons(statement: Statement, model: Model, alias: string, name: st
   const column = columnOf(model, name);
   if (column.isList || column.type === 'Json') refuse(`a condition on ${model.name}.${name}`);
   const sql = `${alias}.${column.sql}`;
+  const given = (one: unknown): string => statement.value(one, `${model.name}.${name}`);
   if (value === null) return [`${sql} is null`];
-  if (typeof value !== 'object') return [`${sql} = ${statement.value(value)}`];
+  if (typeof value !== 'object') return [`${sql} = ${given(value)}`];
   return Object.entries(value as Where).flatMap(([operator, operand]) => {
     if (operand === undefined) return [];
     if (operator === 'in' && Array.isArray(operand) && operand.every((one) => one !== null))
-      return [`${sql} = any(${statement.value(operand)})`];
+      return [`${sql} = any(${given(operand)})`];
     if (operator === 'not' && operand === null) return [`${sql} is not null`];
     if (operator === 'equals' && operand === null) return [`${sql} is null`];
     const sign = operator === 'equals' ? '=' : operators[operator];
     if (sign === undefined || operand === null || (typeof operand === 'object' && !(operand instanceof Date)))
       refuse(`the condition ${operator} on ${model.name}.${name}`);
-    return [`${sql} ${sign} ${statement.value(operand)}`];
+    return [`${sql} ${sign} ${given(operand)}`];
   });
 }
 
@@ -174,7 +239,9 @@ function related(
 
 function relatedSql(statement: Statement, model: Model, name: string, alias: string, value: unknown): string {
   const holds = (where: Where) =>
-    related(statement, model, name, alias, (to, there) => whereSql(statement, to, there, where));
+    related(statement, model, name, alias, (to, there) =>
+      statement.beyond(() => whereSql(statement, to, there, where)),
+    );
   if (value === null) return `not ${holds({})}`;
   const filter = value as Where;
   if (relationOf(model, name).isList) {

@@ -22,8 +22,13 @@ export interface Transaction {
    * @returns its rows; `workspace_id` is `workspaceId`, int8 a bigint
    */
   sql<R>(text: string, values: readonly SqlValue[]): Promise<R[]>;
-  /** The same for one whose answer is not needed: it is not waited for, and when it fails the transaction does. */
-  send(text: string, values: readonly SqlValue[]): void;
+  /**
+   * The same for one whose answer is not needed: it is not waited for, and when it fails the transaction does.
+   * @param options.again a unique constraint: where that refuses it, the transaction begins anew
+   */
+  send(text: string, values: readonly SqlValue[], options?: { readonly again?: string }): void;
+  /** Which execution this is, from 1: on a deadlock it begins anew. */
+  readonly attempt: number;
   readonly actor: Actor;
   /** Collects an event; it is written last before COMMIT, because the log's head is locked from then on. */
   append<D extends object>(event: NewEvent<D>): Appended;
@@ -77,22 +82,36 @@ export type Transact = <T>(actor: Actor, fn: (tx: Transaction) => Promise<T>) =>
 
 /**
  * Runs `fn` in one READ COMMITTED transaction, then writes the events it appended, workspaces in ascending id, and
- * commits. Repeats it at most three times on a deadlock: so `fn` has no effect outside the database but `afterCommit`.
+ * commits. Repeats it at most three times on a deadlock and what `again` says: so `fn` has no effect outside the database
+ * but `afterCommit`.
  */
 export function createTransact(options: TransactOptions): Transact {
   const settings = { ...options, places: new Places(options.originIds) };
   return async (actor, fn) => {
+    const again = new Set<string>();
     for (let attempt = 1; ; attempt++) {
       try {
-        return await once(settings, actor, fn);
+        return await once(settings, actor, fn, attempt, again);
       } catch (error) {
-        if (attempt >= attempts || !retriable.has(codeOf(error))) throw error;
+        if (attempt >= attempts || !(retriable.has(codeOf(error)) || isRefusedBy(again, error))) throw error;
       }
     }
   };
 }
 
-async function once<T>(options: Settings, actor: Actor, fn: (tx: Transaction) => Promise<T>): Promise<T> {
+/** Whether one of these unique constraints refused a row. */
+function isRefusedBy(constraints: ReadonlySet<string>, error: unknown): boolean {
+  const { code, constraint } = error as Partial<pg.DatabaseError>;
+  return code === '23505' && constraint !== undefined && constraints.has(constraint);
+}
+
+async function once<T>(
+  options: Settings,
+  actor: Actor,
+  fn: (tx: Transaction) => Promise<T>,
+  attempt: number,
+  again: Set<string>,
+): Promise<T> {
   const pending: { event: NewEvent; at: Appended }[] = [];
   const hooks: (() => void)[] = [];
   let open = true;
@@ -107,12 +126,14 @@ async function once<T>(options: Settings, actor: Actor, fn: (tx: Transaction) =>
     value = await fn({
       db: connection.db,
       actor,
+      attempt,
       sql(text, values) {
         mustBeOpen();
         return connection.query(text, values);
       },
-      send(text, values) {
+      send(text, values, given) {
         mustBeOpen();
+        if (given?.again !== undefined) again.add(given.again);
         connection.send(text, values);
       },
       append(event) {

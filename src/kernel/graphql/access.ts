@@ -164,6 +164,24 @@ export function rootFieldsOf(
   document: DocumentNode,
   operationName?: string | null,
 ): readonly GraphQLField<unknown, unknown>[] {
+  let ofSchema = rootsFound.get(schema);
+  if (!ofSchema) rootsFound.set(schema, (ofSchema = new WeakMap()));
+  let ofDocument = ofSchema.get(document);
+  if (!ofDocument) ofSchema.set(document, (ofDocument = new Map()));
+  const key = operationName ?? null;
+  let found = ofDocument.get(key);
+  if (!found) {
+    found = findRootFields(schema, document, operationName);
+    // A name that there is not has none, and of those there is no end.
+    if (found.length > 0) ofDocument.set(key, found);
+  }
+  return found;
+}
+
+type Found = readonly GraphQLField<unknown, unknown>[];
+const rootsFound = new WeakMap<GraphQLSchema, WeakMap<DocumentNode, Map<string | null, Found>>>();
+
+function findRootFields(schema: GraphQLSchema, document: DocumentNode, operationName?: string | null): Found {
   const operation = getOperationAST(document, operationName);
   const fields = operation && schema.getRootType(operation.operation)?.getFields();
   if (!fields) return [];

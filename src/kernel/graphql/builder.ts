@@ -29,6 +29,7 @@ import type { Context } from './context.ts';
 import { describe } from './describe.ts';
 import { decodeNodeId } from './global-id.ts';
 import { mayRead } from './guard.ts';
+import { held } from './held.ts';
 import { loadNodes } from './nodes.ts';
 
 export interface SchemaTypes {
@@ -86,7 +87,7 @@ const badPage = (name: string, problem: string) =>
   new GraphQLError(`${name}: ${problem}`, { extensions: { code: 'BAD_USER_INPUT' } });
 
 /** A cursor as the Prisma plugin writes it, of a row whose id is a UUID. */
-const isPageCursor = (cursor: string): boolean => {
+export const isPageCursor = (cursor: string): boolean => {
   const [, id] = /^GPC:S:(.*)$/.exec(cursor.length > 200 ? '' : Buffer.from(cursor, 'base64').toString()) ?? [];
   return id !== undefined && isId(id);
 };
@@ -109,6 +110,7 @@ export const builder = new SchemaBuilder<SchemaTypes>({
     SimpleObjectsPlugin,
     RelayPlugin,
     DataloaderPlugin,
+    held,
     PrismaPlugin,
     // Last, so that it sees what the others added.
     describe,

@@ -25,13 +25,21 @@ export function anyRowId(id: string): string {
 }
 
 /** For `node` and `nodes`: what is no id of ours names a type and a row that do not exist. */
-export const decodeNodeId = (id: string): { typename: string; id: string } => decode(id) ?? { typename: '', id: '' };
+export const decodeNodeId = (id: string): Readonly<{ typename: string; id: string }> =>
+  decode(id) ?? { typename: '', id: '' };
 
-function decode(id: string): { typename: string; id: string } | null {
+/** The last one: an id is asked for its type, and then for its row. */
+let last: { readonly of: string; readonly decoded: Readonly<{ typename: string; id: string }> | null } | null = null;
+
+function decode(id: string): Readonly<{ typename: string; id: string }> | null {
   if (id.length > 200) return null;
+  if (last?.of === id) return last.decoded;
+  let decoded: { typename: string; id: string } | null;
   try {
-    return decodeGlobalID(id);
+    decoded = decodeGlobalID(id);
   } catch {
-    return null; // not one of ours
+    decoded = null; // not one of ours
   }
+  last = { of: id, decoded };
+  return decoded;
 }

@@ -39,11 +39,14 @@ export function read(
   const whole = () => end(bytes > maxBytes ? 'large' : others ? Buffer.concat(others) : (first ?? Buffer.alloc(0)));
   const gone = () => end('gone');
   const slow = () => end('slow');
+  let ended = false;
   const end = (result: Buffer | Unread): void => {
+    // What was read in full is told of once more, when it closes.
+    if (ended) return;
+    ended = true;
     deadlines.delete(slow);
     held.bytes -= own;
-    req.off('data', data).off('end', whole).off('close', gone);
-    if (typeof result === 'string') req.resume();
+    if (typeof result === 'string') req.off('data', data).off('end', whole).resume();
     done(result);
   };
   const deadlines = deadlinesOf(timeoutMs);

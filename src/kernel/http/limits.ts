@@ -15,6 +15,7 @@ import {
 } from 'graphql';
 import type { Plugin } from 'graphql-yoga';
 import { rootNamesOf } from '../graphql/access.ts';
+import { isPageCursor } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
 
 /** Bounds of one operation. */
@@ -341,9 +342,9 @@ export function measuring(limits: OperationLimits): (args: Args) => Measured {
 }
 
 /**
- * What the measurement of an operation depends on: which one of the document's it is, and its variables. Of an id only that
- * it is there, which costs nothing whatever it says; a text may be a cursor, which is looked at. Null: it is not kept, such
- * as with lists and objects.
+ * What the measurement of an operation depends on: which one of the document's it is, and its variables. Of ids and texts
+ * only that they are there, which costs the same whatever they say, and whether a text is empty or a page's cursor, which
+ * others are refused as. Null: it is not kept, such as with lists and objects.
  */
 function keyOf({ document, operationName, variableValues }: Args): string | null {
   const operation = getOperationAST(document, operationName);
@@ -355,9 +356,11 @@ function keyOf({ document, operationName, variableValues }: Args): string | null
     const value = Object.hasOwn(given, name) ? given[name] : undefined;
     const named = type.kind === Kind.NON_NULL_TYPE ? type.type : type;
     if (typeof value === 'string') {
-      const isId = named.kind === Kind.NAMED_TYPE && named.name.value === 'ID';
-      if (!isId && value.length > maxVariablesKey) return null;
-      key += isId ? ' id' : ` ${JSON.stringify(value)}`;
+      const typename = named.kind === Kind.NAMED_TYPE ? named.name.value : null;
+      if (typename === 'ID') key += ' id';
+      else if (typename === 'String') key += value === '' ? ' empty' : isPageCursor(value) ? ' cursor' : ' text';
+      else if (value.length > maxVariablesKey) return null;
+      else key += ` ${JSON.stringify(value)}`;
     } else if (typeof value === 'number' || typeof value === 'boolean') key += ` ${value}`;
     else if (value === null || value === undefined) key += value === null ? ' null' : ' none';
     else return null;

@@ -263,8 +263,8 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     const answered = (name: string): void => {
       tracing.end();
       const ms = performance.now() - begun;
-      app.metrics.httpRequests.inc({ route: name, status: String(res.statusCode) });
-      app.metrics.httpRequestSeconds.observe({ route: name }, ms / 1000);
+      app.metrics.httpRequests.of(name, String(res.statusCode)).inc();
+      app.metrics.httpRequestSeconds.of(name).observe(ms / 1000);
       if (app.log.isLevelEnabled('debug'))
         app.log.debug({ requestId, route: name, status: res.statusCode, latencyMs: Math.round(ms) }, 'request');
     };

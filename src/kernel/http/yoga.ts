@@ -162,7 +162,7 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
       keeping(documents),
       // Before admission: what that lets through runs in its lanes, compiled or not.
       ...(compile ? [compiled({ app, schema: options.schema })] : []),
-      executing(app, admitted),
+      executing(app, admitted, options.introspection),
       admitted.plugin,
       freshContexts,
       ...(options.introspection ? [] : [withoutIntrospection]),
@@ -216,7 +216,7 @@ const freshContexts: Plugin<Context> = {
 
 const noCache = { get: () => undefined, set: () => undefined };
 
-/** No schema, neither by asking nor by guessing. */
+/** No schema, neither by asking nor by guessing; what the execution says is looked at in `executing`. */
 const withoutIntrospection: Plugin<Context> = {
   onValidate({ addValidationRule }) {
     addValidationRule(NoSchemaIntrospectionCustomRule);
@@ -224,12 +224,6 @@ const withoutIntrospection: Plugin<Context> = {
       setResult((result as readonly GraphQLError[]).map(withoutHint));
     };
   },
-  onExecute: () => ({
-    onExecuteDone({ result, setResult }) {
-      const { errors } = result as ExecutionResult;
-      if (errors) setResult({ ...result, errors: errors.map(withoutHint) });
-    },
-  }),
 };
 
 /** What the library guesses that was meant is a name out of the schema. */
@@ -283,9 +277,10 @@ function persistedDocuments(persisted: Persisted): Plugin {
 
 /**
  * What an operation goes through, from the outside: one log line and one measurement, with its errors masked with the
- * request's id; then admission. One hook for all of it: each is a closure, and a promise's like, for each request.
+ * request's id, and without names of the schema where nobody may ask for them; then admission. One hook for all of
+ * it: each costs closures for each request.
  */
-function executing(app: App, admitted: Admission): Plugin<Context> {
+function executing(app: App, admitted: Admission, introspection: boolean): Plugin<Context> {
   return {
     onExecute({ executeFn, setExecuteFn }) {
       setExecuteFn((given: ExecutionArgs) => {
@@ -293,10 +288,11 @@ function executing(app: App, admitted: Admission): Plugin<Context> {
         const args = given as Args;
         return andThen(
           admitted.execute(args, () => executeFn(args) as unknown),
-          (result) =>
-            isAsyncIterable(result)
-              ? result
-              : told(app, args, args.contextValue as unknown as Context, result as ExecutionResult, begun),
+          (result) => {
+            if (isAsyncIterable(result)) return result;
+            const known = told(app, args, args.contextValue as unknown as Context, result as ExecutionResult, begun);
+            return introspection || !known.errors ? known : { ...known, errors: known.errors.map(withoutHint) };
+          },
         );
       });
     },
@@ -337,7 +333,7 @@ function told(app: App, args: Args, context: Context, result: ExecutionResult, b
   const type = operation?.operation ?? 'query';
   const seconds = (performance.now() - begun) / 1000;
   const code = errors?.[0]?.extensions['code'];
-  app.metrics.graphqlOperationSeconds.observe({ type, outcome: errors ? 'error' : 'ok' }, seconds);
+  app.metrics.graphqlOperationSeconds.of(type, errors ? 'error' : 'ok').observe(seconds);
   if (!app.log.isLevelEnabled('info')) return errors ? { ...result, errors } : result;
   app.log.info(
     {

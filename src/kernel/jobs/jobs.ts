@@ -6,6 +6,7 @@ import { authorizeRow } from '../auth/policy.ts';
 import type { Transaction } from '../db/transact.ts';
 import { Conflict, NotFound } from '../errors.ts';
 import { isId } from '../ids.ts';
+import type { WakeUps } from '../live/wakeups.ts';
 import type { Logger } from '../log.ts';
 import { runPolicy } from '../runs/policy.ts';
 import { currentTraceparent, withTrace } from '../telemetry/trace.ts';
@@ -16,6 +17,8 @@ const anyHost = 'run';
 const hostQueue = (hostId: string): string => `run.${hostId}`;
 const jobQueue = (name: string): string => `job.${name}`;
 const deadQueue = 'dead';
+/** Of the wake-up that tells of a queue. */
+const keyOf = (queue: string): string => `q:${queue}`;
 
 interface Envelope {
   readonly payload: object;
@@ -29,8 +32,10 @@ const wakeUp = {
   expireInSeconds: 23 * 3600,
   retentionSeconds: 3600,
   deleteAfterSeconds: 60,
-  notify: true,
 } as const;
+
+/** Of the engine's own notice: NOTIFY in a transaction has all that do so commit one after another. */
+const unannounced = { notify: false } as const;
 
 /** Queues in the caller's transaction, and waits for no answer: the engine would only tell the id that a job was given. */
 const within = (tx: Transaction): NonNullable<SendOptions['db']> => ({
@@ -48,11 +53,15 @@ const within = (tx: Transaction): NonNullable<SendOptions['db']> => ({
 export class Jobs {
   readonly #boss: PgBoss;
   readonly #log: Logger;
+  readonly #wakeUps: WakeUps;
   readonly #hostQueues = new Set<string>();
   readonly #runQueues: string[] = [];
+  /** What ends hearing of new jobs. */
+  readonly #deaf: (() => void)[] = [];
 
-  constructor(options: { directUrl: string; worker: boolean; log: Logger; name: string }) {
+  constructor(options: { directUrl: string; worker: boolean; log: Logger; name: string; wakeUps: WakeUps }) {
     this.#log = options.log;
+    this.#wakeUps = options.wakeUps;
     this.#boss = new PgBoss({
       connectionString: options.directUrl,
       schema: 'pgboss',
@@ -73,7 +82,7 @@ export class Jobs {
   /** Makes the engine's tables and every queue. Safe with several processes at once. */
   async start(): Promise<void> {
     await this.#boss.start();
-    await this.#boss.createQueue(anyHost, wakeUp);
+    await this.#createRunQueue(anyHost);
     await this.#boss.createQueue(deadQueue, { retryLimit: 20, retryDelay: 5, retryBackoff: true, notify: true });
     for (const type of jobTypes().values()) {
       const options = {
@@ -84,11 +93,17 @@ export class Jobs {
         expireInSeconds: type.timeoutS,
         heartbeatSeconds: 10,
         deadLetter: deadQueue,
-        notify: true,
+        ...unannounced,
       };
       await this.#boss.createQueue(jobQueue(type.name), options);
       await this.#boss.updateQueue(jobQueue(type.name), options);
     }
+  }
+
+  async #createRunQueue(name: string): Promise<void> {
+    await this.#boss.createQueue(name, wakeUp);
+    // One that a former version made says otherwise.
+    await this.#boss.updateQueue(name, unannounced);
   }
 
   /** Executes jobs in this process: `executeRun` for wake-ups, the handlers of all job types for the rest. */
@@ -96,20 +111,21 @@ export class Jobs {
     app: App,
     options: { hostId: string; slots: number; executeRun: (runId: string) => Promise<void> },
   ): Promise<void> {
-    await this.#boss.createQueue(hostQueue(options.hostId), wakeUp);
+    await this.#createRunQueue(hostQueue(options.hostId));
     for (const queue of [anyHost, hostQueue(options.hostId)]) {
       this.#runQueues.push(queue);
-      await this.#slots<{ runId: string }>(queue, options.slots, (job) => options.executeRun(job.data.runId));
+      await this.#slots<{ runId: string }>(app, queue, options.slots, (job) => options.executeRun(job.data.runId));
     }
     for (const type of jobTypes().values()) {
-      await this.#slots<Envelope>(jobQueue(type.name), 2, (job) => this.#handle(app, type, job));
+      await this.#slots<Envelope>(app, jobQueue(type.name), 2, (job) => this.#handle(app, type, job));
       if (type.cron) await this.#boss.schedule(jobQueue(type.name), type.cron, { payload: {} }, { tz: 'UTC' });
     }
-    await this.#slots<Envelope>(deadQueue, 1, (job) => this.#bury(app, job), { includeMetadata: true });
+    await this.#slots<Envelope>(app, deadQueue, 1, (job) => this.#bury(app, job), { includeMetadata: true });
   }
 
   /** Stops taking wake-ups for runs; those that were taken go on. */
   async pauseRuns(): Promise<void> {
+    for (const end of this.#deaf) end();
     for (const queue of this.#runQueues) await this.#boss.offWork(queue, { wait: false });
   }
 
@@ -127,17 +143,17 @@ export class Jobs {
   ): Promise<void> {
     const traceparent = currentTraceparent();
     const data: Envelope = { payload: type.payload.parse(payload), ...(traceparent ? { traceparent } : {}) };
-    await this.#boss.send(jobQueue(type.name), data, { ...options, db: within(tx) });
+    const queue = jobQueue(type.name);
+    await this.#boss.send(queue, data, { ...options, db: within(tx) });
+    if (!options.startAfter) tx.afterCommit(() => this.#announce(queue));
   }
 
   /** Queues a wake-up for a run in the caller's transaction. */
   async wakeRun(tx: Transaction, run: Pick<Run, 'id' | 'hostId'>): Promise<void> {
     await this.#ensureHostQueue(run.hostId);
-    await this.#boss.send(
-      run.hostId ? hostQueue(run.hostId) : anyHost,
-      { runId: run.id },
-      { singletonKey: run.id, db: within(tx) },
-    );
+    const queue = run.hostId ? hostQueue(run.hostId) : anyHost;
+    await this.#boss.send(queue, { runId: run.id }, { singletonKey: run.id, db: within(tx) });
+    tx.afterCommit(() => this.#announce(queue));
   }
 
   /** Wakes runs that may have lost their wake-up. Does nothing for those that have one. */
@@ -149,6 +165,7 @@ export class Jobs {
         queue,
         group.map((run) => ({ data: { runId: run.id }, singletonKey: run.id })),
       );
+      this.#announce(queue);
     }
   }
 
@@ -178,19 +195,31 @@ export class Jobs {
   /** A host's queue exists once one of its workers started; it may not have done so on a restored database. */
   async #ensureHostQueue(hostId: string | null): Promise<void> {
     if (!hostId || this.#hostQueues.has(hostId)) return;
-    await this.#boss.createQueue(hostQueue(hostId), wakeUp);
+    await this.#createRunQueue(hostQueue(hostId));
     this.#hostQueues.add(hostId);
+  }
+
+  /** Tells workers that there is something in a queue; one that does not hear of it looks within two seconds. */
+  #announce(queue: string): void {
+    this.#wakeUps.publish(keyOf(queue));
   }
 
   /** One worker a slot, told to look again after each job: else a queue of short jobs drains at the polling interval. */
   async #slots<T extends object>(
+    app: App,
     queue: string,
     slots: number,
     handle: (job: Job<T>) => Promise<void>,
     more: { includeMetadata?: boolean } = {},
   ): Promise<void> {
+    const workers: { id: string | null }[] = [];
+    const wake = () => {
+      for (const { id } of workers) if (id) this.#boss.notifyWorker(id);
+    };
+    this.#deaf.push(app.hub.onKey(keyOf(queue), wake));
     for (let slot = 0; slot < slots; slot++) {
       const worker: { id: string | null } = { id: null };
+      workers.push(worker);
       worker.id = await this.#boss.work<T>(
         queue,
         {

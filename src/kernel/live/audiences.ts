@@ -9,12 +9,13 @@ import type { Context } from '../graphql/context.ts';
 import { maskError } from '../http/errors.ts';
 import { onceAt } from '../timer.ts';
 import type { Listener } from './channel.ts';
+import { RowTexts, type Readers } from '../compiler/row-texts.ts';
 import { compile, type Compiled } from './compiled.ts';
 import { encodeCursor } from './cursor.ts';
-import type { Subscription } from './hub.ts';
+import type { LoggedLine, Subscription } from './hub.ts';
 import { operationOf, type Operation } from './operation.ts';
 import { bytesOf, Follower, type Outlet } from './outlet.ts';
-import { commonActor, rightsKey, SharedContext } from './shared-context.ts';
+import { commonActor, everybody, rightsKey, SharedContext } from './shared-context.ts';
 import {
   changesRights,
   checkpointMs,
@@ -23,8 +24,10 @@ import {
   onNewEnd,
   tickMs,
   watchWorkspace,
+  EntryItem,
   type EventPlan,
   type EventStream,
+  type LineStream,
   type StreamItem,
 } from './streams.ts';
 
@@ -32,6 +35,13 @@ import {
 const turnMs = 10;
 /** Events that may wait for executions of an audience; beyond that its members follow alone. */
 const maxQueue = 1024;
+/** Of these, how many are written or looked up at the same time. */
+const maxStarted = 100;
+/** Values of variables below the root of one document, for which what was compiled is kept. */
+const maxCompiled = 100;
+/** Texts of a document that are kept for those who replay at the same time: how many, and characters. */
+const maxTexts = 1024;
+const maxTextLength = 500_000;
 
 /** Runs outside of whatever request or trace caused it. */
 const detached = AsyncLocalStorage.snapshot();
@@ -46,12 +56,16 @@ export const Audiences = service('audiences', (app) => new AudiencesOf(app));
 
 export class AudiencesOf {
   readonly app: App;
+  readonly rows: RowTexts;
   readonly #feeds = new Map<string, Feed>();
+  /** What is followed with an iterator for each, by key. */
+  readonly #shared = new Map<string, Shared>();
   readonly #operations = new WeakMap<DocumentNode, Map<string, Operation>>();
   #timer: NodeJS.Timeout | null = null;
 
   constructor(app: App) {
     this.app = app;
+    this.rows = new RowTexts(app);
   }
 
   /** How many executions there are for how many subscribers, for tests and metrics. */
@@ -68,6 +82,11 @@ export class AudiencesOf {
   /** Follows for one subscriber, once it begins: what it is told goes to the outlet. */
   follower(args: ExecutionArgs, stream: EventStream, outlet: Outlet): Follower {
     return new Member(this, args, stream, outlet);
+  }
+
+  /** The same for lines of output: each follows by itself, and is sent texts that are written once for all. */
+  reader(args: ExecutionArgs, stream: LineStream, outlet: Outlet): Follower {
+    return new Reader(this, args, stream, outlet);
   }
 
   operation({ schema, document, operationName }: ExecutionArgs): Operation {
@@ -89,23 +108,52 @@ export class AudiencesOf {
       subscription.release();
       return now.enter();
     }
-    const feed = new Feed(this.app, subscription, () => this.#close(workspaceId));
+    const feed = new Feed(this, workspaceId, subscription, () => this.#close(workspaceId));
     this.#feeds.set(workspaceId, feed);
-    this.#timer ??= detached(() => setInterval(() => this.#tick(), tickMs));
+    this.#begun();
     return feed.enter();
   }
 
-  #close(workspaceId: string): void {
-    this.#feeds.delete(workspaceId);
-    if (this.#feeds.size > 0 || !this.#timer) return;
+  /** What those have in common who follow something each by itself with this document and these variables. */
+  enterShared(args: ExecutionArgs, workspaceId: string): Shared {
+    const operation = this.operation(args);
+    const key = `${operation.id} ${variablesKey(operation, args)}`;
+    let shared = this.#shared.get(key);
+    if (!shared)
+      this.#shared.set(key, (shared = new Shared(this.app, key, operation, args, this.rows, { workspaceId })));
+    shared.users++;
+    this.#begun();
+    return shared;
+  }
+
+  leaveShared(shared: Shared): void {
+    if (--shared.users > 0) return;
+    this.#shared.delete(shared.key);
+    this.#ended();
+  }
+
+  #begun(): void {
+    this.#timer ??= detached(() => setInterval(() => this.#tick(), tickMs));
+  }
+
+  #ended(): void {
+    if (this.#feeds.size + this.#shared.size > 0 || !this.#timer) return;
     clearInterval(this.#timer);
     this.#timer = null;
   }
 
+  #close(workspaceId: string): void {
+    this.#feeds.delete(workspaceId);
+    this.#ended();
+  }
+
   #tick(): void {
     const before = performance.now() - checkpointMs;
-    for (const feed of this.#feeds.values())
+    for (const feed of this.#feeds.values()) {
       for (const audience of feed.audiences.values()) if (audience.spokeAt <= before) audience.checkpoint();
+      for (const shared of feed.shared.values()) shared.forget();
+    }
+    for (const shared of this.#shared.values()) shared.forget();
   }
 }
 
@@ -115,6 +163,11 @@ class Feed implements Listener<LoggedEvent> {
   readonly channel: Subscription<LoggedEvent>['channel'];
   /** By key. */
   readonly audiences = new Map<string, Audience>();
+  /** By key. */
+  readonly shared = new Map<string, Shared>();
+  /** All who follow it. */
+  readonly #readers: Readers;
+  readonly #rows: RowTexts;
   /** Seq of the last event that was handed out. */
   position: bigint;
   readonly #all = new Set<Audience>();
@@ -124,8 +177,15 @@ class Feed implements Listener<LoggedEvent> {
   #followers = 0;
   #generation = 0;
 
-  constructor(app: App, { channel, release }: Subscription<LoggedEvent>, close: () => void) {
+  constructor(
+    { app, rows }: AudiencesOf,
+    workspaceId: string,
+    { channel, release }: Subscription<LoggedEvent>,
+    close: () => void,
+  ) {
     this.app = app;
+    this.#rows = rows;
+    this.#readers = { workspaceId };
     this.channel = channel;
     this.position = channel.last;
     this.#close = () => {
@@ -143,6 +203,19 @@ class Feed implements Listener<LoggedEvent> {
 
   leave(): void {
     if (--this.#followers === 0) this.#close();
+  }
+
+  /** What those have in common who follow with these variables. */
+  enterShared(operation: Operation, args: ExecutionArgs): Shared {
+    const key = `${operation.id} ${variablesKey(operation, args)}`;
+    let shared = this.shared.get(key);
+    if (!shared) this.shared.set(key, (shared = new Shared(this.app, key, operation, args, this.#rows, this.#readers)));
+    shared.users++;
+    return shared;
+  }
+
+  leaveShared(shared: Shared): void {
+    if (--shared.users === 0) this.shared.delete(shared.key);
   }
 
   add(audience: Audience): void {
@@ -216,6 +289,102 @@ function onlyOf({ only }: EventPlan): string | null {
   return 'runId' in only ? only.runId : only.subjectId;
 }
 
+/** The variables of those who follow with a document, but for those that only tell where to begin. */
+function variablesKey({ places }: Operation, { variableValues }: ExecutionArgs): string {
+  return JSON.stringify(Object.entries(variableValues ?? {}).filter(([name]) => !places.has(name)));
+}
+
+/**
+ * A document and its variables. What it tells of an event without looking at who asks is made once for all who follow the
+ * log with it, whatever their rights in the workspace are.
+ */
+class Shared {
+  readonly key: string;
+  readonly operation: Operation;
+  /** Nothing of whoever happens to be the first. */
+  readonly args: ExecutionArgs;
+  readonly compiled: Compiled | null;
+  users = 0;
+  readonly #app: App;
+  readonly #readers: Readers;
+  /** By the very entry, which all who follow a channel are handed. */
+  readonly #made = new Map<object, string | Promise<string | null>>();
+  #length = 0;
+  /** How often it was refused in a row. */
+  #refused = 0;
+
+  constructor(app: App, key: string, operation: Operation, args: ExecutionArgs, rows: RowTexts, readers: Readers) {
+    const { schema, document, operationName, variableValues } = args;
+    this.key = key;
+    this.operation = operation;
+    this.args = { schema, document, operationName: operationName ?? null, variableValues: variableValues ?? null };
+    this.compiled = compiledFor(operation, this.args, rows);
+    this.#app = app;
+    this.#readers = readers;
+  }
+
+  /** What all are told; null where each has to be told by itself. */
+  payload(item: StreamItem<LoggedEvent | LoggedLine>): string | Promise<string | null> | null {
+    if (!this.compiled) return null;
+    const entry = item.kind === 'entry' ? item.entry : null;
+    const known = entry && this.#made.get(entry);
+    if (known) return known;
+    // What is refused again and again is tried now and then.
+    if (this.#refused > 3 && entry && entry.seq % 16n !== 0n) return null;
+    const text = this.compiled(item, new SharedContext(this.#app, everybody), this.#readers);
+    if (typeof text === 'string') {
+      const payload = this.#told(text);
+      if (entry && payload !== null && this.users > 1) this.#keep(entry, payload);
+      return payload;
+    }
+    if (text === null) return this.#told(text);
+    const made = text.then((one) => {
+      if (entry) this.#made.delete(entry);
+      return this.#told(one);
+    });
+    // With rows in it it is shared only on its way: they are to be as they are now.
+    if (entry) this.#made.set(entry, made);
+    return made;
+  }
+
+  #told(text: string | null): string | null {
+    this.#refused = text === null ? this.#refused + 1 : 0;
+    return text && bytesOf(`${text}}`);
+  }
+
+  #keep(entry: object, payload: string): void {
+    this.#made.set(entry, payload);
+    this.#length += payload.length;
+    if (this.#made.size > maxTexts || this.#length > maxTextLength) this.forget();
+  }
+
+  /** Forgets what was kept for those who come at the same time. */
+  forget(): void {
+    this.#length = 0;
+    for (const [entry, payload] of this.#made) if (typeof payload === 'string') this.#made.delete(entry);
+  }
+}
+
+function compiledFor({ below, compiled }: Operation, args: ExecutionArgs, rows: RowTexts): Compiled | null {
+  const values = Object.entries(args.variableValues ?? {}).filter(([name]) => below.has(name));
+  const key = JSON.stringify(values);
+  let made = compiled.get(key);
+  if (made !== undefined) return made;
+  made = compile(args, rows);
+  if (compiled.size >= maxCompiled) compiled.clear();
+  compiled.set(key, made);
+  return made;
+}
+
+/** A payload; undefined: the event is not wanted; null: it has to be executed. */
+type Told = string | undefined | null;
+
+interface Waiting {
+  readonly event: LoggedEvent;
+  /** Absent: it is not begun yet. */
+  told?: { readonly payload: Told | Promise<Told> };
+}
+
 /** Those whose answers are the same, byte for byte: one execution for all of them. */
 class Audience {
   readonly key: string;
@@ -223,23 +392,22 @@ class Audience {
   readonly members = new Set<Member>();
   spokeAt = performance.now();
   readonly #feed: Feed;
-  /** Those of the first member, but for its context. All have the same, or what differs only says where they began. */
-  readonly args: ExecutionArgs;
-  readonly compiled: Compiled | null;
+  readonly #shared: Shared;
   readonly #actor: Actor;
+  readonly #readers: Readers;
   readonly #epoch: number;
-  /** Events that are being executed, or wait for it, in order. */
-  readonly #queue: { readonly event: LoggedEvent; made?: Promise<string | null> }[] = [];
+  /** Events that are not told yet, in order. */
+  readonly #queue: Waiting[] = [];
   #over = false;
 
-  constructor(feed: Feed, key: string, first: Member, operation: Operation) {
+  constructor(feed: Feed, key: string, first: Member, shared: Shared) {
     this.#feed = feed;
     this.key = key;
     this.plan = first.plan;
     this.#epoch = feed.channel.head.epoch;
-    this.#actor = commonActor(operation.dependence, first.actor, first.plan.workspaceId);
-    this.args = first.args;
-    this.compiled = compiledFor(operation, first.args);
+    this.#shared = shared;
+    this.#actor = commonActor(shared.operation.dependence, first.actor, first.plan.workspaceId);
+    this.#readers = { actor: this.#actor };
     feed.add(this);
   }
 
@@ -262,22 +430,23 @@ class Audience {
 
   offer(event: LoggedEvent): void {
     if (this.#over) return;
-    if (this.#queue.length === 0) {
-      let made: string | null | Promise<string | null>;
+    const waiting: Waiting = { event };
+    if (this.#queue.length < maxStarted) {
+      let told: Told | Promise<Told>;
       try {
-        made = this.#make(event);
+        told = this.#start(waiting);
       } catch (error) {
         this.#fail(error);
         return;
       }
-      if (made instanceof Promise) {
-        this.#queue.push({ event, made });
-        void this.#drain();
-      } else this.#deliver(event, made);
-      return;
+      if (this.#queue.length === 0 && !(told instanceof Promise) && told !== null) {
+        this.#deliver(event, told);
+        return;
+      }
     }
-    this.#queue.push({ event });
-    if (this.#queue.length > maxQueue) for (const member of this.members) this.release(member);
+    this.#queue.push(waiting);
+    if (this.#queue.length === 1) void this.#drain();
+    else if (this.#queue.length > maxQueue) for (const member of this.members) this.release(member);
   }
 
   /** Tells where it stands. */
@@ -285,7 +454,8 @@ class Audience {
     if (this.#queue.length > 0) return;
     const seq = this.#feed.position;
     const item: Item = { kind: 'checkpoint', cursor: this.#cursor(seq) };
-    const made = this.#execute(item);
+    const shared = this.#shared.payload(item);
+    const made = typeof shared === 'string' ? shared : this.#execute(item);
     this.spokeAt = performance.now();
     const send = (payload: string): void => {
       for (const member of this.members)
@@ -302,19 +472,23 @@ class Audience {
   async #drain(): Promise<void> {
     try {
       for (let head = this.#queue[0]; head && !this.#over; head = this.#queue[0]) {
-        const payload = await (head.made ?? this.#make(head.event));
+        const told = await (head.told?.payload ?? this.#start(head));
+        if (this.#over) return;
+        const payload = told === null ? await this.#execute(this.#item(head.event)) : told;
         if (this.#over) return;
         this.#deliver(head.event, payload);
         this.#queue.shift();
+        const next = this.#queue[maxStarted - 1];
+        if (next && !next.told) void this.#start(next);
       }
     } catch (error) {
       this.#fail(error);
     }
   }
 
-  #deliver(event: LoggedEvent, payload: string | null): void {
+  #deliver(event: LoggedEvent, payload: string | undefined): void {
     const { seq } = event;
-    if (payload !== null) {
+    if (payload !== undefined) {
       this.spokeAt = performance.now();
       for (const member of this.members) {
         if (member.position >= seq) continue;
@@ -325,22 +499,33 @@ class Audience {
     if (this.plan.last?.(event)) for (const member of this.members) member.end();
   }
 
-  #make(event: LoggedEvent): string | null | Promise<string | null> {
-    const wanted = this.plan.wanted(event, this.#actor);
-    if (wanted === false) return null;
-    const item: Item = { kind: 'entry', entry: event, cursor: this.#cursor(event.seq) };
-    return wanted === true ? this.#execute(item) : wanted.then((yes) => (yes ? this.#execute(item) : null));
+  #start(waiting: Waiting): Told | Promise<Told> {
+    const payload = this.#tell(waiting.event);
+    waiting.told = { payload };
+    // It may fail before its turn comes, and is told then.
+    if (payload instanceof Promise) payload.catch(() => undefined);
+    return payload;
   }
 
+  #tell(event: LoggedEvent): Told | Promise<Told> {
+    const wanted = this.plan.wanted(event, this.#actor);
+    if (wanted === false) return undefined;
+    if (wanted === true) return this.#shared.payload(this.#item(event));
+    return wanted.then((yes) => (yes ? this.#shared.payload(this.#item(event)) : undefined));
+  }
+
+  /** For its own rights alone. */
   #execute(item: Item): string | Promise<string> {
-    const { app } = this.#feed;
-    const contextValue = new SharedContext(app, this.#actor);
-    const text = this.compiled?.(item, contextValue);
-    if (text) return bytesOf(`${text}}`);
-    const result = execute({ ...this.args, rootValue: item, contextValue });
-    // An id for the execution: all members are told the same, and the log has it once.
-    const payload = (one: ExecutionResult): string => payloadOf(app, one, randomUUID);
-    return result instanceof Promise ? result.then(payload) : payload(result);
+    return execution(this.#feed.app, this.#shared, item, {
+      context: new SharedContext(this.#feed.app, this.#actor),
+      readers: this.#readers,
+      // An id for the execution: all members are told the same, and the log has it once.
+      requestId: randomUUID,
+    });
+  }
+
+  #item(event: LoggedEvent): Item {
+    return new EntryItem(this.plan.workspaceId, this.#epoch, event);
   }
 
   #cursor(seq: bigint): string {
@@ -358,10 +543,41 @@ class Audience {
   }
 }
 
-function compiledFor(operation: Operation, args: ExecutionArgs): Compiled | null {
-  if (!operation.fixed) return compile(args);
-  operation.compiled ??= compile(args);
-  return operation.compiled;
+/** A payload for the rights of a context: written, or executed where that cannot be. */
+function execution(
+  app: App,
+  { args, compiled }: Shared,
+  item: StreamItem<unknown>,
+  of: { readonly context: Context; readonly readers: Readers; readonly requestId: () => string },
+): string | Promise<string> {
+  const execution = (): string | Promise<string> => {
+    const result = execute({ ...args, rootValue: item, contextValue: of.context });
+    return result instanceof Promise
+      ? result.then((one) => payloadOf(app, one, of.requestId))
+      : payloadOf(app, result, of.requestId);
+  };
+  const text = compiled?.(item, of.context, of.readers) ?? null;
+  if (text === null) return execution();
+  if (typeof text === 'string') return bytesOf(`${text}}`);
+  return text.then((one) => (one === null ? execution() : bytesOf(`${one}}`)));
+}
+
+/** What one who follows alone is told. */
+function payloadFor(
+  context: Context,
+  shared: Shared,
+  item: StreamItem<LoggedEvent | LoggedLine>,
+): string | Promise<string> {
+  const made = shared.payload(item);
+  if (typeof made === 'string') return made;
+  const own = () =>
+    execution(context.app, shared, item, {
+      // A context of its own for each event: what loaders and guards remember must not outlive it.
+      context: { ...context },
+      readers: { actor: context.actor },
+      requestId: () => context.requestId,
+    });
+  return made === null ? own() : made.then((payload) => payload ?? own());
 }
 
 /** A payload as it is sent. @param requestId of what is masked */
@@ -381,12 +597,13 @@ class Member extends Follower {
   readonly outlet: Outlet;
   /** Everything up to and including it was told when the member joined its audience. */
   position = 0n;
-  args: ExecutionArgs;
   plan: EventPlan;
   readonly #audiences: AudiencesOf;
   readonly #context: Context;
-  #compiled: Compiled | null = null;
+  /** Until what it has in common with others is found. */
+  #args: ExecutionArgs | null;
   #feed: Feed | null = null;
+  #shared: Shared | null = null;
   #audience: Audience | null = null;
   /** Ends what it does alone. */
   #abort: AbortController | null = null;
@@ -397,8 +614,7 @@ class Member extends Follower {
   constructor(audiences: AudiencesOf, args: ExecutionArgs, { plan, context }: EventStream, outlet: Outlet) {
     super();
     this.#audiences = audiences;
-    const { schema, document, operationName, variableValues } = args;
-    this.args = { schema, document, operationName: operationName ?? null, variableValues: variableValues ?? null };
+    this.#args = args;
     this.plan = plan;
     this.outlet = outlet;
     // Without what the transport and its plugins keep there for the time of a request.
@@ -426,6 +642,7 @@ class Member extends Follower {
     this.#audience?.remove(this);
     this.#audience = null;
     if (!this.#feed) return;
+    if (this.#shared) this.#feed.leaveShared(this.#shared);
     this.#feed.leave();
     this.#audiences.app.metrics.liveSubscribers.dec();
   }
@@ -439,12 +656,15 @@ class Member extends Follower {
   }
 
   async #begin(): Promise<void> {
+    const args = this.#args;
+    this.#args = null;
     const feed = await this.#audiences.feed(this.plan.workspaceId);
-    if (this.#over) {
+    if (this.#over || !args) {
       feed.leave();
       return;
     }
     this.#feed = feed;
+    this.#shared = feed.enterShared(this.#audiences.operation(args), args);
     this.#audiences.app.metrics.liveSubscribers.inc();
     this.#arm();
     await this.#follow(feed, this.plan, false);
@@ -461,14 +681,17 @@ class Member extends Follower {
   }
 
   async #follow(feed: Feed, plan: EventPlan, resumed: boolean): Promise<void> {
+    const context = this.#context;
     const abort = new AbortController();
     this.#abort = abort;
     await this.outlet.drained();
     if (this.#over) return;
-    onNewEnd(this.#context, () => this.#arm());
+    onNewEnd(context, () => this.#arm());
     const taken = (position: bigint): boolean => this.#join(feed, position);
-    for await (const item of followIn(feed.channel, this.#context, plan, abort.signal, { taken, resumed })) {
-      const payload = await this.#execute(item);
+    for await (const item of followIn(feed.channel, context, plan, abort.signal, { taken, resumed })) {
+      if (!this.#shared) return;
+      const made = payloadFor(context, this.#shared, item);
+      const payload = made instanceof Promise ? await made : made;
       if (this.#over) return;
       this.outlet.send(payload);
       if (this.outlet.behind) await this.outlet.drained();
@@ -480,45 +703,79 @@ class Member extends Follower {
   /** @returns true when an audience goes on from there for it */
   #join(feed: Feed, position: bigint): boolean {
     // Behind what was handed out: its rights are not looked at up to there.
-    if (this.#over || position < feed.position) return false;
-    const operation = this.#audiences.operation(this.args);
-    const key = `${operation.id} ${this.#variables(operation)} ${rightsKey(operation.dependence, this.actor, this.plan.workspaceId)}`;
-    const audience = feed.audiences.get(key) ?? new Audience(feed, key, this, operation);
+    const shared = this.#shared;
+    if (this.#over || !shared || position < feed.position) return false;
+    const key = `${shared.key} ${rightsKey(shared.operation.dependence, this.actor, this.plan.workspaceId)}`;
+    const audience = feed.audiences.get(key) ?? new Audience(feed, key, this, shared);
     this.position = position;
     this.#epoch = feed.channel.head.epoch;
     this.#audience = audience;
     this.#abort = null;
     onNewEnd(this.#context, null);
-    this.args = audience.args;
     this.plan = audience.plan;
-    this.#compiled = audience.compiled;
     audience.members.add(this);
     return true;
-  }
-
-  /** Its variables, but for those that only tell where to begin. */
-  #variables({ places }: Operation): string {
-    const given = Object.entries(this.args.variableValues ?? {});
-    return JSON.stringify(given.filter(([name]) => !places.has(name)));
-  }
-
-  async #execute(item: Item): Promise<string> {
-    const context = this.#context;
-    this.#compiled ??= compiledFor(this.#audiences.operation(this.args), this.args);
-    const text = this.#compiled?.(item, { ...context });
-    if (text) return bytesOf(`${text}}`);
-    // A context of its own for each event: what loaders and guards remember must not outlive it.
-    const result = await execute({
-      ...this.args,
-      rootValue: item,
-      contextValue: { ...context },
-    });
-    return payloadOf(this.#audiences.app, result, () => context.requestId);
   }
 
   #arm(): void {
     this.#disarm?.();
     const { expiresAt } = this.actor;
     this.#disarm = expiresAt ? onceAt(expiresAt, () => this.end(credentialEnded(this.#context))) : null;
+  }
+}
+
+/** One who reads the output of a run. */
+class Reader extends Follower {
+  readonly #audiences: AudiencesOf;
+  readonly #args: ExecutionArgs;
+  readonly #stream: LineStream;
+  readonly #outlet: Outlet;
+  #items: AsyncIterableIterator<StreamItem<LoggedLine>> | null = null;
+  #over = false;
+
+  constructor(audiences: AudiencesOf, args: ExecutionArgs, stream: LineStream, outlet: Outlet) {
+    super();
+    this.#audiences = audiences;
+    this.#args = args;
+    this.#stream = stream;
+    this.#outlet = outlet;
+  }
+
+  begin(): void {
+    this.#outlet.follow(this);
+    this.#items = this.#stream[Symbol.asyncIterator]();
+    this.#read(this.#items).then(
+      () => this.#end(null),
+      (error: unknown) => this.#end(error),
+    );
+  }
+
+  stop(): void {
+    this.#over = true;
+    const { log } = this.#stream.context.app;
+    this.#items?.return?.().catch((error: unknown) => log.error({ err: error }, 'a stream was not given up'));
+  }
+
+  #end(error: unknown): void {
+    if (this.#over) return;
+    this.#over = true;
+    const { app, requestId } = this.#stream.context;
+    this.#outlet.end(error === null ? null : maskError(error, requestId, app.log));
+  }
+
+  async #read(items: AsyncIterableIterator<StreamItem<LoggedLine>>): Promise<void> {
+    const { context, workspaceId } = this.#stream;
+    const shared = this.#audiences.enterShared(this.#args, workspaceId);
+    try {
+      for await (const item of items) {
+        const made = payloadFor(context, shared, item);
+        const payload = made instanceof Promise ? await made : made;
+        if (this.#over) return;
+        this.#outlet.send(payload);
+        if (this.#outlet.behind) await this.#outlet.drained();
+      }
+    } finally {
+      this.#audiences.leaveShared(shared);
+    }
   }
 }

@@ -55,6 +55,10 @@ export interface Listener<T> {
   dropped(): void;
 }
 
+/** How many pages of the table are kept for others who replay, and how long, milliseconds. */
+const maxPages = 8;
+const pageMs = 1000;
+
 /**
  * One log as this process knows it: read once from the database into a bounded ring, whatever the number of
  * followers. Followers pull: one that is behind the ring reads from the table, so a slow one costs a page of memory
@@ -73,6 +77,8 @@ export class Channel<T extends { readonly seq: bigint }> {
   #fetching = false;
   #again = false;
   readonly #waiting = new Set<() => void>();
+  /** Pages of the table that were just read, by the place that they come after: those who replay together read once. */
+  readonly #pages = new Map<bigint, Promise<LogPage<T>>>();
   #listener: Listener<T> | null = null;
 
   constructor(source: LogSource<T>, head: LogHead, options: ChannelOptions<T>) {
@@ -125,6 +131,7 @@ export class Channel<T extends { readonly seq: bigint }> {
     this.#generation++;
     this.#gone = head === null;
     this.#ring = [];
+    this.#pages.clear();
     if (head) {
       this.#head = head;
       this.#last = head.seq;
@@ -225,7 +232,7 @@ export class Channel<T extends { readonly seq: bigint }> {
       }
       // Not beyond what the channel has read: whoever stands ahead of it is told so.
       const limit = Math.min(this.#options.size.page, Number(this.#last - position));
-      const page = this.#fromRing(position) ?? (await this.#source.page(position, limit));
+      const page = this.#fromRing(position) ?? (await this.#page(position, limit));
       if (page.epoch !== epoch || page.entries[0]?.seq !== position + 1n) {
         // Pruned, or another history. What else would explain it is told as an error, never by silence.
         const head = await this.#check();
@@ -241,7 +248,30 @@ export class Channel<T extends { readonly seq: bigint }> {
 
   /** A page of entries after a place, from the table. */
   async read(after: bigint): Promise<readonly T[]> {
-    return (await this.#source.page(after, this.#options.size.page)).entries;
+    return (await this.#page(after, this.#options.size.page)).entries;
+  }
+
+  async #page(after: bigint, limit: number): Promise<LogPage<T>> {
+    const known = this.#pages.get(after);
+    if (known) return known;
+    const read = this.#source.page(after, limit);
+    this.#pages.set(after, read);
+    const forget = () => {
+      if (this.#pages.get(after) === read) this.#pages.delete(after);
+    };
+    for (const [oldest] of this.#pages) {
+      if (this.#pages.size <= maxPages) break;
+      this.#pages.delete(oldest);
+    }
+    try {
+      const page = await read;
+      if (page.entries.length === 0) forget();
+      else setTimeout(forget, pageMs).unref();
+      return page;
+    } catch (error) {
+      forget();
+      throw error;
+    }
   }
 
   #fromRing(position: bigint): LogPage<T> | null {

@@ -16,6 +16,7 @@ import {
   type ExecutionArgs,
   type FieldNode,
   type FragmentDefinitionNode,
+  type GraphQLField,
   type GraphQLFieldResolver,
   type GraphQLObjectType,
   type GraphQLOutputType,
@@ -23,13 +24,20 @@ import {
   type SelectionNode,
   type SelectionSetNode,
 } from 'graphql';
+import { optionsOf } from '../compiler/types.ts';
+import { isRefused, pagesOf } from '../compiler/plans.ts';
+import type { Readers, RowTexts } from '../compiler/row-texts.ts';
 import type { Context } from '../graphql/context.ts';
 
 /**
- * The answer to one event as JSON text, `{"data":…}`; null where the ordinary execution has to give it: for whatever is
- * not at hand at once, or goes wrong.
+ * The answer to one event as JSON text, `{"data":…}`, at once where no row is in it; null where the ordinary execution
+ * has to give it: for whatever is neither at hand nor a row of a statement, or goes wrong.
+ * @param readers who is told the rows
  */
-export type Compiled = (item: unknown, context: Context) => string | null;
+export type Compiled = (item: unknown, context: Context, readers: Readers) => string | Promise<string | null> | null;
+
+/** Stands in a text for a row that is being looked up: JSON has no control characters. */
+const hole = '\u0000';
 
 /** Ends an attempt: the ordinary execution will tell what there is to tell. */
 class Elsewhere extends Error {}
@@ -43,12 +51,12 @@ class Later extends Elsewhere {}
 type Complete = (value: unknown, context: Context) => string;
 
 /**
- * Writes answers of a subscription whose fields are all at hand, such as an event's own, without building them first:
- * fields and arguments are looked up once, keys are quoted once, and nothing waits. It does what the ordinary execution
- * would, in the same order, and gives up at anything else.
+ * Writes answers of a subscription whose fields are at hand, such as an event's own, without building them first:
+ * fields and arguments are looked up once, keys are quoted once. Rows that a field tells the id of are left to a statement,
+ * and nothing else waits. It does what the ordinary execution would, and gives up at anything else.
  * @see https://spec.graphql.org/October2021/#sec-Executing-Selection-Sets
  */
-export function compile(args: ExecutionArgs): Compiled | null {
+export function compile(args: ExecutionArgs, rows: RowTexts): Compiled | null {
   const { schema, document } = args;
   const operation = getOperationAST(document, args.operationName);
   const root = schema.getSubscriptionType();
@@ -56,6 +64,8 @@ export function compile(args: ExecutionArgs): Compiled | null {
   const given = getVariableValues(schema, operation.variableDefinitions ?? [], args.variableValues ?? {});
   if (!given.coerced) return null;
   const variableValues = given.coerced;
+  /** Asks for a row that the answer being written waits for, and tells what stands in its place until then. */
+  let look: (text: Parameters<RowTexts['load']>[0], id: string) => string = elsewhere;
   const fragments: Record<string, FragmentDefinitionNode> = {};
   for (const one of document.definitions) if (one.kind === Kind.FRAGMENT_DEFINITION) fragments[one.name.value] = one;
 
@@ -147,8 +157,13 @@ export function compile(args: ExecutionArgs): Compiled | null {
         continue;
       }
       const field = type.getFields()[node.name.value];
-      // What is a row has to be looked up.
-      if (!field || getNamedType(field.type).extensions['pothosPrismaModel'] !== undefined) return null;
+      if (!field) return null;
+      if (getNamedType(field.type).extensions['pothosPrismaModel'] !== undefined) {
+        const row = looking(field, nodes);
+        if (!row) return null;
+        steps.push((source) => begin + row(source));
+        continue;
+      }
       const info: GraphQLResolveInfo = {
         fieldName: field.name,
         fieldNodes: nodes,
@@ -190,19 +205,69 @@ export function compile(args: ExecutionArgs): Compiled | null {
     };
   };
 
+  /** A field that tells the id of a row: what is asked of that is a part of a statement. */
+  const looking = (
+    field: GraphQLField<unknown, unknown>,
+    nodes: readonly FieldNode[],
+  ): ((source: unknown) => string) | null => {
+    const { compiled, authScopes, errors } = optionsOf(field);
+    if (typeof compiled !== 'object' || !('idOf' in compiled) || isNonNullType(field.type)) return null;
+    if (authScopes !== undefined || errors !== undefined || field.args.length > 0 || hasRefusedPage()) return null;
+    const text = rows.compile({
+      schema,
+      type: field.type,
+      nodes,
+      model: compiled.one,
+      fragments: new Map(Object.entries(fragments)),
+      variables: variableValues,
+    });
+    return (
+      text &&
+      ((source) => {
+        const id = compiled.idOf(source as never);
+        return id === null ? 'null' : look(text, id);
+      })
+    );
+  };
+  const hasRefusedPage = (): boolean => {
+    try {
+      return isRefused(pagesOf(schema, document), variableValues);
+    } catch {
+      return true; // the ordinary execution tells what is wrong with them
+    }
+  };
+
   const data = writing(root, [operation.selectionSet], undefined);
   if (!data) return null;
   let later = false;
-  return (item, context) => {
+  return (item, context, readers) => {
     if (later) return null;
+    const awaited: Promise<string | null>[] = [];
+    look = (text, id) => {
+      awaited.push(rows.load(text, id, readers));
+      return hole;
+    };
     try {
-      return `{"data":${data(item, context)}}`;
+      const text = `{"data":${data(item, context)}}`;
+      return awaited.length === 0 ? text : Promise.all(awaited).then((found) => filled(text, found));
     } catch (error) {
       // Whatever else went wrong goes wrong there again, and is told as an error of its place.
       later = error instanceof Later;
       return null;
     }
   };
+}
+
+/** A text with the rows in their places; null when one of them is to be had in the ordinary way only. */
+function filled(text: string, rows: readonly (string | null)[]): string | null {
+  const [head = '', ...parts] = text.split(hole);
+  let whole = head;
+  for (const [index, part] of parts.entries()) {
+    const row = rows[index];
+    if (row == null) return null;
+    whole += row + part;
+  }
+  return whole;
 }
 
 /** What the field of a stream is given for an event. Its arguments differ among those who share what was compiled. */

@@ -18,7 +18,7 @@ import {
   type OperationDefinitionNode,
   type SelectionSetNode,
 } from 'graphql';
-import { rowRule, type RowRule } from '../auth/policy.ts';
+import { isPersonal, rowRule } from '../auth/policy.ts';
 import { isConnection } from '../graphql/builder.ts';
 import type { Compiled } from './compiled.ts';
 
@@ -34,10 +34,10 @@ export interface Operation {
   readonly dependence: Dependence;
   /** Names of variables that tell where to begin and nothing else. */
   readonly places: ReadonlySet<string>;
-  /** True when no variable is used below the root field. */
-  readonly fixed: boolean;
-  /** The same for all who follow with it, where it is `fixed`. */
-  compiled?: Compiled | null;
+  /** Names of variables that are used below the root field. */
+  readonly below: ReadonlySet<string>;
+  /** By the values of those; null: it does not compile. */
+  readonly compiled: Map<string, Compiled | null>;
 }
 
 let operations = 0;
@@ -56,7 +56,8 @@ export function operationOf(
     id: ++operations,
     dependence: dependenceOf(schema, document, operation),
     places: new Set([...begins].filter((name) => !below.elsewhere.has(name))),
-    fixed: below.inSelection === 0,
+    below: below.inSelection,
+    compiled: new Map(),
   };
 }
 
@@ -73,14 +74,14 @@ function variablesOfAfter(document: DocumentNode): Set<string> {
 function variablesBelow(
   document: DocumentNode,
   operation: OperationDefinitionNode,
-): { readonly elsewhere: ReadonlySet<string>; readonly inSelection: number } {
+): { readonly elsewhere: ReadonlySet<string>; readonly inSelection: ReadonlySet<string> } {
   const roots = new Set<ASTNode>(rootFieldNodes(document));
   const elsewhere = new Set<string>();
-  let inSelection = 0;
+  const inSelection = new Set<string>();
   const look = (node: ASTNode, ofRoot: boolean): void => {
     visit(node, {
       Variable(variable) {
-        if (!ofRoot) inSelection++;
+        if (!ofRoot) inSelection.add(variable.name.value);
         elsewhere.add(variable.name.value);
       },
       VariableDefinition: () => false,
@@ -97,7 +98,7 @@ function variablesBelow(
       return false;
     },
     Variable(variable) {
-      inSelection++;
+      inSelection.add(variable.name.value);
       elsewhere.add(variable.name.value);
     },
   });
@@ -185,21 +186,4 @@ function modelsOf(type: GraphQLNamedType): string[] {
   const node = isConnection(type) && isObjectType(type) ? type.getFields()['nodes'] : undefined;
   const model = (node ? getNamedType(node.type) : type).extensions['pothosPrismaModel'];
   return typeof model === 'string' ? [model] : [];
-}
-
-/** True when who sees a row depends on more of the actor than the role in the row's own workspace. */
-function isPersonal(rule: RowRule): boolean {
-  switch (rule.by) {
-    case 'self':
-    case 'some':
-      return true;
-    case 'any':
-    case 'all':
-      return rule.rules.some(isPersonal);
-    case 'workspace':
-    case 'parent':
-      return false;
-    default:
-      return rule satisfies never;
-  }
 }

@@ -17,10 +17,13 @@ const refuse = (what: string): never => {
 
 /** What those who share an execution have in common of their actors. */
 class CommonActor implements Actor {
-  readonly roles: ReadonlyMap<string, Role>;
+  readonly #roles: ReadonlyMap<string, Role>;
 
   constructor(roles: ReadonlyMap<string, Role>) {
-    this.roles = roles;
+    this.#roles = roles;
+  }
+  get roles(): ReadonlyMap<string, Role> {
+    return this.#roles;
   }
   get kind(): Actor['kind'] {
     return refuse('actor.kind');
@@ -41,6 +44,13 @@ class CommonActor implements Actor {
     return refuse('actor.origin');
   }
 }
+
+/** All who follow a workspace: nothing can be read of them. */
+export const everybody: Actor = new (class extends CommonActor {
+  override get roles(): ReadonlyMap<string, Role> {
+    return refuse('actor.roles');
+  }
+})(new Map());
 
 class CommonPerson extends CommonActor {
   readonly #kind: Actor['kind'];

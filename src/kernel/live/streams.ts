@@ -30,6 +30,23 @@ export interface Gap {
 
 export type StreamItem<T> = { readonly kind: 'entry'; readonly entry: T; readonly cursor: string } | Checkpoint | Gap;
 
+/** An entry of a log as it is told; its cursor is made when it is asked for. */
+export class EntryItem<T extends { readonly seq: bigint }> {
+  readonly kind = 'entry';
+  readonly entry: T;
+  readonly #stream: string;
+  readonly #epoch: number;
+
+  constructor(stream: string, epoch: number, entry: T) {
+    this.entry = entry;
+    this.#stream = stream;
+    this.#epoch = epoch;
+  }
+  get cursor(): string {
+    return encodeCursor({ stream: this.#stream, epoch: this.#epoch, seq: this.entry.seq });
+  }
+}
+
 /** How often a quiet follower looks at the clock. */
 export const tickMs = 5_000;
 /** A stream that was silent for this long says where it stands; with the tick, at least every 15 seconds. */
@@ -207,7 +224,7 @@ async function* follow<T extends { readonly seq: bigint }>(
         const wanted = options.wanted(entry);
         if (typeof wanted === 'boolean' ? wanted : await wanted) {
           skippedAll = false;
-          yield { kind: 'entry', entry, cursor: cursorAt(entry.seq) };
+          yield new EntryItem(stream, after.epoch, entry);
           spokeAt = performance.now();
         }
         if (options.last?.(entry)) return;
@@ -496,16 +513,37 @@ function endsRun(event: LoggedEvent): boolean {
   return phase !== undefined && kind.events.get(event.to)?.name === event.type && isTerminal(phase.status);
 }
 
+/** Lines of a run's output. Whoever can share what is written of them does. */
+export class LineStream implements AsyncIterable<StreamItem<LoggedLine>> {
+  readonly context: Context;
+  readonly workspaceId: string;
+  readonly #make: (signal: AbortSignal) => AsyncGenerator<StreamItem<LoggedLine>, void, void>;
+
+  constructor(
+    context: Context,
+    workspaceId: string,
+    make: (signal: AbortSignal) => AsyncGenerator<StreamItem<LoggedLine>, void, void>,
+  ) {
+    this.context = context;
+    this.workspaceId = workspaceId;
+    this.#make = make;
+  }
+
+  [Symbol.asyncIterator](): AsyncIterableIterator<StreamItem<LoggedLine>> {
+    return abortable(this.context, this.#make);
+  }
+}
+
 /** A run's output from its first line (or after the cursor); ends when the run has and everything was told. */
 export async function runLogs(
   context: Context,
   id: string,
   after: string | null | undefined,
   wanted: (line: LoggedLine) => boolean = () => true,
-): Promise<AsyncIterableIterator<StreamItem<LoggedLine>>> {
+): Promise<LineStream> {
   const { workspaceId } = await findRun(context, id);
   const cursor = given(after, id);
-  return abortable(context, async function* (outer) {
+  return new LineStream(context, workspaceId, async function* (outer) {
     const subscription = await context.app.hub.watchLines(id);
     if (!subscription) throw new NotFound('Run', id);
     const { channel, release } = subscription;
@@ -534,7 +572,7 @@ export async function runLogs(
         for (const entry of rest) {
           position = entry.seq;
           if (!wanted(entry)) continue;
-          yield { kind: 'entry', entry, cursor: encodeCursor({ stream: id, epoch: begin.epoch, seq: entry.seq }) };
+          yield new EntryItem(id, begin.epoch, entry);
         }
       }
     } finally {

@@ -2,7 +2,7 @@ import { createSourceEventStream, execute, type ExecutionArgs, type ExecutionRes
 import type { Context } from '../graphql/context.ts';
 import { Audiences } from './audiences.ts';
 import type { Follower, Outlet } from './outlet.ts';
-import { EventStream } from './streams.ts';
+import { EventStream, LineStream } from './streams.ts';
 
 const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>
   typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
@@ -25,6 +25,8 @@ export async function subscribeFresh(
   // What has an end already is short, and nobody else stands where it does.
   if (connection?.outlet && source instanceof EventStream && source.plan.until === undefined)
     return app.use(Audiences).follower(args, source, connection.outlet);
+  if (connection?.outlet && source instanceof LineStream)
+    return app.use(Audiences).reader(args, source, connection.outlet);
   const events = source[Symbol.asyncIterator]();
   const done = { done: true, value: undefined } as const;
   const results: AsyncIterableIterator<ExecutionResult> = {

@@ -8,7 +8,8 @@ export type WakeUpSource = 'local' | 'notify' | 'redis' | 'poll';
 /**
  * Tells other processes that there is something to read. Carries keys only, never data; may lose, repeat or merge
  * them: every reader also polls. Keys: `w:<workspace id>` new events, `l:<run id>` new log lines, `c:<run id>` a run
- * was told to stop, `h:<host id>` a host has something to do, `m:<application id>` new metric points.
+ * was told to stop, `h:<host id>` a host has something to do, `m:<application id>` new metric points, `q:<queue>` jobs
+ * that may begin.
  */
 export interface WakeUps {
   /** Tells everybody, this process included. Call it after the commit. Never throws. */

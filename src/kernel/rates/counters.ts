@@ -57,11 +57,8 @@ export function keyHash(secret: string): (key: string) => string {
 
 /** Of this process alone; a window that has ended is forgotten when others begin. */
 export function memoryCounter(): Counter {
-  const windows = new Map<string, { points: number; readonly endsAt: number }>();
-  const count = ({ points, endsAt }: { points: number; endsAt: number }): Count => ({
-    points,
-    resetAt: new Date(endsAt),
-  });
+  const windows = new Map<string, { points: number; readonly endsAt: number; readonly resetAt: Date }>();
+  const count = ({ points, resetAt }: Count): Count => ({ points, resetAt });
   return {
     add(key, points, windowS) {
       const now = Date.now();
@@ -74,7 +71,8 @@ export function memoryCounter(): Counter {
           if (endsAt > now) break;
           windows.delete(oldest);
         }
-        window = { points, endsAt: now + windowS * 1000 };
+        const endsAt = now + windowS * 1000;
+        window = { points, endsAt, resetAt: new Date(endsAt) };
         windows.set(key, window);
       }
       return count(window);

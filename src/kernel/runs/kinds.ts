@@ -46,8 +46,11 @@ export interface RunKind<I = unknown> {
    * its first execution, one at a time for each workspace. One that has no room waits until one of the workspace ends.
    */
   readonly hasRoom?: (tx: Transaction, run: Run, app: App) => Promise<boolean>;
-  /** Adds the kind's own rows for a new run. */
-  readonly onCreate: (tx: Transaction, run: Run, input: I, app: App) => Promise<void>;
+  /**
+   * Adds the kind's own rows for a new run.
+   * @returns those that hang on the run, by the name of their relation, with the columns that are known
+   */
+  readonly onCreate: (tx: Transaction, run: Run, input: I, app: App) => Promise<object | void>;
   /** Changes the kind's own rows when the run ends, in the same transaction. */
   readonly onEnd?: (tx: Transaction, run: Pick<Run, 'id' | 'workspaceId'>, phase: string, app: App) => Promise<void>;
   /** Changes the kind's own rows when the run begins to wait, in the same transaction. */

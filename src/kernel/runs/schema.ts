@@ -492,6 +492,7 @@ builder.objectField(EventRef, 'run', (t) =>
     type: RunRef,
     nullable: true,
     description: 'The run that it belongs to, as it is now.',
+    compiled: { one: 'Run', idOf: ({ entry }: Placed<LoggedEvent>) => entry.runId },
     resolve: async (query, { entry }, _, context) => {
       if (!entry.runId) return null;
       const run = await context.app.db.run.findUnique({ ...query, where: { id: entry.runId } });

@@ -44,6 +44,7 @@ export function runUpdates(options: {
         type: ref as unknown as typeof RunRef,
         nullable: true,
         description: 'It, at least as new as the event; null when it was removed since.',
+        compiled: { one: 'Run', idOf: ({ entry }: Placed<LoggedEvent>) => runOf(entry, name) },
         resolve: async (query, { entry }, _, context) => {
           const run = await context.app.db.run.findUnique({ ...query, where: { id: runOf(entry, name) ?? '' } });
           return run && (await mayRead(context, 'Run', run)) ? run : null;

@@ -1,4 +1,5 @@
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { TallyCounter, TallyHistogram } from './tallies.ts';
 
 /** State of a connection pool, in connections; `waiting` in callers that have none yet. */
 export interface PoolState {
@@ -30,14 +31,14 @@ export function createMetrics(options: { readonly processMetrics?: boolean } = {
     registry,
 
     /** Requests answered, by route pattern (`/graphql`, `/storage/:id`) and status code. */
-    httpRequests: new Counter({
+    httpRequests: new TallyCounter({
       name: 'switchyard_http_requests_total',
       help: 'HTTP requests answered.',
       labelNames: ['route', 'status'],
       registers,
     }),
     /** Seconds from the request's head to the end of its answer. */
-    httpRequestSeconds: new Histogram({
+    httpRequestSeconds: new TallyHistogram({
       name: 'switchyard_http_request_seconds',
       help: 'Time from the head of a request to the end of its answer.',
       labelNames: ['route'],
@@ -45,7 +46,7 @@ export function createMetrics(options: { readonly processMetrics?: boolean } = {
       registers,
     }),
     /** Seconds of an operation: type query, mutation or subscription; outcome ok, refused (domain error) or error. */
-    graphqlOperationSeconds: new Histogram({
+    graphqlOperationSeconds: new TallyHistogram({
       name: 'switchyard_graphql_operation_seconds',
       help: 'Time to execute a GraphQL operation; of a subscription, until its first answer.',
       labelNames: ['type', 'outcome'],
@@ -53,7 +54,7 @@ export function createMetrics(options: { readonly processMetrics?: boolean } = {
       registers,
     }),
     /** Queries by how they were executed: compiled into one statement, ordinary, or refused (compiled, but then ordinary). */
-    graphqlCompiled: new Counter({
+    graphqlCompiled: new TallyCounter({
       name: 'switchyard_graphql_compiled_total',
       help: 'Queries by whether they were executed as one compiled statement.',
       labelNames: ['outcome'],

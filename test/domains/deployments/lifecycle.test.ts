@@ -1,8 +1,10 @@
+import { createHash } from 'node:crypto';
 import { access, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { isAlive } from '../../../src/kernel/processes/children.ts';
 import { Quotas } from '../../../src/domains/deployments/service/quotas.ts';
+import { DeploymentSettings } from '../../../src/domains/deployments/service/shared.ts';
 import { member, person, type Person } from '../../support/actors.ts';
 import { data } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
@@ -15,7 +17,7 @@ let folder: string;
 let on: Team;
 beforeAll(async () => {
   folder = await testFolder();
-  server = await startTestServer();
+  server = await startTestServer({ SWITCHYARD_DISK_INTERVAL_S: '2' });
   on = await team(server.url);
 });
 afterAll(async () => {
@@ -263,4 +265,52 @@ test('a workspace has what operators allow it: applications are refused, deploym
     async () => (await db().release.count({ where: { applicationId: raw('Application', a), prunedAt: null } })) === 2,
     livenessMs,
   );
+});
+
+test('disk is measured: a workspace that has as much as it may is told, and builds nothing more', async () => {
+  const own = await team(server.url);
+  const workspaceId = raw('Workspace', own.workspaceId);
+  const source = await repository(folder, 'large');
+  await source.commit({
+    ...plain,
+    'server.js': answering('large'),
+    'noise.txt': createHash('shake256', { outputLength: 3 * 2 ** 19 })
+      .update('1')
+      .digest('hex'),
+  });
+  const id = await own.application({ name: 'large', repositoryUrl: source.url });
+  expect(await own.deploy(id)).toMatchObject({ phase: 'DEPLOYED' });
+  const quota = async () =>
+    (
+      await data<{ node: { deploymentQuota: { diskMb: number; maxDiskMb: number } } }>(
+        own.url,
+        'query ($id: ID!) { node(id: $id) { ... on Workspace { deploymentQuota { diskMb maxDiskMb } } } }',
+        { id: own.workspaceId },
+        own.who,
+      )
+    ).node.deploymentQuota;
+  await until('it is measured', async () => (await quota()).diskMb >= 3, livenessMs);
+  const inbox = () => db().inboxItem.findMany({ where: { workspaceId, status: 'OPEN' } });
+  expect(await inbox()).toEqual([]);
+
+  const quotas = server.running.app.use(Quotas);
+  await quotas.set(operator, { workspaceId, maxDiskMb: 3 });
+  await until('it is told', async () => (await inbox()).length > 0, livenessMs);
+  expect(await inbox()).toMatchObject([{ kind: 'deployments.disk', subjectId: workspaceId }]);
+  const refused = await own.deploy(id);
+  expect(refused).toMatchObject({ phase: 'FAILED' });
+  expect(refused.statusReason).toMatch(/^The workspace may have 3 MiB of disk for its applications, and has \d+\.$/);
+  expect(await own.answer(id)).toBe('large');
+  // Nobody else is held back.
+  const other = await team(server.url);
+  expect(await other.deploy(await other.application({ name: 'beside', repositoryUrl: source.url }))).toMatchObject({ phase: 'DEPLOYED' }); // prettier-ignore
+
+  await quotas.set(operator, { workspaceId, maxDiskMb: 1_000 });
+  await until('it is over', async () => (await inbox()).length === 0, livenessMs);
+  // A host's own disk is looked at before each build.
+  const settings = server.running.app.use(DeploymentSettings) as { minFreeDiskMb: number };
+  const { minFreeDiskMb } = settings;
+  onTestFinished(() => void (settings.minFreeDiskMb = minFreeDiskMb));
+  settings.minFreeDiskMb = 1_000_000_000;
+  expect(await own.deploy(id)).toMatchObject({ phase: 'FAILED', statusReason: 'Less than 1000000000 MiB are free on the disk of the host.' }); // prettier-ignore
 });

@@ -1,34 +1,24 @@
 import { rm } from 'node:fs/promises';
-import { createHash } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { rollUpMetrics, evaluateAlerts } from '../../../src/domains/deployments/service/metrics.ts';
-import { Quotas } from '../../../src/domains/deployments/service/quotas.ts';
-import { DeploymentSettings } from '../../../src/domains/deployments/service/shared.ts';
 import { globalId } from '../../../src/kernel/graphql/global-id.ts';
 import { person } from '../../support/actors.ts';
 import { data, socket } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
 import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
 import { memberOf, nodeOf, tenant } from '../../support/world.ts';
-import { operator } from '../instance/support.ts';
-import { answering, livenessMs, plain, raw, repository, team, type Team } from './harness.ts';
+import { livenessMs, plain, raw, repository, team, type Team } from './harness.ts';
 
 let server: TestServer;
 let folder: string;
 beforeAll(async () => {
   folder = await testFolder();
-  server = await startTestServer({ SWITCHYARD_METRICS_INTERVAL_S: '1', SWITCHYARD_DISK_INTERVAL_S: '1' });
+  server = await startTestServer({ SWITCHYARD_METRICS_INTERVAL_S: '1' });
 });
 afterAll(async () => {
   await server.stop();
   await rm(folder, { recursive: true, force: true });
 });
-
-/** So many characters that no compression makes fewer. */
-const noise = (chars: number): string =>
-  createHash('shake256', { outputLength: chars / 2 })
-    .update('1')
-    .digest('hex');
 
 interface Point {
   readonly at: string;
@@ -96,47 +86,6 @@ function watch(on: Team, applicationId: string, after: string | null, who = on.w
   );
   return { points, errors, closed, close: () => client.dispose() };
 }
-
-test('disk is measured: a workspace that has as much as it may is told, and builds nothing more', async () => {
-  const on = await team(server.url);
-  const workspaceId = raw('Workspace', on.workspaceId);
-  const source = await repository(folder, 'large');
-  await source.commit({ ...plain, 'server.js': answering('large'), 'noise.txt': noise(3 * 2 ** 20) });
-  const id = await on.application({ name: 'large', repositoryUrl: source.url });
-  expect(await on.deploy(id)).toMatchObject({ phase: 'DEPLOYED' });
-  const quota = async () =>
-    (
-      await data<{ node: { deploymentQuota: { diskMb: number; maxDiskMb: number } } }>(
-        on.url,
-        'query ($id: ID!) { node(id: $id) { ... on Workspace { deploymentQuota { diskMb maxDiskMb } } } }',
-        { id: on.workspaceId },
-        on.who,
-      )
-    ).node.deploymentQuota;
-  await until('it is measured', async () => (await quota()).diskMb >= 3, livenessMs);
-  expect(await inbox(on)).toEqual([]);
-
-  const quotas = server.running.app.use(Quotas);
-  await quotas.set(operator, { workspaceId, maxDiskMb: 3 });
-  await until('it is told', async () => (await inbox(on)).length > 0, livenessMs);
-  expect(await inbox(on)).toMatchObject([{ kind: 'deployments.disk', subjectId: on.workspaceId }]);
-  const refused = await on.deploy(id);
-  expect(refused).toMatchObject({ phase: 'FAILED' });
-  expect(refused.statusReason).toMatch(/^The workspace may have 3 MiB of disk for its applications, and has \d+\.$/);
-  expect(await on.answer(id)).toBe('large');
-  // Nobody else is held back.
-  const other = await team(server.url);
-  expect(await other.deploy(await other.application({ name: 'beside', repositoryUrl: source.url }))).toMatchObject({ phase: 'DEPLOYED' }); // prettier-ignore
-
-  await quotas.set(operator, { workspaceId, maxDiskMb: 1_000 });
-  await until('it is over', async () => (await inbox(on)).length === 0, livenessMs);
-  // A host's own disk is looked at before each build.
-  const settings = server.running.app.use(DeploymentSettings) as { minFreeDiskMb: number };
-  const { minFreeDiskMb } = settings;
-  onTestFinished(() => void (settings.minFreeDiskMb = minFreeDiskMb));
-  settings.minFreeDiskMb = 1_000_000_000;
-  expect(await on.deploy(id)).toMatchObject({ phase: 'FAILED', statusReason: 'Less than 1000000000 MiB are free on the disk of the host.' }); // prettier-ignore
-});
 
 describe('a real instance', () => {
   // Holds 80 MB, works a while for each request, and is ill when it was told to be.

@@ -1,6 +1,4 @@
 import { randomUUID, generateKeyPairSync } from 'node:crypto';
-import { chmod, mkdir, rm } from 'node:fs/promises';
-import path from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { newId } from '#kernel/ids.ts';
 import { Sealing } from '#kernel/sealing/sealing.ts';
@@ -9,77 +7,42 @@ import { data } from '../../support/client.ts';
 import { until } from '../../support/embedded.ts';
 import { Deliveries } from '../../../src/domains/repositories/service/deliveries.ts';
 import { Statuses } from '../../../src/domains/repositories/service/statuses.ts';
-import { git, startGitHttp, type GitHttp } from '../../support/git-http.ts';
-import { deliver, pullRequest, push, startGitHub, type GitHubEdge } from '../../support/github.ts';
+import { deliver, pullRequest, push, type GitHubEdge } from '../../support/github.ts';
 import { mutate, type Outcome } from '../../support/mutate.ts';
-import { startTestServer, testFolder, type TestServer } from '../../support/server.ts';
-import {
-  livenessMs,
-  raw,
-  repository,
-  serving,
-  plain,
-  team,
-  type Repository,
-  type Team,
-} from '../deployments/harness.ts';
+import { startTestServer, type TestServer } from '../../support/server.ts';
+import { livenessMs, raw, serving, team, type Team } from '../deployments/harness.ts';
+import { startShop, token, type Shop } from './harness.ts';
 
-const token = 'ghp_ofTheShopAndOfNothingElse';
 const personal = 'gho_ofGrace';
 
-let folder: string;
-let gitHttp: GitHttp;
+let octo: Shop;
 let github: GitHubEdge;
 let server: TestServer;
 let on: Team;
-let source: Repository;
-let bare: string;
 
 beforeAll(async () => {
-  folder = await testFolder();
-  await mkdir(path.join(folder, 'work'));
   const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
   const pem = privateKey.export({ type: 'pkcs1', format: 'pem' }).toString();
-  source = await repository(path.join(folder, 'work'), 'shop');
-  bare = path.join(folder, 'git', 'octo', 'shop.git');
-  await mkdir(path.dirname(bare), { recursive: true });
-  await source.commit({ ...plain, 'server.js': serving('one') });
-  await git(folder, 'clone', '--quiet', '--bare', path.join(folder, 'work', 'shop'), bare);
-  await chmod(path.join(folder, 'git'), 0o755);
-  gitHttp = await startGitHttp(path.join(folder, 'git'), {
-    credentials: { username: 'x-access-token', password: token },
+  octo = await startShop(serving('one'), {
+    tokens: [personal],
+    repos: [
+      { owner: 'octo', name: 'installed' },
+      { owner: 'octo', name: 'open' },
+    ],
+    apps: [
+      {
+        app_id: 4711,
+        slug: 'switchyard',
+        name: 'Switchyard',
+        private_key: pem,
+        permissions: { contents: 'read', statuses: 'write' },
+        installations: [
+          { installation_id: 99, account: 'octo', repository_selection: 'selected', repositories: ['octo/installed'] },
+        ],
+      },
+    ],
   });
-  github = await startGitHub(gitHttp.url, {
-    tokens: {
-      [token]: { login: 'octo', scopes: ['repo'] },
-      [personal]: { login: 'octo', scopes: ['repo'] },
-    },
-    github: {
-      users: [{ login: 'octo', name: 'Octo', email: 'octo@github.example' }],
-      repos: [
-        { owner: 'octo', name: 'shop', private: true },
-        { owner: 'octo', name: 'installed' },
-        { owner: 'octo', name: 'open' },
-      ],
-      apps: [
-        {
-          app_id: 4711,
-          slug: 'switchyard',
-          name: 'Switchyard',
-          private_key: pem,
-          permissions: { contents: 'read', statuses: 'write' },
-          installations: [
-            {
-              installation_id: 99,
-              account: 'octo',
-              repository_selection: 'selected',
-              repositories: ['octo/installed'],
-            },
-          ],
-        },
-      ],
-    },
-  });
+  github = octo.github;
   server = await startTestServer({
     GITHUB_URL: github.url,
     GITHUB_API_URL: github.url,
@@ -90,17 +53,15 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await server.stop();
-  await github.close();
-  await gitHttp.close();
-  await rm(folder, { recursive: true, force: true });
+  await octo.close();
 });
 
 const db = () => server.running.app.db;
 
 /** Commits, and pushes to where GitHub has it. */
 async function pushed(text: string): Promise<string> {
-  const sha = await source.commit({ 'server.js': serving(text) });
-  await git(path.join(folder, 'work', 'shop'), 'push', '--quiet', bare, 'main');
+  const sha = await octo.source.commit({ 'server.js': serving(text) });
+  await octo.push('main');
   return sha;
 }
 
@@ -178,8 +139,8 @@ test('a private repository is connected; a signed push deploys it, and GitHub is
   expect(await seen(await person(server.url))).toEqual({ totalCount: 0, nodes: [] });
 
   // A commit that does not become healthy, and a new secret, next to which the one before is good.
-  const broken = await source.commit({ 'server.js': 'process.exit(1)' });
-  await git(path.join(folder, 'work', 'shop'), 'push', '--quiet', bare, 'main');
+  const broken = await octo.source.commit({ 'server.js': 'process.exit(1)' });
+  await octo.push('main');
   const rotated = await mutate(server.url, 'rotateWebhookSecret', { id }, on.who, 'webhookSecret');
   expect(rotated['webhookSecret']).not.toBe(made['webhookSecret']);
   // Whoever read the secret before somebody else changed it is told so, and nothing is lost.
@@ -324,4 +285,43 @@ test('of old deliveries the bodies are forgotten, later all of it, in batches th
   expect([bodies, deliveries]).toEqual([1, 501]);
   expect(await db().webhookDelivery.findUnique({ where: { id: kept?.id ?? '' } })).toMatchObject({ payload: null });
   expect(await prune(AbortSignal.timeout(livenessMs))).toEqual({ bodies: 0, deliveries: 0 });
+});
+
+test('applications of one name on one repository have statuses of their own, which stay', async () => {
+  const statuses = server.running.app.use(Statuses);
+  const githubId = 424_242n;
+  const others = await Promise.all([1, 2, 3].map(() => team(server.url)));
+  const apps = await Promise.all(
+    [on, ...others].map(async (one) => {
+      const id = raw(
+        'Application',
+        await one.application({ name: 'twin', repositoryUrl: `${github.url}/octo/twin.git` }),
+      );
+      return db().application.findUniqueOrThrow({ where: { id }, include: { workspace: true } });
+    }),
+  );
+  const ask = () => Promise.all(apps.map((one) => statuses.contextOf(one, githubId, null)));
+  const [first, ...later] = [await ask(), await ask()];
+  // All at once: one of them has the name alone.
+  expect(later).toEqual([first]);
+  expect(first?.filter((one) => one === 'switchyard/twin')).toHaveLength(1);
+  const at = first?.indexOf('switchyard/twin') ?? -1;
+  expect(first).toEqual(
+    apps.map(({ workspace: { slug } }, n) => (n === at ? 'switchyard/twin' : `switchyard/twin@${slug}`)),
+  );
+  const [one, other] = [apps[at], apps.find((_, n) => n !== at)];
+  if (!one || !other) throw new Error('there are not so many');
+  expect(await statuses.contextOf(other, githubId, 7)).toBe(`switchyard/twin@${other.workspace.slug}/pr-7`);
+  // Another repository, and a name that nobody else has: nothing is added. GitHub does not tell capital letters apart.
+  const alone = { ...other, name: 'alone' };
+  expect(await statuses.contextOf(alone, githubId, null)).toBe('switchyard/alone');
+  expect(await statuses.contextOf({ ...one, name: 'Alone' }, githubId, null)).toBe(
+    `switchyard/Alone@${one.workspace.slug}`,
+  );
+  // What the first one had is free, and those who have theirs keep them.
+  const third = apps.find((_, n) => n !== at && apps[n] !== other);
+  if (!third) throw new Error('there are not so many');
+  await db().workspace.update({ where: { id: third.workspaceId }, data: { slug: `new-${third.workspace.slug}` } });
+  expect(await statuses.contextOf({ ...third, workspace: { ...third.workspace, slug: 'new' } }, githubId, null)).toBe(`switchyard/twin@${third.workspace.slug}`); // prettier-ignore
+  expect(await statuses.contextOf(third, 99n, null)).toBe('switchyard/twin');
 });

@@ -78,6 +78,22 @@ test('a row, nested lists, and a page with its count are one statement each', as
   expect(page).toMatchObject({ data: { node: { deployments: { totalCount: 5, pageInfo: { hasNextPage: true } } } } });
 });
 
+test('one plan serves all values: nothing is planned anew for each request', async () => {
+  const token = actor(of, 'VIEWER');
+  const lists = 'query ($slug: String!) { planned: workspace(slug: $slug) { runs(first: 5) { nodes { kind viewerCanCancel actor { name } steps { name } } } applications(first: 5) { nodes { deployments(first: 3) { nodes { id actor { name } } totalCount pageInfo { hasNextPage } } } } } }'; // prettier-ignore
+  const nodes = 'query ($ids: [ID!]!) { planned: nodes(ids: $ids) { id ... on Application { name workspace { name viewerRole } } } }'; // prettier-ignore
+  // Once without a name, then as often as PostgreSQL plans for values, and some more.
+  for (let i = 0; i < 10; i++) {
+    await ask(token, lists, { slug: of.slug });
+    await ask(token, nodes, { ids: [globalId('Application', applicationId)] });
+  }
+  const { rows } = await servers.app.database.pool.query<{ generic: string; custom: string }>(
+    `select generic_plans generic, custom_plans custom from pg_prepared_statements where statement like '%"planned"%'`,
+  );
+  expect(rows).toHaveLength(2);
+  for (const { generic, custom } of rows) expect({ generic, custom }).toEqual({ generic: '4', custom: '5' });
+});
+
 test('nobody sees what the policy does not let them see', async () => {
   const { app } = servers;
   await invitationOf(app, of);

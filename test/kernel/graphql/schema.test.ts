@@ -23,7 +23,8 @@ import { isConnection } from '#kernel/graphql/builder.ts';
 import { describe, expect, test } from 'vitest';
 import { Prisma } from '#prisma';
 import { allPolicies, rowRule } from '#kernel/auth/policy.ts';
-import { measure, type Args, type OperationLimits } from '../../../src/kernel/http/limits.ts';
+import { newId } from '#kernel/ids.ts';
+import { measure, measuring, type Args, type OperationLimits } from '../../../src/kernel/http/limits.ts';
 import { schema } from '../../../src/schema.ts';
 
 // Walks the schema itself, so that a type that is added later is looked at without being named here.
@@ -57,6 +58,18 @@ test('what the documents show may be asked: no example costs more than an operat
   }
   expect(refused).toEqual([]);
   expect(measured).toBeGreaterThan(8);
+});
+
+test('what an operation costs is kept for what its cost depends on, and for nothing else', () => {
+  const measured = measuring({ depth: 12, cost: 5_000 } as OperationLimits);
+  const document = parse('query ($slug: String!, $n: Int, $after: String) { workspace(slug: $slug) { runs(first: $n, after: $after) { nodes { id } } } }'); // prettier-ignore
+  const of = (variableValues: object) => measured({ schema, document, variableValues } as unknown as Args);
+  const cursor = () => Buffer.from(`GPC:S:${newId()}`).toString('base64');
+  expect(of({ slug: 'a' })).toBe(of({ slug: 'b' }));
+  expect(of({ slug: 'a', after: cursor() })).toBe(of({ slug: 'b', after: cursor() }));
+  expect(of({ slug: 'a', n: 100 }).cost).toBeGreaterThan(of({ slug: 'a', n: 1 }).cost);
+  expect(of({ slug: 'a', after: 'no cursor' }).errors).toHaveLength(1);
+  expect(of({ slug: 'a', after: '' }).errors).toHaveLength(1);
 });
 
 describe('descriptions', () => {

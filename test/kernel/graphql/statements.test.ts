@@ -194,7 +194,7 @@ test('a stranger costs nothing, whether refused or not', async () => {
   expect(texts).toEqual([]);
 });
 
-test('a deployment is asked for in four round trips, with who asks; one that gives way to it costs two more', async () => {
+test('a deployment is asked for in three round trips, with who asks; one that gives way to it costs two more', async () => {
   const { app } = server.running;
   const applicationId = globalId('Application', await application(app, of));
   const ask = async (more: object = {}) => {
@@ -203,7 +203,7 @@ test('a deployment is asked for in four round trips, with who asks; one that giv
       const answer = await data<{ createDeployment: { __typename: string; deployment: { status: string } } }>(
         server.url,
         `mutation ($input: CreateDeploymentInput!) { createDeployment(input: $input) {
-          __typename ... on CreateDeploymentSuccess { deployment { id status phase } eventCursor } } }`,
+          __typename ... on CreateDeploymentSuccess { deployment { id status phase ref commitSha } eventCursor } } }`,
         { input: { applicationId, idempotencyKey: newId(), ...more } },
         of.owner,
       );
@@ -217,9 +217,34 @@ test('a deployment is asked for in four round trips, with who asks; one that giv
   const [, given] = [await ask(), await ask()];
   await app.db.run.updateMany({ where: { lockKey: { not: null }, status: 'QUEUED' }, data: { phase: 'SUPERSEDED' } });
   const { statements: texts, trips } = await ask();
-  expect([trips, given.trips]).toEqual([4, 6]);
+  expect([trips, given.trips]).toEqual([3, 5]);
   const written = texts.slice(texts.findIndex((text) => text.startsWith('BEGIN')));
   expect([written.length, written.at(-1)]).toEqual([10, 'COMMIT']);
+  // That would have commits wait for each other: workers are told behind it.
+  expect(written.filter((text) => text.includes('pg_notify'))).toEqual([]);
+});
+
+test('what is answered of a new deployment is what the database has of it, known or not', async () => {
+  const { app } = server.running;
+  const applicationId = globalId('Application', await application(app, of));
+  const fields = `id status phase ref commitSha commitSubject environmentVersion healthEvidence attempt trigger
+    createdAt deadlineAt application { name } release { id } steps { name status } actor { id }`;
+  const answer = await data<{ createDeployment: { deployment: { id: string } } }>(
+    server.url,
+    `mutation ($input: CreateDeploymentInput!) { createDeployment(input: $input) {
+      ... on CreateDeploymentSuccess { deployment { ${fields} } } } }`,
+    { input: { applicationId, ref: 'main' } },
+    of.owner,
+  );
+  const { deployment: made } = answer.createDeployment;
+  const { node } = await data<{ node: object }>(
+    server.url,
+    `query ($id: ID!) { node(id: $id) { ... on Deployment { ${fields} } } }`,
+    { id: made.id },
+    of.owner,
+  );
+  expect(made).toEqual(node);
+  expect(made).toMatchObject({ status: 'QUEUED', ref: 'main', commitSha: null, commitSubject: null });
 });
 
 test('pages of deployments lie end to end, newest first', async () => {

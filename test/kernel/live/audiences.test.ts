@@ -1,8 +1,11 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import type { Socket } from 'node:net';
 import { execute, parse, visit, type SelectionNode } from 'graphql';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { memberRemoved } from '../../../src/domains/identity/events.ts';
 import { anonymous, system } from '../../../src/kernel/auth/actor.ts';
-import { rowId } from '../../../src/kernel/graphql/global-id.ts';
+import { eventTypes } from '../../../src/kernel/events/define.ts';
+import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { newId } from '../../../src/kernel/ids.ts';
 import { Audiences } from '../../../src/kernel/live/audiences.ts';
 import { compile } from '../../../src/kernel/live/compiled.ts';
@@ -15,6 +18,8 @@ import { until } from '../../support/embedded.ts';
 import { append, documents, noted, upTo } from '../../support/live.ts';
 import { RawSocket } from '../../support/raw-socket.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
+import { statements } from '../../support/statements.ts';
+import { application, deployment, keyOf, memberOf, tenant } from '../../support/world.ts';
 
 let server: TestServer;
 let ada: Person;
@@ -92,6 +97,54 @@ test('what a document depends on is found in one walk, whatever its rows may tur
   expect(walked).toBeLessThan(100);
 });
 
+test('rows beside an event are one statement for all documents and people, where all may see the same', async () => {
+  const [of, other] = [await tenant(app(), 'rows'), await tenant(app(), 'other')];
+  const [his, hers] = [await memberOf(app(), of, 'VIEWER', 'His'), await memberOf(app(), of, 'ADMIN', 'Hers')];
+  // He shares a workspace with somebody who is no member of this one; she and his key do not.
+  await app().db.membership.create({ data: { id: newId(), workspaceId: other.id, userId: his.id, role: 'VIEWER' } });
+  const applicationId = await application(app(), of);
+  const [ours, theirs] = [await deployment(app(), of, applicationId), await deployment(app(), of, applicationId)];
+  await app().db.run.update({ where: { id: theirs }, data: { actorId: other.owner.id } });
+  const sockets = await Promise.all([his, hers, await keyOf(app(), of, his.id, 'VIEWER')].map(open));
+  const documents = [
+    selecting('seq run { id status ... on Deployment { application { name } } }'),
+    selecting('type run { actor { name } steps { name } } again: run { kind }'),
+    `subscription ($id: ID!) { item: deploymentUpdated(of: $id) { ... on DeploymentUpdate { deployment { actor { id name } } } } }`,
+  ];
+  for (const socket of sockets)
+    for (const [index, document] of documents.entries())
+      socket.subscribe(String(index), document, { id: globalId('Workspace', of.id) });
+  await shared(2 + 3 + 3, 9);
+  const type = [...eventTypes().values()].find(({ name }) => name === 'deployment.stepStarted');
+  if (!type) throw new Error('no such event');
+  const happens = async (runId: string): Promise<{ told: string[][]; asked: string[] }> => {
+    const before = sockets.map((socket) => documents.map((_, index) => socket.of(String(index)).length));
+    const since = () =>
+      sockets.map((socket, at) => documents.flatMap((_, index) => socket.of(String(index)).slice(before[at]?.[index])));
+    const asked = await statements(app().database.pool, async () => {
+      await app().transact(system, async (tx) => {
+        tx.append({ type, workspaceId: of.id, subjectId: runId, run: { id: runId, kind: 'Deployment' }, data: {} });
+      });
+      await until('all have it', async () => since().every((told) => told.length === documents.length));
+    });
+    return { told: since(), asked: asked.filter((text) => text.includes('n(id, place)')) };
+  };
+
+  const first = await happens(ours);
+  expect(first.asked).toHaveLength(1);
+  expect(first.told[0]?.join()).toContain(`"actor":{"name":"${of.marker}"}`);
+  expect(first.told[1]).toEqual(first.told[0]);
+  expect(first.told[2]).toEqual(first.told[0]);
+  // Whom only some of them may see: each is told what it may.
+  const second = await happens(theirs);
+  const [toHim, toHer, toKey] = second.told.map((told) => told.join());
+  expect(toHim).toContain(`"actor":{"name":"${other.marker}"}`);
+  expect(toHer).toContain('"actor":null');
+  expect(toHer).not.toContain(other.marker);
+  expect(toKey).toBe(toHer);
+  expect(second.asked.length).toBeGreaterThan(1);
+});
+
 test('where they began does not keep them apart, and nothing is left out or told twice', async () => {
   const { id: own, cursor } = await workspace(server.url, ada);
   await append(app(), own, 5);
@@ -137,11 +190,13 @@ test('what is at hand is written at once, as the ordinary execution would; what 
     cursor: 'c',
     entry: { workspaceId: newId(), seq: 7n, type: 'é"', version: 1, from: null, to: 'X', subjectType: 'Workspace', subjectId: newId(), runId: null, runKind: null, actorId: null, actorKind: 'SYSTEM', credentialId: null, originId: null, data: { n: 1, text: '\u2028' }, at: new Date(0), traceparent: null }, // prettier-ignore
   };
-  const written = (query: string, variableValues: Record<string, unknown>) => {
+  const line = { kind: 'entry' as const, cursor: 'c', entry: { runId: newId(), seq: 2n ** 60n, at: new Date(1), stream: 'STDERR', level: 'WARN', step: null, text: 'a\u0000"' } }; // prettier-ignore
+  const written = (query: string, variableValues: Record<string, unknown>, told: object = item) => {
     const args = { schema, document: parse(query), variableValues };
     const context = new SharedContext(app(), anonymous);
-    const expected = execute({ ...args, rootValue: item, contextValue: context });
-    return { text: compile(args)?.(item, context) ?? null, expected };
+    const expected = execute({ ...args, rootValue: told, contextValue: context });
+    const compiled = compile(args, app().use(Audiences).rows);
+    return { text: compiled?.(told, context, { actor: anonymous }) ?? null, expected };
   };
   const all = `subscription ($id: ID!, $yes: Boolean!) { it: workspaceEvents(workspaceId: $id) { kind: __typename ...E ... on Event @include(if: $yes) { at seq } ... on StreamGap { reason } } }
     fragment E on Event { cursor seq type from to subjectId data version runId @skip(if: $yes) actorKind seq }`;
@@ -149,12 +204,21 @@ test('what is at hand is written at once, as the ordinary execution would; what 
     const { text, expected } = written(all, { id, yes });
     expect(text).toBe(JSON.stringify(expected));
   }
-  expect(written(selecting('seq run { id }'), { id }).text).toBeNull();
+  const logs = `subscription ($id: ID!) { runLogs(id: $id) { __typename ... on LogLine { cursor seq at stream level step text } } }`;
+  const { text, expected } = written(logs, { id }, line);
+  expect(text).toBe(JSON.stringify(expected));
+  expect(written(selecting('seq run { queuePosition }'), { id }).text).toBeNull();
 });
 
-test('who does not read is left to its own pace, misses nothing, and comes back', async () => {
+test('who does not read is left to its own pace with little unsent, misses nothing, and comes back', async () => {
   const { id: own } = await workspace(server.url, ada);
-  const [slow, quick] = [await open(ada), await open(ada)];
+  /** The server's side of the connection. */
+  const accepted: Socket[] = [];
+  const accept = (message: unknown) => void accepted.push((message as { socket: Socket }).socket);
+  subscribe('net.server.socket', accept);
+  const slow = await open(ada);
+  unsubscribe('net.server.socket', accept);
+  const quick = await open(ada);
   for (const socket of [slow, quick]) socket.subscribe('a', documents.workspaceEvents, { id: own });
   await shared(1, 2);
   slow.ws.pause();
@@ -168,6 +232,10 @@ test('who does not read is left to its own pace, misses nothing, and comes back'
     });
   await until('the other one has all', async () => notedIn(quick.of('a')).length === events);
   expect(size()).toEqual({ audiences: 1, members: 1 });
+  // Of twelve million bytes: what it is given before it is left behind, and what was on its way then.
+  const unsent = accepted.map(({ writableLength }) => writableLength);
+  expect(Math.max(...unsent)).toBeGreaterThan(0);
+  expect(Math.max(...unsent)).toBeLessThan(65_536 + 2 * text.length);
   slow.ws.resume();
   await until('it has all, too', async () => notedIn(slow.of('a')).length === events);
   expect(notedIn(slow.of('a'))).toEqual(upTo(events));

@@ -324,6 +324,24 @@ describe('idempotency keys', () => {
     expect(await begin(on, { key, script: same, n: 2 })).not.toBe(first);
   });
 
+  test('a repeat gets the first answer, whatever would speak against doing it now', async () => {
+    const request = { workspaceId: on.workspaceId, mutation: 'test', key: randomUUID(), input: {} };
+    const id = await begin(on, { script: script('one') });
+    let made = 0;
+    const ask = (refusal: Error | null) =>
+      on.app.transact(on.actor, (tx) =>
+        runs().once(tx, request, async () => {
+          made++;
+          if (refusal) throw refusal;
+          return { id, event: { seq: null, epoch: 0 } };
+        }),
+      );
+    await expect(ask(new Error('refused'))).rejects.toThrow('refused');
+    expect((await ask(null)).id).toBe(id);
+    const again = await ask(new Error('there is no room any more'));
+    expect([again, made]).toEqual([{ id, event: null }, 3]);
+  });
+
   test('a failed call keeps no key', async () => {
     const key = randomUUID();
     await expect(begin(on, { key, workspaceId: randomUUID() })).rejects.toThrow(/[Ff]oreign key/);

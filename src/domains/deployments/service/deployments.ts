@@ -8,7 +8,7 @@ import { columnsOf } from '#kernel/db/connection.ts';
 import { isId, newId } from '#kernel/ids.ts';
 import { parse } from '#kernel/input.ts';
 import { lostAfterS } from '#kernel/runs/host.ts';
-import { Runs } from '#kernel/runs/runs.ts';
+import { notBegun, Runs } from '#kernel/runs/runs.ts';
 import { validateRef } from '../../../integrations/git/index.ts';
 import { NoFreeUser, userCount } from '../../../integrations/process/index.ts';
 import { DriverNotOffered, NoHost, NothingToRestore } from '../errors.ts';
@@ -48,17 +48,17 @@ export const Deployments = service('deployments', (app) => {
     const id = input.applicationId;
     if (!isId(id)) throw new NotFound('Application', id);
     return app.transact(actor, async (tx) => {
-      // Locked, so that of two that come at once the later one supersedes the earlier one.
-      const application = await lockApplication(tx, id);
+      // Locked, so that of two that come at once the later one supersedes the earlier one. What depends on it is looked
+      // up behind the lock, in the same round trip.
+      const [application, found] = await Promise.all([lockApplication(tx, id), lookUp(tx, id)]);
       authorizeRow(actor, can[verb], application, 'Application', id);
       const { workspaceId } = application;
       if (application.removalAskedAt) throw new Conflict('The application is being deleted.');
       const { idempotencyKey, ...rest } = input;
-      const found = lookUp(tx, application);
       const started = await app
         .use(Runs)
         .once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async (runId) =>
-          start(tx, application, await inputOf(tx, application), trigger, await found, runId),
+          start(tx, application, await inputOf(tx, application), trigger, found, runId),
         );
       return { ...started, workspaceId };
     });
@@ -128,7 +128,7 @@ export const Deployments = service('deployments', (app) => {
      */
     async startWithin(tx: Transaction, application: Application, ref: string): Promise<{ readonly id: string }> {
       const input = { kind: 'BUILD', applicationId: application.id, ref } as const;
-      return start(tx, application, input, 'WEBHOOK', await lookUp(tx, application), newId());
+      return start(tx, application, input, 'WEBHOOK', await lookUp(tx, application.id), newId());
     },
 
     /**
@@ -157,7 +157,7 @@ export const Deployments = service('deployments', (app) => {
         const refused = await push.refusal(tx, application);
         if (refused !== null) return { refused };
         const input = { kind: 'BUILD', applicationId, ref } as const;
-        const { id } = await start(tx, application, input, 'WEBHOOK', await lookUp(tx, application), newId());
+        const { id } = await start(tx, application, input, 'WEBHOOK', await lookUp(tx, applicationId), newId());
         await push.made(tx, id);
         return { id };
       });
@@ -210,20 +210,18 @@ interface Found {
   readonly waiting: readonly Run[];
 }
 
-const hostText = 'select id, drivers from host where id = $1';
+const hostText = 'select h.id, h.drivers from application a join host h on h.id = a.host_id where a.id = $1';
 const waitingText = `
   select ${columnsOf(Prisma.RunScalarFieldEnum)} from run
-  where lock_key = $1 and kind = $2 and status = 'QUEUED' and phase = 'PENDING' and attempt = 0 order by id for update`;
+  where ${notBegun} and kind = $2 and phase = 'PENDING' order by id for update`;
 
-/** Looks it up in one go with what is asked next, for an application whose row is locked. */
-function lookUp(tx: Transaction, { id, hostId }: Application): Promise<Found> {
-  const found = Promise.all([
-    hostId ? tx.sql<NonNullable<Found['host']>>(hostText, [hostId]) : [],
-    tx.sql<Run>(waitingText, [lockKeyOf(id), deploymentKind.name]),
-  ]).then(([[host], waiting]) => ({ host: host ?? null, waiting }));
-  // A repeat of the request does not wait for it.
-  found.catch(() => undefined);
-  return found;
+/** For an application whose row is locked before it. */
+async function lookUp(tx: Transaction, applicationId: string): Promise<Found> {
+  const [[host], waiting] = await Promise.all([
+    tx.sql<NonNullable<Found['host']>>(hostText, [applicationId]),
+    tx.sql<Run>(waitingText, [lockKeyOf(applicationId), deploymentKind.name]),
+  ]);
+  return { host: host ?? null, waiting };
 }
 
 /** Why a release cannot be brought back, as a sentence; null: it can. */

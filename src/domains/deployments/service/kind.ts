@@ -38,8 +38,10 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   },
   async onCreate(tx, run, input, app) {
     if (input.kind === 'BUILD') {
-      tx.send(createText, [run.id, input.applicationId, input.ref]);
-      return tellWatchers(app, tx, { ...run, ref: input.ref, commitSha: null });
+      const { applicationId, ref } = input;
+      tx.send(createText, [run.id, applicationId, ref]);
+      await tellWatchers(app, tx, { ...run, ref, commitSha: null });
+      return { deployment: { id: run.id, applicationId, ref, commitSha: null } };
     }
     const { id, commitSha, environmentVersion } = await tx.db.release.findUniqueOrThrow({
       where: { id: input.releaseId },
@@ -48,6 +50,7 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
     const kept = input.environment === 'CURRENT' ? null : environmentVersion;
     tx.send(restoreText, [run.id, input.applicationId, commitSha, id, kept]);
     await tellWatchers(app, tx, { ...run, ref: commitSha, commitSha });
+    return { deployment: { id: run.id, applicationId: input.applicationId, ref: commitSha, commitSha } };
   },
   async onEnd(tx, run, phase, app) {
     const [deployment] = await tx.sql<WatchedDeployment & Pick<Deployment, 'applicationId' | 'restoresId'>>(readText, [

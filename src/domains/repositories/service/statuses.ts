@@ -1,10 +1,11 @@
 import { z } from 'zod';
-import type { CommitState, Preview, RunStatus } from '#prisma';
+import type { Application, CommitState, Preview, RunStatus } from '#prisma';
 import { service, type App } from '#kernel/app.ts';
 import { system } from '#kernel/auth/actor.ts';
 import type { Transaction } from '#kernel/db/transact.ts';
 import { DomainError } from '#kernel/errors.ts';
 import { defineJob } from '#kernel/jobs/define.ts';
+import { codeOf } from '#kernel/system-error.ts';
 import { urlKey, watchDeployments, watchPreviews, type WatchedDeployment } from '../../deployments/index.ts';
 import { GitHubApiFailed } from '../../../integrations/github/index.ts';
 import { Repositories } from './connections.ts';
@@ -27,14 +28,9 @@ const descriptions: Readonly<Record<CommitState, string>> = {
   ERROR: 'The deployment was canceled or superseded.',
 };
 
-interface OfPull {
-  readonly number: number;
-  readonly of: { readonly name: string };
-}
-
-/** One for an application, and one for each of its previews: two pull requests may have the same head. */
-const contextOf = ({ name, preview }: { readonly name: string; readonly preview?: OfPull | null }): string =>
-  preview ? `switchyard/${preview.of.name}/pr-${preview.number}` : `switchyard/${name}`;
+/** Whose statuses have a name at GitHub. */
+const named = { id: true, name: true, workspace: { select: { slug: true } } } as const;
+type Named = Pick<Application, 'id' | 'name'> & { readonly workspace: { readonly slug: string } };
 
 /** GitHub takes no longer ones. */
 const maxDescription = 140;
@@ -48,8 +44,34 @@ function saidOf({ state, reason }: Pick<Preview, 'state' | 'reason'>): { state: 
   return { state: 'ERROR', said: reason ?? 'It was refused.' };
 }
 
-/** Tells GitHub what became of commits. The only writer of commit_status. */
+/** Tells GitHub what became of commits. The only writer of commit_status and status_context. */
 export const Statuses = service('commit statuses', (app) => ({
+  /**
+   * What an application's statuses are named at a repository: by the application alone, and with its workspace where an
+   * application of that name in another one has that already. It stays, whatever becomes of the other. Two pull requests
+   * may have the same head: each preview has a name of its own.
+   */
+  async contextOf({ id, name, workspace }: Named, githubId: bigint, pullRequest: number | null): Promise<string> {
+    const ofPreview = pullRequest === null ? '' : `/pr-${pullRequest}`;
+    for (let others = 0; ; others++) {
+      const own = await app.db.statusContext.findUnique({ where: { applicationId: id } });
+      if (own?.githubId === githubId && own.name === name) return `${own.context}${ofPreview}`;
+      const context = `switchyard/${name}${others === 0 ? '' : `@${workspace.slug}`}${others > 1 ? `-${others}` : ''}`;
+      await app.database.pool
+        .query(
+          `insert into status_context (application_id, github_id, name, context, key)
+           select $1::uuid, $2::bigint, $3::text, $4::text, lower($4::text) where not exists (
+             select 1 from status_context where github_id = $2::bigint and key = lower($4::text) and application_id <> $1::uuid)
+           on conflict (application_id) do update
+             set github_id = excluded.github_id, name = excluded.name, context = excluded.context, key = excluded.key`,
+          [id, githubId, name, context],
+        )
+        .catch((error: unknown) => {
+          if (codeOf(error) !== '23505') throw error; // another one was faster
+        });
+    }
+  },
+
   /** Has GitHub told of a deployment whose commit is known, where the workspace has connected the repository. */
   async watch(tx: Transaction, { id: deploymentId, ref, commitSha: fetched }: WatchedDeployment): Promise<void> {
     const commitSha = fetched ?? (commitId.test(ref) ? ref : null);
@@ -87,7 +109,7 @@ export const Statuses = service('commit statuses', (app) => ({
               applicationId: true,
               run: { select: { status: true } },
               application: {
-                select: { name: true, preview: { select: { number: true, of: { select: { name: true } } } } },
+                select: { ...named, preview: { select: { number: true, of: { select: named } } } },
               },
             },
           },
@@ -110,6 +132,13 @@ export const Statuses = service('commit statuses', (app) => ({
       try {
         const token = await app.use(Repositories).token(row.repository, { statuses: 'write' }, signal);
         const { api, appUrl } = app.use(RepositorySettings);
+        const { application } = row.deployment;
+        const { preview } = application;
+        const context = await this.contextOf(
+          preview?.of ?? application,
+          row.repository.githubId,
+          preview?.number ?? null,
+        );
         await api.setStatus(
           token,
           {
@@ -118,7 +147,7 @@ export const Statuses = service('commit statuses', (app) => ({
             state: state.toLowerCase() as Lowercase<CommitState>,
             targetUrl: `${appUrl()}/deployments/${id}`,
             description: descriptions[state],
-            context: contextOf(row.deployment.application),
+            context,
           },
           signal,
         );
@@ -135,7 +164,7 @@ export const Statuses = service('commit statuses', (app) => ({
   async reportPreview(id: string, signal: AbortSignal): Promise<void> {
     let told: string | null = null;
     for (let round = 0; round < rounds; round++) {
-      const preview = await app.db.preview.findUnique({ where: { id }, include: { of: { select: { name: true } } } });
+      const preview = await app.db.preview.findUnique({ where: { id }, include: { of: { select: named } } });
       const said = preview && saidOf(preview);
       if (!preview || (!said && told === null)) return;
       if (!said) {
@@ -160,7 +189,7 @@ export const Statuses = service('commit statuses', (app) => ({
           state: said.state.toLowerCase() as Lowercase<CommitState>,
           targetUrl: `${appUrl()}/previews/${id}`,
           description: said.said.slice(0, maxDescription),
-          context: contextOf({ name: '', preview }),
+          context: await this.contextOf(preview.of, githubId, preview.number),
         },
         signal,
       );
