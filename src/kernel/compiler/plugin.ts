@@ -6,6 +6,7 @@ import {
   GraphQLString,
   Kind,
   type ExecutionArgs,
+  type ExecutionResult,
   type GraphQLSchema,
   type GraphQLType,
   type OperationDefinitionNode,
@@ -21,20 +22,16 @@ import { modelsOf, NotCompiled } from './models.ts';
 import { Plans, type Plan } from './plans.ts';
 import type { Asked } from './where.ts';
 
-/** An operation's answer as its text; whoever wants to look into it has it parsed. */
-class Answer {
-  readonly #data: string;
-
-  constructor(data: string) {
-    this.#data = data;
-  }
-
-  get data(): Record<string, unknown> {
-    return JSON.parse(this.#data) as Record<string, unknown>;
-  }
-
-  readonly stringify = (): string => `{"data":${this.#data}}`;
-}
+/**
+ * An operation's answer as its text; whoever wants to look into it has it parsed. The data is the object's own: transports
+ * copy what is.
+ */
+const answer = (data: string): ExecutionResult & { readonly stringify: () => string } => ({
+  get data() {
+    return JSON.parse(data) as Record<string, unknown>;
+  },
+  stringify: () => `{"data":${data}}`,
+});
 
 /**
  * Executes queries whose fields are all columns, relations, pages and counts as one statement that answers their text,
@@ -56,7 +53,7 @@ export function compiled({ app, schema }: { readonly app: App; readonly schema: 
         const plan = variables && isAdmitted(given, actor) ? plans.plan(operation, variables) : null;
         const finish = (told: Told): unknown => {
           app.metrics.graphqlCompiled.of(told.outcome).inc();
-          return told.outcome === 'compiled' ? new Answer(told.data) : ordinary(given);
+          return told.outcome === 'compiled' ? answer(told.data) : ordinary(given);
         };
         return plan && variables ? run(app, plan, { actor, variables }).then(finish) : finish({ outcome: 'ordinary' });
       });
