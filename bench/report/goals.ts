@@ -56,7 +56,7 @@ export interface Judged {
 }
 
 export const shown = (one: Ratio | null): string => one ? `${one.median.toFixed(2)} [${one.low.toFixed(2)}–${one.high.toFixed(2)}]` : ''; // prettier-ignore
-const plain = (value: number): string => (value === 1 / 3 ? '1/3' : String(value));
+const bound = (value: number): string => (value === 1 / 3 ? '1/3' : String(value));
 
 function judge(goal: Goal, reports: readonly Report[]): Judged {
   const { workload, metric, to, plus, least, most } = goal;
@@ -70,7 +70,7 @@ function judge(goal: Goal, reports: readonly Report[]): Judged {
   const unit = to && !plus ? ' ×' : '';
   return {
     what: `${workload} ${metrics[metric].title}${to ? `, ${plus ? 'more than' : 'to'} ${labels[to] ?? to}` : ''}`,
-    goal: `${least === undefined ? `≤ ${plain(most ?? 0)}` : `≥ ${plain(least)}`}${unit}`,
+    goal: `${least === undefined ? `≤ ${bound(most ?? 0)}` : `≥ ${bound(least)}`}${unit}`,
     seen: value === undefined ? 'not measured' : (compared ? shown(compared) : value.toFixed(1)) + full,
     met: value === undefined ? '?' : value >= (least ?? -Infinity) && value <= (most ?? Infinity) ? 'yes' : 'no',
   };
@@ -91,7 +91,8 @@ export interface Grown {
 export function growth(reports: readonly Report[]): Grown[] {
   const found = new Map<string, Grown>();
   for (const { samples } of reports) {
-    for (const [key, group] of Map.groupBy(samples, ({ workload, contender }) => `${workload} ${contender}`)) {
+    const plain = samples.filter(({ kind }) => kind === undefined);
+    for (const [key, group] of Map.groupBy(plain, ({ workload, contender }) => `${workload} ${contender}`)) {
       const scales = [...new Set(group.map(({ scale }) => scale))].toSorted((a, b) => a - b);
       const [first, from, to] = [group[0], scales[0], scales.at(-1)];
       if (!first || from === undefined || to === undefined || from === to || found.has(key)) continue;

@@ -95,6 +95,29 @@ async function askAll(running: Running, authorization: string | null, asked: rea
   );
 }
 
+/** Asks both servers everything. @throws {AnswersDiffer} */
+async function askBoth(
+  compiling: Running,
+  ordinary: Running,
+  authorization: string | null,
+  bodies: readonly string[],
+): Promise<Asked[]> {
+  const asked: Asked[] = [];
+  for (const body of bodies) {
+    const before = await compiledSoFar(compiling);
+    const one = await post(compiling.url, body, authorization);
+    const other = await post(ordinary.url, body, authorization);
+    // Errors tell the request that they are of.
+    const errors = [one, other].filter((text) => text.includes('"errors":[')).length;
+    if (errors === 1 || (errors === 0 && one !== other))
+      throw new AnswersDiffer(`${body}\nis answered\n${one}\nand without the compiler\n${other}`);
+    const { query } = JSON.parse(body) as { query: string };
+    asked.push({ body, compiled: (await compiledSoFar(compiling)) > before, ...sizeOf(query) });
+  }
+  return asked;
+}
+
+/** All of them with the compiler and without, round by round, in parts of one kind. */
 export async function measureCorpus(bench: Bench): Promise<Sample[]> {
   const { options, shape, tell } = bench;
   const server = bench.contenders.find(({ name }) => name === 'switchyard');
@@ -106,20 +129,7 @@ export async function measureCorpus(bench: Bench): Promise<Sample[]> {
     for (const contender of contenders) running.set(contender.name, await bench.start(contender));
     const [compiling, ordinary] = contenders.map(({ name }) => running.get(name));
     if (!compiling || !ordinary) return [];
-    const asked: Asked[] = [];
-    for (const body of await random(shape, options.operations)) {
-      const before = await compiledSoFar(compiling);
-      const [one, other] = [
-        await post(compiling.url, body, authorization),
-        await post(ordinary.url, body, authorization),
-      ];
-      // Errors tell the request that they are of.
-      const errors = [one, other].filter((text) => text.includes('"errors":[')).length;
-      if (errors === 1 || (errors === 0 && one !== other))
-        throw new AnswersDiffer(`${body}\nis answered\n${one}\nand without the compiler\n${other}`);
-      const { query } = JSON.parse(body) as { query: string };
-      asked.push({ body, compiled: (await compiledSoFar(compiling)) > before, ...sizeOf(query) });
-    }
+    const asked = await askBoth(compiling, ordinary, authorization, await random(shape, options.operations));
     const compiled = asked.filter((one) => one.compiled);
     tell(`${compiled.length} of ${asked.length} operations compile; the answers are the same`);
     for (let i = 0; i < warming; i++) for (const one of running.values()) await askAll(one, authorization, asked);

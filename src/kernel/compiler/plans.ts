@@ -211,6 +211,7 @@ const valueKey = (value: unknown): string =>
   JSON.stringify(value, (_, one: unknown) => (typeof one === 'bigint' ? `${one}n` : one)) ?? '';
 
 const typesKey = (value: unknown): string => {
+  if (typeof value === 'string') return decodeNodeId(value).typename;
   const ids = [value].flat();
   const types = new Set(ids.map((id) => decodeNodeId(String(id)).typename));
   return `${[...types].join(' ')}${ids.length > maxNodeIds ? ' and too many' : ''}`;

@@ -22,10 +22,7 @@ import { modelsOf, NotCompiled } from './models.ts';
 import { Plans, type Plan } from './plans.ts';
 import type { Asked } from './where.ts';
 
-/**
- * An operation's answer as its text; whoever wants to look into it has it parsed. The data is the object's own: transports
- * copy what is.
- */
+/** An operation's answer as its text; whoever wants to look into it has it parsed. */
 const answer = (data: string): ExecutionResult & { readonly stringify: () => string } => ({
   get data() {
     return JSON.parse(data) as Record<string, unknown>;

@@ -19,7 +19,7 @@ import { append, documents, noted, upTo } from '../../support/live.ts';
 import { RawSocket } from '../../support/raw-socket.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 import { statements } from '../../support/statements.ts';
-import { application, deployment, keyOf, memberOf, tenant } from '../../support/world.ts';
+import { application, deployment, invitationOf, keyOf, memberOf, tenant } from '../../support/world.ts';
 
 let server: TestServer;
 let ada: Person;
@@ -143,6 +143,22 @@ test('rows beside an event are one statement for all documents and people, where
   expect(toHer).not.toContain(other.marker);
   expect(toKey).toBe(toHer);
   expect(second.asked.length).toBeGreaterThan(1);
+  // Lists of what administrators, or makers, see: none is told the list of another.
+  await invitationOf(app(), of);
+  await keyOf(app(), of, hers.id, 'ADMIN');
+  for (const socket of sockets)
+    socket.subscribe(
+      'lists',
+      selecting('run { workspace { invitations { totalCount } apiKeys { totalCount } memberships { totalCount } } }'),
+      { id: globalId('Workspace', of.id) },
+    );
+  await shared(2 + 3 + 3 + 3, 12);
+  await happens(ours);
+  const lists = () => sockets.map((socket) => /{"invitations".*?}}/.exec(socket.of('lists').join())?.[0]);
+  await until('all have them', async () => lists().every((one) => one !== undefined));
+  const counts = (invitations: number, apiKeys: number) =>
+    `{"invitations":{"totalCount":${invitations}},"apiKeys":{"totalCount":${apiKeys}},"memberships":{"totalCount":3}}`;
+  expect(lists()).toEqual([counts(0, 1), counts(1, 2), counts(0, 1)]);
 });
 
 test('where they began does not keep them apart, and nothing is left out or told twice', async () => {
