@@ -134,21 +134,23 @@ export class RowTexts {
   /** A row for each id, with a text for each that is wanted; null where it failed. */
   async #run(readers: Readers, ids: readonly string[], what: readonly Known[]): Promise<(string | null)[][] | null> {
     const isForAll = 'workspaceId' in readers;
-    const query = this.#query(what, isForAll);
     const asked = {
       actor: isForAll ? anyActor : readers.actor,
       variables: { [rowIds]: ids, [followed]: isForAll ? readers.workspaceId : null },
     };
+    let text = '';
     try {
+      const query = this.#query(what, isForAll);
+      text = query.text;
       const { rows } = await this.#app.database.pool.query<(string | null)[]>({
         ...(query.name === undefined ? {} : { name: query.name }),
-        text: query.text,
+        text,
         values: query.parameters.map((one) => one(asked)),
         rowMode: 'array',
       });
       return rows;
     } catch (error) {
-      if (what.length === 1) tellFault(this.#app, error, query.text);
+      if (what.length === 1) tellFault(this.#app, error, text);
       return null;
     }
   }
