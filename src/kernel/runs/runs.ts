@@ -102,9 +102,10 @@ const renewText = (locked: string) => `
   )
   returning id, attempt, status`;
 const unlockText = 'delete from run_lock where key = $1 and run_id = $2';
-// That a run is queued is told in a way that no index has: in a burst of them the statistics still say that there are none,
-// and an index on the status alone would be thought as good as the one on the lock key, and have all of them read.
-const queued = (run: string) => `${run}.completed_at is null and ${run}.status::text = 'QUEUED'`;
+// In the words of the index on lock keys, and in such as no other index has: in a burst of queued runs the statistics still
+// say that there are none, any index of open or queued ones would be thought as good, and have all of them read.
+const queued = (run: string) =>
+  `coalesce(${run}.completed_at, 'infinity'::timestamptz) = 'infinity'::timestamptz and ${run}.status::text = 'QUEUED'`;
 const nextText = `
   select id, host_id from run where lock_key = $1 and ${queued('run')} and id <> $2 order by created_at, id limit 1`;
 const waitingText = `

@@ -211,10 +211,9 @@ interface Found {
 }
 
 const hostText = 'select h.id, h.drivers from application a join host h on h.id = a.host_id where a.id = $1';
-// The kind, too, is told in a way that no index has: those of one lock key are few.
 const waitingText = `
   select ${columnsOf(Prisma.RunScalarFieldEnum)} from run
-  where ${notBegun} and kind || '' = $2 and phase = 'PENDING' order by id for update`;
+  where ${notBegun} and kind = $2 and phase = 'PENDING' order by id for update`;
 
 /** For an application whose row is locked before it. */
 async function lookUp(tx: Transaction, applicationId: string): Promise<Found> {
