@@ -166,7 +166,13 @@ export class Data extends Scope {
         return refused ?? 'NotFound';
       }
       // Older ones that have not begun would be ended here; see `bench_begun`.
-      await query('waiting', `select r.id from run r join deployment d on d.id = r.id where d.application_id = $1 and r.status = 'QUEUED' and r.attempt = 0`, [applicationId]); // prettier-ignore
+      // In the words of the server's own index: by the status alone all that wait would be read.
+      await query(
+        'waiting',
+        `select id from run where lock_key = 'application:' || $1::text and status::text = 'QUEUED' and attempt = 0
+           and coalesce(completed_at, 'infinity'::timestamptz) = 'infinity'::timestamptz`,
+        [applicationId],
+      );
       const [made] = await query<DeploymentRow>('deploy', deploy, [applicationId, ref ?? application.branch, userId]);
       await client.query('commit');
       if (!made) throw new Error('Nothing was written');
