@@ -1,4 +1,4 @@
-import { Kind, parse, type SelectionSetNode } from 'graphql';
+import { getOperationAST, Kind, parse, type SelectionSetNode } from 'graphql';
 import { notCompiling, withWideLimits, type Running } from '../contenders/index.ts';
 import { applicationOf, globalId, rowId, slug, workspaceOf, type Shape } from '../data/shape.ts';
 import { post } from '../load/post.ts';
