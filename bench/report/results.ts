@@ -39,7 +39,8 @@ export interface About {
   readonly workloads: Readonly<Record<string, string>>;
   /** Label by contender. */
   readonly contenders: Readonly<Record<string, string>>;
-  readonly options: Options;
+  /** Without what is of the machine that it was made on alone. */
+  readonly options: Omit<Options, 'cache' | 'database' | 'out'>;
 }
 
 /** What one run of the bench gives. */
