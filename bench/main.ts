@@ -55,7 +55,8 @@ async function measure(options: Options): Promise<void> {
   const all = contenders(path.join(options.cache, 'server'), against);
   const chosen = all.filter(({ name }) => name.startsWith('switchyard') || options.contenders.includes(name));
   const executing = runners(path.join(options.cache, 'worker'), against);
-  const server = await postgres({ url: options.database, cache: options.cache });
+  const { cache, sharedBuffers } = options;
+  const server = await postgres({ url: options.database, cache, sharedBuffers });
   const samples: Sample[] = [];
   try {
     const databases: { shape: Shape; data: string }[] = [];
@@ -93,12 +94,13 @@ async function measure(options: Options): Promise<void> {
       if (live.length > 0) samples.push(...(await measureLive(bench, live)));
     }
     if (options.profile !== null) return;
-    const [version] = await admin(server.url, 'show server_version');
-    const { cache: _cache, database: _database, out, ...asked } = options;
+    const [version, buffers] = await admin(server.url, 'show server_version', 'show shared_buffers');
+    const { cache: _cache, database: _database, sharedBuffers: _buffers, out, ...asked } = options;
     const about = {
       when: new Date().toISOString(),
       node: process.versions.node,
       postgres: String((version?.rows[0] as { server_version?: string } | undefined)?.server_version),
+      sharedBuffers: String((buffers?.rows[0] as { shared_buffers?: string } | undefined)?.shared_buffers),
       processor: `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}`,
       commit: git('describe', '--always', '--dirty'),
       load: hasWrk ? 'wrk' : 'autocannon',

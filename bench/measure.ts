@@ -63,13 +63,18 @@ export const spent = (before: ReadonlyMap<number, number>, after: ReadonlyMap<nu
 export const pss = (pid: number): number =>
   tree(pid).reduce((sum, one) => sum + Number(/^Pss:\s+(\d+)/m.exec(read(`/proc/${one}/smaps_rollup`))?.[1] ?? 0), 0);
 
-/**
- * Lets `fn` count the statements that a database executes, COMMIT and the like included, while something is done;
- * null where the database does not tell.
- */
+/** What a database did, each time. */
+export interface Counted {
+  /** COMMIT and the like included. */
+  readonly statements: number;
+  /** Pages that they looked at, found in its memory or not. */
+  readonly buffers: number;
+}
+
+/** Lets `fn` count what a database does while something is done; null where the database does not tell. */
 export async function counting<T>(
   url: string,
-  fn: (count: (what: () => Promise<unknown>) => Promise<number | null>) => Promise<T>,
+  fn: (count: (times: number, what: () => Promise<unknown>) => Promise<Counted | null>) => Promise<T>,
 ): Promise<T> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
@@ -86,15 +91,15 @@ export async function counting<T>(
   try {
     if (rowCount === 0) return await fn(async () => null);
     await set('top');
-    return await fn(async (what) => {
+    return await fn(async (times, what) => {
       await client.query('select pg_stat_statements_reset()');
       await what();
-      const { rows } = await client.query<{ calls: string }>(
-        `select coalesce(sum(calls), 0) calls from pg_stat_statements s join pg_database d on d.oid = s.dbid
+      const { rows } = await client.query<{ calls: string; buffers: string }>(
+        `select coalesce(sum(calls), 0) calls, coalesce(sum(shared_blks_hit + shared_blks_read), 0) buffers from pg_stat_statements s join pg_database d on d.oid = s.dbid
          where d.datname = current_database() and toplevel and query !~ 'pg_stat_statements'
          and query !~ '^SELECT 1 FROM ONLY'`, // what a deferred foreign key looks up at the end
       );
-      return Number(rows[0]?.calls ?? 0);
+      return { statements: Number(rows[0]?.calls ?? 0) / times, buffers: Number(rows[0]?.buffers ?? 0) / times };
     });
   } finally {
     if (rowCount !== 0) await set('none');

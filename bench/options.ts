@@ -10,6 +10,7 @@ export interface Options {
   readonly warmSeconds: number;
   readonly scales: readonly number[];
   readonly connections: number;
+  readonly different: number;
   readonly subscribers: number;
   readonly sockets: number;
   readonly runs: number;
@@ -18,6 +19,8 @@ export interface Options {
   readonly out: string;
   readonly cache: string;
   readonly database: string | undefined;
+  /** Of the embedded server, as PostgreSQL writes it. */
+  readonly sharedBuffers: string;
   readonly profile: string | null;
   readonly quick: boolean;
   readonly prepare: boolean;
@@ -40,12 +43,14 @@ export const help = `npm --prefix bench start -- [options]
   --warm 3               seconds of load before the rounds
   --scale 1              size of the data, 0.01 to 10; several, comma-separated, tell how costs grow
   --connections 32       of HTTP loads
+  --different 400        requests of one load of Q1, Q2, Q3; M1 takes all applications in turn
   --subscribers 2000     of S1, S2, L1; S3 has a tenth on each of 10 documents; R1 has 100
   --sockets 10000        of K1
   --runs 2000            of J1; E1 has five times as many events
   --operations 400       of C1
   --against <git ref>    measures the server of that commit, too
   --database <url>       of a server where databases may be made; default: an embedded one
+  --shared-buffers 128MB memory of the embedded server: 128 MB are what one has that nobody set up
   --cache <folder>       of the data; default: ${cacheFolder()}
   --out <folder>         of the report; default: bench/results/<time>
   --profile <contender>  no rounds: where that one spends its time in each workload
@@ -68,8 +73,8 @@ export function optionsOf(
   const { values } = parseArgs({
     args: [...args],
     options: {
-      workloads: text, contenders: text, rounds: text, seconds: text, warm: text, scale: text, connections: text,
-      subscribers: text, sockets: text, runs: text, operations: text, against: text, database: text, cache: text, out: text, profile: text,
+      workloads: text, contenders: text, rounds: text, seconds: text, warm: text, scale: text, connections: text, different: text,
+      subscribers: text, sockets: text, runs: text, operations: text, against: text, database: text, 'shared-buffers': text, cache: text, out: text, profile: text,
       quick: { type: 'boolean' }, prepare: { type: 'boolean' }, help: { type: 'boolean' },
     },
   }); // prettier-ignore
@@ -80,6 +85,10 @@ export function optionsOf(
     if (!(value > 0 || (value === 0 && least === 0)))
       throw new UnknownOption(`${given} is too small or no number\n${help}`);
     return value;
+  };
+  const size = (given: string): string => {
+    if (!/^\d+(?:kB|MB|GB)$/.test(given)) throw new UnknownOption(`${given} is no size\n${help}`);
+    return given;
   };
   const list = (given: string | undefined, of: readonly string[], few: readonly string[]): readonly string[] => {
     const chosen = given?.split(',').map((one) => one.trim()) ?? (quick ? of.filter((one) => few.includes(one)) : of);
@@ -95,6 +104,7 @@ export function optionsOf(
     warmSeconds: number(values.warm, 3, 0),
     scales: (values.scale ?? '1').split(',').map((one) => Math.min(10, number(one, 1, 1))),
     connections: number(values.connections, 32, 8),
+    different: number(values.different, 400, 400),
     subscribers: number(values.subscribers, 2000, 40),
     sockets: number(values.sockets, 10_000, 100),
     runs: number(values.runs, 2000, 20),
@@ -105,6 +115,7 @@ export function optionsOf(
     ),
     cache: path.resolve(values.cache ?? cacheFolder()),
     database: values.database,
+    sharedBuffers: size(values['shared-buffers'] ?? '128MB'),
     profile: values.profile ?? null,
     quick,
     prepare: values.prepare ?? false,

@@ -38,7 +38,7 @@ const frame = (field: string, event: EventRow): Buffer =>
 
 /** Sockets by what they follow: a workspace, or a run. */
 const followers = new Map<string, Set<WebSocket>>();
-const followed = new Map<string, Promise<unknown>>();
+const followed = new Map<string, { readonly stop: Promise<() => void>; sockets: number }>();
 
 function tell(key: string, field: string, event: EventRow): void {
   const all = followers.get(key);
@@ -52,27 +52,55 @@ async function subscribe(socket: WebSocket, id: string): Promise<void> {
   const workspace = type === 'Workspace' ? row : await workspaceOfRun(row);
   const all = followers.get(row) ?? new Set();
   followers.set(row, all.add(socket));
-  socket.on('close', () => all.delete(socket));
-  if (!followed.has(workspace)) {
+  let log = followed.get(workspace);
+  if (!log) {
     const stop = follow(workspace, (event) => {
       tell(workspace, 'workspaceEvents', event);
       if (event.run_id) tell(event.run_id, 'runEvents', event);
     });
-    followed.set(workspace, stop);
+    followed.set(workspace, (log = { stop, sockets: 0 }));
   }
-  await followed.get(workspace);
+  const { stop } = log;
+  log.sockets++;
+  socket.on('close', () => {
+    all.delete(socket);
+    if (all.size === 0) followers.delete(row);
+    if (--log.sockets > 0) return;
+    followed.delete(workspace);
+    void stop.then((end) => end());
+  });
+  await stop;
 }
+
+/** As often as the server does. */
+const heartbeatMs = 12_000;
+
+// Who has not answered by the next time is gone: as the documentation of `ws` has it.
+const silent = new WeakSet<WebSocket>();
+function pong(this: WebSocket): void {
+  silent.delete(this);
+}
+setInterval(() => {
+  for (const socket of sockets.clients) {
+    if (silent.has(socket)) socket.terminate();
+    else {
+      silent.add(socket);
+      socket.ping();
+    }
+  }
+}, heartbeatMs).unref();
 
 interface Message {
   readonly type: string;
   readonly payload?: { readonly variables?: { readonly id?: string } };
 }
-sockets.on('connection', (socket) =>
+sockets.on('connection', (socket) => {
+  socket.on('pong', pong);
   socket.on('message', (data: Buffer) => {
     const { type, payload } = JSON.parse(data.toString()) as Message;
     if (type === 'connection_init') socket.send('{"type":"connection_ack"}');
     if (type === 'subscribe') void subscribe(socket, payload?.variables?.id ?? '');
-  }),
-);
+  });
+});
 await listenForEvents();
 listen(server);

@@ -33,12 +33,13 @@ const restartMs = 60_000;
  * @throws when another process holds it with other settings
  */
 export async function postgres(
-  options: { url: string | undefined; cache: string },
+  options: { url: string | undefined; cache: string; sharedBuffers: string },
   until = performance.now() + restartMs,
 ): Promise<Postgres> {
   if (options.url) return { url: options.url, pid: null, release: async () => undefined } satisfies Postgres;
   const dirs = await resolveStateDirs({ stateDir: path.join(options.cache, 'state') });
-  const server = await acquireEmbeddedPostgres({ ...dirs, log, database: 'bench' });
+  const settings = { shared_buffers: options.sharedBuffers };
+  const server = await acquireEmbeddedPostgres({ ...dirs, log, database: 'bench', settings });
   const client = new pg.Client({ connectionString: server.url });
   await client.connect();
   // For everybody the same: statements and caches are measured, not the disk.
@@ -55,12 +56,14 @@ export async function postgres(
     await client.query(`alter system set ${name} = '${value}'`);
   await client.query('select pg_reload_conf()');
   // What is set right now is not told as pending yet: what it has is asked for.
-  const counts = await client.query(
-    `select 1 where current_setting('shared_preload_libraries') like '%pg_stat_statements%'`,
+  const settled = await client.query(
+    `select 1 where current_setting('shared_preload_libraries') like '%pg_stat_statements%'
+     and pg_size_bytes(current_setting('shared_buffers')) = pg_size_bytes($1)`,
+    [options.sharedBuffers],
   );
   await client.end();
   // It ends some time after its last holder: one that is met before has the settings of before.
-  if (counts.rowCount === 0) {
+  if (settled.rowCount === 0) {
     await server.release();
     if (performance.now() > until)
       throw new Error('Somebody else holds the database server of this cache: it must start anew');

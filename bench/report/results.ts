@@ -7,12 +7,15 @@ export const metrics = {
   cpuUs: { title: 'server CPU each, µs', digits: 1 },
   databaseUs: { title: 'database CPU each, µs', digits: 1 },
   statements: { title: 'SQL statements each', digits: 1 },
+  buffers: { title: 'database pages looked at, each', digits: 0 },
   serverBusy: { title: 'server core, %', digits: 0 },
   othersBusy: { title: 'other core, %', digits: 0 },
   p50Ms: { title: 'p50, ms', digits: 1 },
   p99Ms: { title: 'p99, ms', digits: 1 },
   pssMb: { title: 'memory (PSS), MB', digits: 0 },
   kbPerSocket: { title: 'kB a subscriber', digits: 1 },
+  kbOfTenth: { title: 'kB each of the first tenth', digits: 1 },
+  kbOfRest: { title: 'kB each of the rest', digits: 1 },
 } as const;
 export type Metric = keyof typeof metrics;
 
@@ -32,6 +35,8 @@ export interface About {
   readonly when: string;
   readonly node: string;
   readonly postgres: string;
+  /** Its own memory. */
+  readonly sharedBuffers: string;
   readonly processor: string;
   readonly commit: string;
   readonly load: string;
@@ -40,7 +45,7 @@ export interface About {
   /** Label by contender. */
   readonly contenders: Readonly<Record<string, string>>;
   /** Without what is of the machine that it was made on alone. */
-  readonly options: Omit<Options, 'cache' | 'database' | 'out'>;
+  readonly options: Omit<Options, 'cache' | 'database' | 'sharedBuffers' | 'out'>;
 }
 
 /** What one run of the bench gives. */

@@ -17,11 +17,22 @@ const figure = (value: number | null): string =>
   value === null ? '' : value >= 100 ? Math.round(value).toLocaleString('en') : value.toPrecision(2);
 
 /** Under what a run was made, in a line. */
-export const conditions = ({ when, commit, node, postgres, processor, load, options }: About): string => {
-  const { workloads, rounds, seconds, connections, subscribers } = options;
+export const conditions = ({
+  when,
+  commit,
+  node,
+  postgres,
+  sharedBuffers,
+  processor,
+  load,
+  options,
+}: About): string => {
+  const { workloads, rounds, seconds, connections, subscribers, sockets } = options;
+  const idle = workloads.includes('K1') ? `, ${sockets} idle sockets` : '';
   const said = [
-    workloads.join(' '), `${rounds} rounds of ${seconds} s`, `${connections} connections, ${subscribers} subscribers`,
-    when.slice(0, 16).replace('T', ' '), `commit ${commit}`, `Node ${node}`, `PostgreSQL ${postgres}`, processor, `load by ${load}`,
+    workloads.join(' '), `${rounds} rounds of ${seconds} s`, `${connections} connections, ${subscribers} subscribers${idle}`,
+    when.slice(0, 16).replace('T', ' '), `commit ${commit}`, `Node ${node}`, `PostgreSQL ${postgres}, shared_buffers ${sharedBuffers}`,
+    processor, `load by ${load}`,
   ]; // prettier-ignore
   return said.join(' · ');
 };
@@ -110,6 +121,56 @@ const latencies = (reports: readonly Report[]): string =>
     return p50 === null ? '' : `${figure(p50)} · ${figure(p99)}`;
   });
 
+/** Memory of a subscriber; of K1 also what the first ones and the others take, for the process grows in one leap. */
+const subscribersTable = (reports: readonly Report[]): string => {
+  const rows: Record<string, readonly [workload: string, metric: Metric]> = {
+    S1: ['S1', 'kbPerSocket'],
+    S2: ['S2', 'kbPerSocket'],
+    S3: ['S3', 'kbPerSocket'],
+    K1: ['K1', 'kbPerSocket'],
+    'K1, the first tenth': ['K1', 'kbOfTenth'],
+    'K1, the rest': ['K1', 'kbOfRest'],
+  };
+  return matrix(reports, Object.keys(rows), (name, contender) => {
+    const [workload, metric] = rows[name] ?? [name, 'kbPerSocket'];
+    return figure(medianOf(samplesOf(reports, workload, contender), metric));
+  });
+};
+
+/** What one core is enough for, each second: what each takes of it, turned round. */
+function sizesTable(reports: readonly Report[]): string {
+  const own = (workload: string): readonly Sample[] =>
+    reports.map(({ samples }) => samples.filter((one) => one.workload === workload && one.contender === 'switchyard'))
+      .find((all) => all.length > 0) ?? []; // prettier-ignore
+  const usual = (all: readonly Sample[]) => all.filter(({ scale }) => scale === usualScale(all));
+  const of = (workload: string, metric: Metric) => medianOf(usual(own(workload)), metric);
+  const round = (value: number): string => Number(value.toPrecision(2)).toLocaleString('en');
+  const perCore = (us: number | null): string => (us ? round(1e6 / us) : '');
+  const what = {
+    Q1: 'point reads',
+    Q3: 'pages of 50 with a count',
+    Q2: 'nested lists of 100 deployments',
+    M1: 'mutations with event and job',
+    S1: 'deliveries of a stream that all share',
+    S2: 'deliveries of streams with one subscriber',
+    S3: 'deliveries of dashboards with rows',
+    J1: 'runs of three steps that do nothing (a worker)',
+    E1: 'events (a worker)',
+  } as const;
+  const [idle, memory, server] = [of('K1', 'cpuUs'), of('K1', 'kbPerSocket'), of('K1', 'pssMb')];
+  return [
+    table(
+      ['a second', 'one core of Switchyard', 'one core of PostgreSQL'],
+      ...Object.entries(what).map(([workload, name]) => [`${name} (${workload})`, perCore(of(workload, 'cpuUs')), workload.startsWith('S') ? '' : perCore(of(workload, 'databaseUs'))]), // prettier-ignore
+    ),
+    ...(idle && memory && server
+      ? [
+          `Ten thousand idle subscribers (K1) take ${round(memory * 10)} MB and ${round(idle / 1e6 * 10_000 * 100)} % of a core; the process as a whole has ${round(server)} MB.`, // prettier-ignore
+        ]
+      : []),
+  ].join('\n\n');
+}
+
 const goalsTable = (reports: readonly Report[]): string =>
   table(['', 'goal', 'seen', 'met'], ...judged(reports).map(({ what, goal, seen, met }) => [what, goal, seen, met]));
 
@@ -117,9 +178,9 @@ const growthTable = (reports: readonly Report[]): string => {
   const labels = new Map(reports.flatMap(({ about }) => Object.entries(about.contenders)));
   const as = (value: number | null): string => value?.toFixed(2) ?? '';
   return table(
-    ['', '', 'scales', 'per s', 'server CPU each', 'database CPU each'],
-    ...growth(reports).map(({ workload, contender, from, to, perSecond, cpuUs, databaseUs }) =>
-      [workload, labels.get(contender) ?? contender, `${from} → ${to}`, as(perSecond), as(cpuUs), as(databaseUs)]), // prettier-ignore
+    ['', '', 'scales', 'shared_buffers', 'per s', 'server CPU each', 'database CPU each', 'pages looked at, each'],
+    ...growth(reports).map(({ workload, contender, from, to, sharedBuffers, perSecond, cpuUs, databaseUs, buffers }) =>
+      [workload, labels.get(contender) ?? contender, `${from} → ${to}`, sharedBuffers, as(perSecond), as(cpuUs), as(databaseUs), as(buffers)]), // prettier-ignore
   );
 };
 
@@ -160,7 +221,8 @@ export const parts: Readonly<Record<string, (reports: readonly Report[]) => stri
   deliveries: (reports) => medians(reports, streams, 'perSecond'),
   'delivery-processor': (reports) => processor(reports, streams),
   latency: latencies,
-  subscribers: (reports) => medians(reports, ['S1', 'S2', 'S3', 'K1'], 'kbPerSocket'),
+  subscribers: subscribersTable,
+  sizes: sizesTable,
   runs: (reports) => medians(reports, ['J1', 'E1'], 'perSecond'),
   'runs-processor': (reports) => processor(reports, ['J1', 'E1']),
   growth: growthTable,

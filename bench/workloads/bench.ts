@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Contender, Running } from '../contenders/index.ts';
 import type { Shape } from '../data/shape.ts';
 import { cpu, spent, tree } from '../measure.ts';
@@ -19,10 +20,11 @@ export interface Bench {
 /** Contenders give different answers, or wrong ones. */
 export class AnswersDiffer extends Error {}
 
-/** Each goes first as often as the others. @param round from 1 */
+/** Each goes first, and before each of the others, as often as the others do. @param round from 1 */
 export function inTurn<T>(all: readonly T[], round: number): readonly T[] {
-  const turn = (round - 1) % Math.max(1, all.length);
-  return [...all.slice(turn), ...all.slice(0, turn)];
+  const turn = ((round - 1) >> 1) % Math.max(1, all.length);
+  const turned = [...all.slice(turn), ...all.slice(0, turn)];
+  return round % 2 === 1 ? turned : turned.toReversed();
 }
 
 /** Time that the processors spent, microseconds. */
@@ -58,4 +60,13 @@ export function costs({ server, database, wall }: Spent, times: number, load: nu
     serverBusy: (100 * server) / wall,
     ...(database === null || load === null ? {} : { othersBusy: (100 * (database + load)) / wall }),
   };
+}
+
+/** Waits until a server has done what nobody waits for any more, at most five seconds: it would be in the next one's way. */
+export async function idle(running: Running): Promise<void> {
+  for (let tries = 0; tries < 50; tries++) {
+    const before = running.cpu();
+    await delay(100);
+    if (spent(before, running.cpu()) < 10_000) return;
+  }
 }

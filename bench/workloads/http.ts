@@ -4,12 +4,10 @@ import { cursorsOf, operations, requestOf, type Request, type RequestWorkload } 
 import type { Contender, Running } from '../contenders/index.ts';
 import { load } from '../load/http.ts';
 import { post } from '../load/post.ts';
-import { cores, counting, spent } from '../measure.ts';
+import { cores, counting, type Counted } from '../measure.ts';
 import type { Sample } from '../report/results.ts';
-import { AnswersDiffer, costs, inTurn, meter, type Bench } from './bench.ts';
+import { AnswersDiffer, costs, idle, inTurn, meter, type Bench } from './bench.ts';
 
-/** Different requests of one load. */
-const many = 400;
 /** Operations whose answers are compared. */
 const compared = 25;
 
@@ -67,7 +65,7 @@ async function watched(entry: Entry, expected: Expected, load: Promise<unknown>)
 export async function loadOf(bench: Bench, contender: Contender, running: Running, workload: RequestWorkload) {
   const { shape, options } = bench;
   const cursors = await cursorsOf(contender, running, shape);
-  const requests = operations(workload, shape, workload === 'M1' ? shape.applications : many).map((one) =>
+  const requests = operations(workload, shape, workload === 'M1' ? shape.applications : options.different).map((one) =>
     requestOf(contender, one, cursors),
   );
   const { seconds, connections } = options;
@@ -75,15 +73,6 @@ export async function loadOf(bench: Bench, contender: Contender, running: Runnin
     run: () => load(running.url, requests, { seconds, connections, core: cores.others, seed: 1 }),
     end: async () => undefined,
   };
-}
-
-/** Waits until a server has done what nobody waits for any more, at most five seconds: it would be in the next one's way. */
-async function idle(running: Running): Promise<void> {
-  for (let tries = 0; tries < 50; tries++) {
-    const before = running.cpu();
-    await delay(100);
-    if (spent(before, running.cpu()) < 10_000) return;
-  }
 }
 
 /** Loads each contender in turn, round by round. */
@@ -106,7 +95,7 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
     for (const workload of workloads) {
       await checkAnswers(bench, entries, workload);
       tell(`${workload}: all ${entries.length} give the same answers`);
-      const all = operations(workload, shape, workload === 'M1' ? shape.applications : many);
+      const all = operations(workload, shape, workload === 'M1' ? shape.applications : options.different);
       for (const { contender, cursors } of entries)
         requests.set(
           key(contender, workload),
@@ -114,17 +103,16 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
         );
     }
     const expected = new Map<string, Expected>();
-    const counts = new Map<string, number | null>();
+    const counts = new Map<string, Counted | null>();
     await counting(bench.databaseUrl, async (count) => {
       for (const workload of workloads) {
-        const some = operations(workload, shape, options.quick ? 4 : 10);
+        const some = operations(workload, shape, options.quick ? 4 : compared);
         for (const entry of entries) {
           const all = async () => {
             for (const operation of some) await send(entry, operation);
           };
           await all(); // what is prepared once does not count
-          const counted = await count(all);
-          counts.set(key(entry.contender, workload), counted === null ? null : counted / some.length);
+          counts.set(key(entry.contender, workload), await count(some.length, all));
         }
       }
     });
@@ -145,7 +133,6 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
       if (result.errors > 0) throw new Error(`${contender.name} failed ${result.errors} requests of ${workload}`);
       // When the load ends, each connection has a request under way, half done on the average.
       const served = result.requests + options.connections / 2 + looked;
-      const count = counts.get(key(contender, workload));
       await idle(running);
       return {
         workload,
@@ -155,7 +142,7 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
         values: {
           perSecond: result.perSecond,
           ...costs(used, served, result.cpuUs),
-          ...(count == null ? {} : { statements: count }),
+          ...counts.get(key(contender, workload)),
           p50Ms: result.p50,
           p99Ms: result.p99,
           pssMb: running.pss() / 1024,

@@ -4,7 +4,7 @@ import { Subscribers } from '../load/subscribers.ts';
 import type { Report, Subscriber } from '../load/subscriber.ts';
 import { cpu, spent } from '../measure.ts';
 import type { Sample } from '../report/results.ts';
-import { AnswersDiffer, costs, inTurn, meter, type Bench } from './bench.ts';
+import { AnswersDiffer, costs, idle, inTurn, meter, type Bench } from './bench.ts';
 import { normalised } from './documents.ts';
 import { Publisher } from './publisher.ts';
 import { followed, replayOf, settingOf, type LiveWorkload, type Setting } from './streams.ts';
@@ -16,6 +16,8 @@ interface Turn {
   readonly running: Running;
   readonly clients: Subscribers;
   readonly publisher: Publisher;
+  /** It was started for this turn. */
+  readonly fresh: boolean;
   /** A message of each document. */
   readonly seen: Map<string, string>;
 }
@@ -120,13 +122,14 @@ async function settled({ clients, contender }: Turn, setting: Setting): Promise<
 }
 
 /** Opens all sockets. @returns what one takes, kB; the first ones, for which code is loaded, not counted */
-async function openAll(turn: Turn, subscribers: readonly Subscriber[]): Promise<number> {
+async function openAll(turn: Turn, subscribers: readonly Subscriber[]): Promise<{ readonly kbPerSocket?: number }> {
   const first = Math.min(20, subscribers.length >> 1);
   const { running, clients } = turn;
   await clients.open(running.url, subscribers.slice(0, first));
-  const before = await held(turn);
+  // A process that had as many before tells nothing of it.
+  const before = turn.fresh ? await held(turn) : null;
   await clients.open(running.url, subscribers.slice(first));
-  return ((await held(turn)) - before) / (subscribers.length - first);
+  return before === null ? {} : { kbPerSocket: ((await held(turn)) - before) / (subscribers.length - first) };
 }
 
 type Measured = readonly Pick<Sample, 'workload' | 'values'>[];
@@ -139,11 +142,11 @@ async function deliveries(turn: Turn, workload: 'S1' | 'S2' | 'S3'): Promise<Mea
   const { bench, contender, publisher, running } = turn;
   const { options } = bench;
   const setting = await settingOf(workload, bench, contender, publisher);
-  const kbPerSocket = await openAll(turn, setting.subscribers);
+  const memory = await openAll(turn, setting.subscribers);
   await settled(turn, setting);
   await burst(turn, setting, warmSeconds);
   const { values } = await burst(turn, setting, options.seconds);
-  const made = [{ workload, values: { ...values, kbPerSocket, pssMb: running.pss() / 1024 } }];
+  const made = [{ workload, values: { ...values, ...memory, pssMb: running.pss() / 1024 } }];
   if (workload !== 'S1' || !options.workloads.includes('L1')) return made;
   const half = await burst(turn, setting, options.seconds, (2 * 1000 * setting.messages) / (values.perSecond ?? 1));
   return [...made, { workload: 'L1', values: { ...half.values, ...percentiles(half.latencies) } }];
@@ -165,23 +168,36 @@ async function replay(turn: Turn): Promise<Measured> {
 /** Longer than the heartbeats of everybody. */
 const idleMs = 15_000;
 
+/** Memory is all that the process has more than before the first of them, once all have had an event and a heartbeat. */
 async function idleSockets(turn: Turn): Promise<Measured> {
-  const { bench, contender, running, publisher } = turn;
+  const { bench, contender, running, publisher, clients } = turn;
   const setting = await settingOf('K1', bench, contender, publisher);
-  const kbPerSocket = await openAll(turn, setting.subscribers);
+  const { subscribers } = setting;
+  const some = Math.ceil(subscribers.length / 10);
+  const none = await held(turn);
+  await clients.open(running.url, subscribers.slice(0, some));
+  await settled(turn, { ...setting, messages: some });
+  const tenth = await held(turn);
+  await clients.open(running.url, subscribers.slice(some));
   await settled(turn, setting);
   const told = meter(bench, running);
   await delay(idleMs);
-  const idle = costs(told(), (setting.subscribers.length * idleMs) / 1000, null);
+  const living = costs(told(), (subscribers.length * idleMs) / 1000, null);
+  const all = await held(turn);
+  const memory = {
+    kbPerSocket: (all - none) / subscribers.length,
+    kbOfTenth: (tenth - none) / some,
+    kbOfRest: (all - tenth) / (subscribers.length - some),
+  };
   const { latencies } = await burst(turn, setting, 0);
-  return [{ workload: 'K1', values: { ...idle, kbPerSocket, ...percentiles(latencies), pssMb: running.pss() / 1024 } }];
+  return [{ workload: 'K1', values: { ...living, ...memory, ...percentiles(latencies), pssMb: running.pss() / 1024 } }];
 }
 
 /** A load for a profile. */
 export async function underLoad(bench: Bench, contender: Contender, running: Running, workload: LiveWorkload) {
   const publisher = new Publisher(bench.databaseUrl);
   const clients = new Subscribers();
-  const turn = { bench, contender, running, clients, publisher, seen: new Map<string, string>() };
+  const turn = { bench, contender, running, clients, publisher, fresh: false, seen: new Map<string, string>() };
   await publisher.revive(followed(bench));
   const setting = await settingOf(workload === 'R1' ? 'S1' : workload, bench, contender, publisher);
   await clients.open(running.url, setting.subscribers);
@@ -195,43 +211,51 @@ export async function underLoad(bench: Bench, contender: Contender, running: Run
   };
 }
 
-/** Each contender in turn, round by round, started afresh each time. L1 comes with S1. */
+/** Loads each contender in turn, round by round. K1 starts it afresh each time. L1 comes with S1. */
 export async function measureLive(bench: Bench, workloads: readonly LiveWorkload[]): Promise<Sample[]> {
   const { options, shape, tell } = bench;
   const publisher = new Publisher(bench.databaseUrl);
   const seen = new Map<string, string>();
   const samples: Sample[] = [];
-  const chosen = new Set(workloads.map((one) => (one === 'L1' ? 'S1' : one)));
+  const kept = new Map<string, Running>();
+  const stop = async ({ name }: Contender): Promise<void> => {
+    await kept.get(name)?.stop();
+    kept.delete(name);
+  };
+  const measured = async (contender: Contender, workload: LiveWorkload): Promise<Measured> => {
+    const fresh = !kept.has(contender.name);
+    const running = kept.get(contender.name) ?? (await bench.start(contender));
+    kept.set(contender.name, running);
+    const clients = new Subscribers();
+    const turn = { bench, contender, running, clients, publisher, fresh, seen };
+    try {
+      if (workload === 'R1') return await replay(turn);
+      return await (workload === 'K1' ? idleSockets(turn) : deliveries(turn, workload === 'L1' ? 'S1' : workload));
+    } catch (error) {
+      if (error instanceof AnswersDiffer) throw error;
+      throw new Error(`${contender.name} fails in ${workload}`, { cause: error });
+    } finally {
+      await clients.close();
+      await idle(running);
+    }
+  };
   try {
     await publisher.revive(followed(bench));
-    for (let round = 1; round <= options.rounds; round++) {
-      for (const workload of chosen) {
-        const able = bench.contenders.filter(({ live }) => live.includes(workload));
+    for (const workload of new Set(workloads.map((one) => (one === 'L1' ? 'S1' : one)))) {
+      const able = bench.contenders.filter(({ live }) => live.includes(workload));
+      for (let round = 1; round <= options.rounds; round++) {
         for (const contender of inTurn(able, round)) {
-          const running = await bench.start(contender);
-          const clients = new Subscribers();
-          const turn = { bench, contender, running, clients, publisher, seen };
-          try {
-            const made =
-              workload === 'R1'
-                ? await replay(turn)
-                : workload === 'K1'
-                  ? await idleSockets(turn)
-                  : await deliveries(turn, workload);
-            for (const one of made) samples.push({ ...one, contender: contender.name, scale: shape.scale, round });
-          } catch (error) {
-            if (error instanceof AnswersDiffer) throw error;
-            throw new Error(`${contender.name} fails in ${workload}`, { cause: error });
-          } finally {
-            await clients.close();
-            await running.stop();
-          }
+          const made = await measured(contender, workload);
+          for (const one of made) samples.push({ ...one, contender: contender.name, scale: shape.scale, round });
+          if (workload === 'K1') await stop(contender);
         }
         tell(`round ${round}: ${workload}`);
       }
+      await Promise.all(able.map(stop));
     }
     return samples;
   } finally {
+    await Promise.all([...kept.values()].map((running) => running.stop()));
     await publisher.close();
   }
 }

@@ -53,16 +53,16 @@ export async function measureRuns(
           const values = { perSecond, ...costs(told(), count, 0), pssMb: running.pss() / 1024 };
           // It tells nothing new in the next rounds.
           const some = Math.max(10, count >> 4);
-          const statements =
+          const counted =
             round > 1
               ? null
-              : await counting(bench.databaseUrl, (counted) => counted(() => make(running, workload, some)));
+              : await counting(bench.databaseUrl, (counts) => counts(some, () => make(running, workload, some)));
           samples.push({
             workload,
             contender: contender.name,
             scale: shape.scale,
             round,
-            values: { ...values, ...(statements === null ? {} : { statements: statements / some }) },
+            values: { ...values, ...counted },
           });
         }
       } finally {

@@ -67,7 +67,10 @@ export async function follow(workspaceId: string, listener: (event: EventRow) =>
   if (!log) logs.set(workspaceId, (log = open(workspaceId)));
   const { listeners } = await log;
   listeners.add(listener);
-  return () => void listeners.delete(listener);
+  return () => {
+    listeners.delete(listener);
+    if (listeners.size === 0) logs.delete(workspaceId);
+  };
 }
 
 /** The same as an iterator; with a seq, what came after it is read first. */

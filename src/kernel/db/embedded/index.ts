@@ -32,6 +32,7 @@ export interface EmbeddedPostgres {
  * @param options.stateDir of this user alone, see `resolveStateDirs`
  * @param options.sharedDir where the server's own user can get to, see `resolveStateDirs`
  * @param options.database made if it does not exist
+ * @param options.settings of PostgreSQL; whoever shares the server has those of the one that started it
  * @throws {EmbeddedPostgresUnsupported} on a machine without such a package
  * @throws {EmbeddedPostgresFailed} with the server's last words
  */
@@ -40,15 +41,16 @@ export async function acquireEmbeddedPostgres(options: {
   sharedDir: string;
   log: Logger;
   database?: string;
+  settings?: Readonly<Record<string, string>>;
 }): Promise<EmbeddedPostgres> {
-  const { sharedDir, log, database = 'switchyard' } = options;
+  const { sharedDir, log, database = 'switchyard', settings = {} } = options;
   const startedAt = performance.now();
   await mkdir(options.stateDir, { recursive: true, mode: 0o700 });
   // One spelling of the path, since the socket's name may be derived from it.
   const stateDir = await realpath(options.stateDir);
   const home = clusterHome(stateDir);
   await mkdir(home, { recursive: true, mode: 0o700 });
-  const lease = await takeLease(home, () => prepareCluster(stateDir, sharedDir, log));
+  const lease = await takeLease(home, () => prepareCluster(stateDir, sharedDir, log), settings);
   try {
     const password = await databasePassword(home);
     await ensureDatabase({ host: '127.0.0.1', port: lease.port, user: databaseRole, password }, database);

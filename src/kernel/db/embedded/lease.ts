@@ -44,9 +44,14 @@ export interface Lease {
  * just stops.
  * @param home the cluster's folder below the state folder
  * @param prepare makes the cluster; called only if there is no server
+ * @param settings of PostgreSQL, if it is started
  * @throws {EmbeddedPostgresFailed}
  */
-export async function takeLease(home: string, prepare: () => Promise<Cluster>): Promise<Lease> {
+export async function takeLease(
+  home: string,
+  prepare: () => Promise<Cluster>,
+  settings: Readonly<Record<string, string>> = {},
+): Promise<Lease> {
   const socketPath = await socketOf(home);
   const deadline = Date.now() + startLimitMs;
   let starter: ChildProcess | undefined;
@@ -60,7 +65,7 @@ export async function takeLease(home: string, prepare: () => Promise<Cluster>): 
     }
     if (!starter || starter.exitCode !== null) {
       cluster ??= await prepare();
-      starter = await startSupervisor(cluster, socketPath);
+      starter = await startSupervisor(cluster, socketPath, settings);
     }
     await delay(10);
   }
@@ -147,7 +152,11 @@ function askForLease(socket: Socket, starter: ChildProcess | undefined): Promise
   return asked.promise;
 }
 
-async function startSupervisor({ home, dataDir, binaries, user }: Cluster, socket: string): Promise<ChildProcess> {
+async function startSupervisor(
+  { home, dataDir, binaries, user }: Cluster,
+  socket: string,
+  settings: Readonly<Record<string, string>>,
+): Promise<ChildProcess> {
   const config = {
     socket,
     lock: path.join(home, 'supervisor.lock'),
@@ -167,6 +176,7 @@ async function startSupervisor({ home, dataDir, binaries, user }: Cluster, socke
       io_method: 'sync',
       jit: 'off',
       log_min_messages: 'warning',
+      ...settings,
     },
   };
   const { O_CREAT, O_WRONLY, O_TRUNC, O_APPEND } = constants;
