@@ -34,6 +34,6 @@ builder.subscriptionFields((t) => ({
     subscribe: async function* () {
       yield await Promise.resolve([...some]);
     },
-    resolve: (items) => items as Brittle[],
+    resolve: (items) => items,
   }),
 }));

@@ -20,7 +20,7 @@ declare global {
 /** The name of the plugin. */
 export const lists = 'lists' as const;
 
-type Resolver<Types extends SchemaTypes> = GraphQLFieldResolver<unknown, Types['Context'], unknown>;
+type Resolver<Types extends SchemaTypes> = GraphQLFieldResolver<unknown, Types['Context'], object>;
 
 /**
  * Where an item of a list fails at once and may not be null, the executors (graphql-js and that of graphql-tools alike)
