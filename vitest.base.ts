@@ -28,6 +28,7 @@ export const alone = [
  */
 export const declaring = [
   'test/domains/identity/{external,github,sso}.test.ts',
+  'test/kernel/graphql/rejections.test.ts',
   'test/kernel/jobs/jobs.test.ts',
   'test/kernel/live/{rights,streams}.test.ts',
   'test/kernel/runs/*.test.ts',

@@ -120,7 +120,15 @@ async function begin(
   const directUrl = config.database.directUrl?.reveal() ?? url;
   await migrate(directUrl, { log });
 
-  const database = createDatabase({ url, directUrl, poolMax: config.database.poolMax, applicationName: 'switchyard' });
+  const { poolMax, statementTimeoutS } = config.database;
+  const database = createDatabase({
+    url,
+    directUrl,
+    poolMax,
+    applicationName: 'switchyard',
+    // A worker alone has no requests.
+    ...(config.roles.api ? { statementTimeoutS } : {}),
+  });
   undo.push(() => database.close());
   await database.check();
   const wakeUps = await wakeUpsOf(config, database.pool, directUrl, log);
@@ -368,9 +376,11 @@ async function begin(
   }
 
   // It reads all that is sealed: nobody waits for it.
-  checked = checkKeys({ pool: database.pool, sealing, log, signal: checking.signal }).catch((error: unknown) =>
-    log.error({ err: error }, 'the keys of the values that are sealed could not be checked'),
-  );
+  checked = database
+    .unhurried(() => checkKeys({ pool: database.pool, sealing, log, signal: checking.signal }))
+    .catch((error: unknown) =>
+      log.error({ err: error }, 'the keys of the values that are sealed could not be checked'),
+    );
 
   return {
     app,

@@ -177,6 +177,7 @@ const checks: Readonly<Record<string, Check>> = {
   lint: () => command('oxlint', '--type-aware', '--deny-warnings'),
   format: () => command('prettier', '--check', '--log-level', 'warn', '.'),
   imports: () => tool('import-law.ts'),
+  errors: () => tool('thrown.ts'),
   schema: () => tool('print-schema.ts', '--check'),
   compatibility: () => tool('schema-changes.ts'),
   configuration: () => tool('docs-config.ts', '--check'),

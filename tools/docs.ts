@@ -100,6 +100,11 @@ const requestErrors: readonly (readonly [code: string, status: string, meaning: 
   ['LENGTH_MISMATCH', '400', 'An upload has another length than was announced.'],
   ['CONTENT_TYPE_MISMATCH', '415', 'An upload has another type than was announced.'],
   ['RANGE_NOT_SATISFIABLE', '416', 'The file has no such range.'],
+  [
+    'TIMEOUT',
+    '200, 503',
+    'A statement took longer than `SWITCHYARD_STATEMENT_TIMEOUT_S`, or a transaction longer than it may. Nothing was changed. It may be tried again.',
+  ],
   ['INTERNAL', '200, 500', 'A fault of the server. `requestId` identifies it in the log; nothing else is told.'],
   ['INTERNAL_ERROR', '500', 'The same for a file.'],
 ];

@@ -63,7 +63,12 @@ export function assemble(v: Values, given: ReadonlyMap<string, string>): Config 
       kmsEndpoint: v.SWITCHYARD_KMS_ENDPOINT,
     },
     mail: { smtpUrl: v.SMTP_URL, from: v.MAIL_FROM },
-    database: { url: v.DATABASE_URL, directUrl: v.DATABASE_DIRECT_URL, poolMax: v.DATABASE_POOL_MAX },
+    database: {
+      url: v.DATABASE_URL,
+      directUrl: v.DATABASE_DIRECT_URL,
+      poolMax: v.DATABASE_POOL_MAX,
+      statementTimeoutS: v.SWITCHYARD_STATEMENT_TIMEOUT_S,
+    },
     wakeUps: { redisUrl: v.REDIS_URL },
     storage: {
       stateDir: v.SWITCHYARD_STATE_DIR,

@@ -25,6 +25,15 @@ export const database = {
     example: '20',
     schema: whole(2, 1000),
   }),
+  SWITCHYARD_STATEMENT_TIMEOUT_S: setting({
+    group: 'Database',
+    description:
+      'Most time of one statement in a process that serves the API. A request whose statement takes longer is told `TIMEOUT`. Migrations, background jobs and what else tidies up may take longer.',
+    unit: 's',
+    default: '30',
+    example: '10',
+    schema: whole(1, 3600),
+  }),
   REDIS_URL: optional({
     group: 'Database',
     description:

@@ -79,6 +79,7 @@ export interface Config {
     /** Undefined exactly when `url` is. */
     readonly directUrl: Secret | undefined;
     readonly poolMax: number;
+    readonly statementTimeoutS: number;
   };
   readonly wakeUps: { readonly redisUrl: Secret | undefined };
   readonly storage: {

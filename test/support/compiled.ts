@@ -1,12 +1,23 @@
-import { getNamedType, isCompositeType, isLeafType, isObjectType, Kind, parse, type GraphQLObjectType } from 'graphql';
+import {
+  getNamedType,
+  getVariableValues,
+  isCompositeType,
+  isLeafType,
+  isObjectType,
+  Kind,
+  parse,
+  type GraphQLObjectType,
+} from 'graphql';
 import { DatabaseError, type Pool as Connections } from 'pg';
 import { vi } from 'vitest';
 import type { Role } from '#prisma';
 import { anonymous, type Actor } from '#kernel/auth/actor.ts';
 import { instanceWorkspaceId } from '#kernel/auth/instance.ts';
 import type { App } from '#kernel/app.ts';
-import { modelsOf } from '#kernel/compiler/models.ts';
+import { modelsOf, NotCompiled } from '#kernel/compiler/models.ts';
+import { Plans } from '#kernel/compiler/plans.ts';
 import { compile } from '#kernel/compiler/select.ts';
+import { accessOf, admit, rootFieldsOf } from '#kernel/graphql/access.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import { schema } from '../../src/schema.ts';
@@ -23,6 +34,8 @@ export interface Both {
   readonly app: App;
   /** Lets somebody in with the bearer token that it gives. @param recalled as they are remembered, with a stamp */
   as(actor: Actor, recalled?: Actor): string;
+  /** Who that is taken for at first. */
+  recalled(token: string | null): Actor;
   ask(operation: Operation, token: string | null): Promise<Outcome>;
   /** Has compiled statements fail with this code of PostgreSQL; null: no more. */
   fail(code: string | null): void;
@@ -50,12 +63,12 @@ export async function both(): Promise<Both> {
     compiling.database,
   );
   const actors: Readonly<Record<'authenticate' | 'recall', Actor>>[] = [];
+  const actorOf = (how: 'authenticate' | 'recall', token: string | null | undefined): Actor =>
+    actors[Number(/actor-(\d+)$/.exec(token ?? '')?.[1] ?? -1)]?.[how] ?? anonymous;
   for (const { running } of [compiling, ordinary])
     for (const how of ['authenticate', 'recall'] as const)
-      vi.spyOn(running.app.actors, how).mockImplementation((credentials) =>
-        Promise.resolve(
-          actors[Number(/actor-(\d+)$/.exec(credentials.authorization ?? '')?.[1] ?? -1)]?.[how] ?? anonymous,
-        ),
+      vi.spyOn(running.app.actors, how).mockImplementation(({ authorization }) =>
+        Promise.resolve(actorOf(how, authorization)),
       );
   for (const { running } of [compiling, ordinary])
     vi.spyOn(running.app.actors, 'refresh').mockImplementation((actor) => Promise.resolve(actor));
@@ -89,6 +102,7 @@ export async function both(): Promise<Both> {
     fail(code) {
       failing = code;
     },
+    recalled: (token) => actorOf('recall', token),
     as: (authenticate, recall = authenticate) => `actor-${actors.push({ authenticate, recall }) - 1}`,
     async ask(operation, token) {
       counted = { compiled: 0, all: 0 };
@@ -319,8 +333,12 @@ export function compiledFields(app: App): Map<string, string | null> {
 /** What came of many random operations. */
 export interface Tally {
   readonly asked: number;
+  /** Those that a plan was made for: each has to be one statement, unless that comes upon an error. */
+  readonly planned: number;
   /** Those that were one statement. */
   readonly compiled: number;
+  /** Those that were to be one, and have errors, which the ordinary way told. */
+  readonly refused: number;
   /** Those that answered with errors, both ways. */
   readonly errors: number;
   /** Those of somebody whose rights had changed since they were read, which their statement found out. */
@@ -343,6 +361,32 @@ function isSame(one: string, other: string): boolean {
   return a === b && one.includes('"errors":');
 }
 
+/** Tells whether an operation has to be one statement: by making its plan, as the server does. */
+function planning(app: App): (operation: Operation, actor: Actor) => boolean {
+  const plans = new Plans({ schema, models: modelsOf(app.db), named: false });
+  return ({ query, variables: given, operationName }, actor) => {
+    const document = parse(query, { noLocation: true });
+    const operation = plans.operation(document, operationName);
+    if (!operation || actor.kind === 'ANONYMOUS') return false;
+    const variables = getVariableValues(schema, operation.node.variableDefinitions ?? [], { ...given }).coerced;
+    const plan = variables && plans.plan(operation, variables);
+    if (!plan) return false;
+    try {
+      for (const field of rootFieldsOf(schema, document, operationName))
+        admit(actor, accessOf(field), { kind: 'Query', name: field.name });
+    } catch {
+      return false; // who may not ask is told so in the ordinary way
+    }
+    try {
+      for (const parameter of plan.parameters) parameter({ actor, variables });
+      return true;
+    } catch (error) {
+      if (error instanceof NotCompiled) return false;
+      throw error;
+    }
+  };
+}
+
 /** Asks random operations of random actors both ways. Most have only fields that compile. */
 export async function differ(servers: Both, { seed, count: asked }: { seed: number; count: number }): Promise<Tally> {
   const { pool, tokens, stale } = await world(servers);
@@ -350,7 +394,8 @@ export async function differ(servers: Both, { seed, count: asked }: { seed: numb
   const fields = compiledFields(servers.app);
   const all = new Operations({ schema, random: next, pool });
   const some = new Operations({ schema, random: next, pool, fields: (name) => (fields.get(name) ?? null) === null });
-  const tally = { compiled: 0, errors: 0, stale: 0, spoilt: 0 };
+  const isPlanned = planning(servers.app);
+  const tally = { planned: 0, compiled: 0, refused: 0, errors: 0, stale: 0, spoilt: 0 };
   const wrong: string[] = [];
   for (let i = 0; i < asked && wrong.length < 3; i++) {
     // First as rows usually are, then with more and more that is seldom there.
@@ -376,11 +421,17 @@ export async function differ(servers: Both, { seed, count: asked }: { seed: numb
       ({ compiled, ordinary, statements } = await servers.ask(operation, token));
     // Who is not who they were is told so by the one statement, and answered by others.
     const isOne = statements.compiled === 1 && (statements.all === 1 || stale.has(token ?? ''));
+    const hasErrors = ordinary.includes('"errors":');
+    // What GraphQL or its limits refuse is not executed, and has no data.
+    const planned = ordinary.includes('"data":') && isPlanned(operation, servers.recalled(token));
+    tally.planned += Number(planned);
     tally.compiled += Number(isOne);
+    tally.refused += Number(planned && !isOne && hasErrors);
     tally.stale += Number(statements.compiled === 1 && stale.has(token ?? ''));
-    tally.errors += Number(ordinary.includes('"errors":'));
-    // What is compiled and not answered so has to be an error.
-    if (isSame(compiled, ordinary) && (statements.compiled === 0 || isOne || ordinary.includes('"errors":'))) continue;
+    tally.errors += Number(hasErrors);
+    // What has a plan is one statement, and no other; what that does not answer has to be an error.
+    if (isSame(compiled, ordinary) && statements.compiled === Number(planned) && (!planned || isOne || hasErrors))
+      continue;
     const at = compiled.split('').findIndex((one, j) => one !== ordinary[j]);
     const part = (text: string) => text.slice(Math.max(0, at - 80), at + 200);
     wrong.push([`seed ${seed}, operation ${i}, ${token ?? 'nobody'}, statements ${JSON.stringify(statements)}`, operation.operationName ?? '', operation.query, JSON.stringify(operation.variables), part(compiled), part(ordinary)].join('\n')); // prettier-ignore

@@ -6,6 +6,7 @@ import { guarded } from '../../src/kernel/graphql/kit.ts';
 import { defineRunKind } from '../../src/kernel/runs/kinds.ts';
 import { Runs } from '../../src/kernel/runs/runs.ts';
 import { RunRef } from '../../src/kernel/runs/schema.ts';
+import './brittle.ts';
 // The types that the kernel's refer to.
 import '../../src/kernel/auth/schema.ts';
 import '../../src/kernel/live/schema.ts';

@@ -50,9 +50,10 @@ export const keyRotationKind = defineRunKind<KeyRotationInput>({
     const { keyId } = context.input;
     // A worker that was not restarted yet would turn everything back.
     if (sealing.currentKey !== keyId) throw new OtherCurrentKey(keyId, sealing.currentKey);
-    await context.step('rewrap', { timeoutS: 20 * 3600 }, (step) => rewrapAll(context, step));
+    const { unhurried } = context.app.database;
+    await context.step('rewrap', { timeoutS: 20 * 3600 }, (step) => unhurried(() => rewrapAll(context, step)));
     await context.step('verify', { timeoutS: 3600 }, async () => {
-      const left = await sealedBy(context.app, (kid) => kid !== keyId);
+      const left = await unhurried(() => sealedBy(context.app, (kid) => kid !== keyId));
       if (left.length > 0) throw new RotationIncomplete(left);
       return null;
     });

@@ -1,6 +1,7 @@
 import {
   getVariableValues,
   GraphQLBoolean,
+  GraphQLError,
   GraphQLID,
   GraphQLInt,
   GraphQLString,
@@ -15,6 +16,7 @@ import type { Plugin } from 'graphql-yoga';
 import { DatabaseError } from 'pg';
 import { andThen } from '../and-then.ts';
 import type { App } from '../app.ts';
+import { tookTooLong } from '../db/late.ts';
 import { accessOf, admit, rootFieldsOf } from '../graphql/access.ts';
 import { confirm, type Context } from '../graphql/context.ts';
 import { finished } from './json.ts';
@@ -50,7 +52,11 @@ export function compiled({ app, schema }: { readonly app: App; readonly schema: 
         const plan = variables && isAdmitted(given, actor) ? plans.plan(operation, variables) : null;
         const finish = (told: Told): unknown => {
           app.metrics.graphqlCompiled.of(told.outcome).inc();
-          return told.outcome === 'compiled' ? answer(told.data) : ordinary(given);
+          if (told.outcome === 'compiled') return answer(told.data);
+          // What takes too long as one statement does not become quicker as many.
+          if (told.outcome === 'failed' && tookTooLong(told.error))
+            return { errors: [new GraphQLError('A statement took too long.', { originalError: told.error as Error })] };
+          return ordinary(given);
         };
         return plan && variables ? run(app, plan, { actor, variables }).then(finish) : finish({ outcome: 'ordinary' });
       });
@@ -99,7 +105,8 @@ function isAdmitted({ schema, document, operationName }: ExecutionArgs, actor: A
 /** `stale`: the actor's rights are others by now; `refused`: there is an error to be told; `failed`: the statement itself is wrong. */
 type Told =
   | { readonly outcome: 'compiled'; readonly data: string }
-  | { readonly outcome: 'ordinary' | 'stale' | 'refused' | 'failed' };
+  | { readonly outcome: 'ordinary' | 'stale' | 'refused' }
+  | { readonly outcome: 'failed'; readonly error: unknown };
 
 /** The text of `data`, or why the ordinary way has to tell it. */
 async function run(app: App, plan: Plan, asked: Asked): Promise<Told> {
@@ -118,7 +125,7 @@ async function run(app: App, plan: Plan, asked: Asked): Promise<Told> {
     if (error instanceof NotCompiled) return { outcome: 'ordinary' };
     // Whatever it is, the ordinary way tells it as it always does; a fault of the compiler nobody has to suffer from.
     tellFault(app, error, plan.text);
-    return { outcome: 'failed' };
+    return { outcome: 'failed', error };
   }
 }
 

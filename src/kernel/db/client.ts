@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { PrismaPg } from '@prisma/adapter-pg';
 import type pg from 'pg';
 import { Prisma, PrismaClient } from '#prisma';
-import { Connection, LendingPool } from './connection.ts';
+import { Connection, LendingPool, unhurried } from './connection.ts';
 
 export interface DatabaseOptions {
   /** Address for ordinary statements; may be pooled (PgBouncer in transaction mode). */
@@ -12,6 +12,8 @@ export interface DatabaseOptions {
   /** Most connections that this process opens for ordinary statements. */
   readonly poolMax: number;
   readonly applicationName: string;
+  /** Most time of one statement, seconds; absent: it may take as long as it takes. */
+  readonly statementTimeoutS?: number | undefined;
   readonly onQuery?: (sql: string) => void;
 }
 
@@ -29,6 +31,8 @@ export interface Database {
   readonly pooled: boolean;
   /** A statement of its own, prepared where the connection allows it. For texts that are asked again and again. */
   query<R extends pg.QueryResultRow>(text: string, values: readonly unknown[]): Promise<pg.QueryResult<R>>;
+  /** Statements within `work`, and outside of `transact`, may take as long as they take: maintenance, never a request. */
+  readonly unhurried: <T>(work: () => Promise<T>) => Promise<T>;
   /** Begins a transaction. @throws {TransactionTimedOut} when no connection was free in time */
   begin(): Promise<Connection>;
   /** @throws when `url` cannot be used, with what to do where that is known */
@@ -36,29 +40,49 @@ export interface Database {
   close(): Promise<void>;
 }
 
-/** Session limits: a forgotten lock or transaction ends by itself instead of stopping a workspace. */
-export const sessionLimits = { lock_timeout: '10s', idle_in_transaction_session_timeout: '30s' } as const;
+/**
+ * Limits of a session: a forgotten lock or transaction ends by itself instead of stopping a workspace, and a statement
+ * instead of keeping a connection from all others.
+ */
+const sessionLimits = (statementTimeoutS: number | undefined): Readonly<Record<string, string>> => ({
+  lock_timeout: '10s',
+  idle_in_transaction_session_timeout: '30s',
+  ...(statementTimeoutS === undefined ? {} : { statement_timeout: `${statementTimeoutS}s` }),
+});
+/** The same for one transaction alone. */
+const setUpOf = (limits: Readonly<Record<string, string>>): string =>
+  `select ${Object.entries(limits)
+    .map(([name, value]) => `set_config('${name}', '${value}', true)`)
+    .join(', ')}`;
 
 export function createDatabase(options: DatabaseOptions): Database {
   const pooled = options.directUrl !== options.url;
-  const pool = new LendingPool({
-    connectionString: options.url,
-    max: options.poolMax,
-    application_name: options.applicationName,
-    keepAlive: true,
-    // A transaction need not wait for an answer that it does not need.
-    pipeline: true,
-    connectionTimeoutMillis: 10_000,
-    // PgBouncer refuses start-up options that it does not know: there, each transaction sets the limits.
-    ...(pooled
-      ? {}
-      : {
-          // What is sent without BEGIN is READ COMMITTED, too, whatever the database has as its default.
-          options: Object.entries({ ...sessionLimits, default_transaction_isolation: 'read\\ committed' })
-            .map(([name, value]) => `-c ${name}=${value}`)
-            .join(' '),
-        }),
-  });
+  const limits = sessionLimits(options.statementTimeoutS);
+  const isLimited = options.statementTimeoutS !== undefined;
+  const pool: pg.Pool = new LendingPool(
+    {
+      connectionString: options.url,
+      max: options.poolMax,
+      application_name: options.applicationName,
+      keepAlive: true,
+      // A transaction need not wait for an answer that it does not need.
+      pipeline: true,
+      connectionTimeoutMillis: 10_000,
+      // PgBouncer refuses start-up options that it does not know: there, each transaction sets the limits.
+      ...(pooled
+        ? {}
+        : {
+            // What is sent without BEGIN is READ COMMITTED, too, whatever the database has as its default.
+            options: Object.entries({ ...limits, default_transaction_isolation: 'read\\ committed' })
+              .map(([name, value]) => `-c ${name}=${value}`)
+              .join(' '),
+          }),
+    },
+    {
+      ordinary: pooled && isLimited ? setUpOf(limits) : null,
+      unhurried: !pooled && isLimited ? setUpOf({ statement_timeout: '0' }) : null,
+    },
+  );
   // An idle connection that breaks is replaced by the pool at its next use; without a listener it would end the process.
   pool.on('error', () => undefined);
   const names = boundedNames(500);
@@ -75,19 +99,19 @@ export function createDatabase(options: DatabaseOptions): Database {
     const { onQuery } = options;
     db.$on('query', (event) => onQuery(event.query));
   }
-  const limits = Object.entries(sessionLimits).map(([name, value]) => `set_config('${name}', '${value}', true)`);
   const begin = {
     pool,
     db,
     // Apart from the others: what a transaction prepares it keeps account of itself.
     nameOf: pooled ? () => '' : boundedNames(500, 'of a transaction '),
-    setUp: pooled ? `select ${limits.join(', ')}` : null,
+    setUp: pooled ? setUpOf(limits) : null,
   };
   return {
     db,
     pool,
     query: <R extends pg.QueryResultRow>(text: string, values: readonly unknown[]) =>
       pool.query<R>({ name: pooled ? '' : names(text), text, values: [...values] }),
+    unhurried,
     begin: () => Connection.begin(begin),
     url: options.url,
     directUrl: options.directUrl,

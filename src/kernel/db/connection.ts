@@ -19,8 +19,59 @@ type Lent = Pick<pg.PoolClient, 'query' | 'on' | 'removeListener' | 'release'>;
 
 const offers = new AsyncLocalStorage<{ lent: Lent | null }>();
 
-/** A pool that gives the transaction which Prisma is asked to begin the connection that was offered to it. */
+const patient = new AsyncLocalStorage<true>();
+
+/** Statements within `work`, and outside of `transact`, may take as long as they take: maintenance, never a request. */
+export const unhurried = <T>(work: () => Promise<T>): Promise<T> => patient.run(true, work);
+
+/** What has to be set for a statement of its own, as a list of settings; null: the session has it already. */
+export interface AloneLimits {
+  readonly ordinary: string | null;
+  readonly unhurried: string | null;
+}
+
+/**
+ * A pool that gives the transaction which Prisma is asked to begin the connection that was offered to it, and that puts
+ * limits around statements outside of transactions where those of the session are not theirs.
+ */
 export class LendingPool extends pg.Pool {
+  readonly #limits: AloneLimits;
+
+  constructor(config: pg.PoolConfig, limits: AloneLimits) {
+    super(config);
+    this.#limits = limits;
+  }
+
+  // The driver has many signatures, and all of them are passed on.
+  override query(...given: unknown[]): never {
+    const setUp = patient.getStore() ? this.#limits.unhurried : this.#limits.ordinary;
+    const query = super.query as (...args: unknown[]) => unknown;
+    // `connect` with a callback is how the driver itself goes on.
+    return (setUp === null ? query.apply(this, given) : this.#limited(setUp, given)) as never;
+  }
+
+  /** A statement in a transaction of its own, all of it in one round trip. */
+  async #limited(setUp: string, given: readonly unknown[]): Promise<unknown> {
+    const client = await this.connect();
+    let broken: Error | undefined;
+    const onError = (error: Error) => (broken = error);
+    client.on('error', onError);
+    const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>;
+    try {
+      const [begun, result, ended] = await Promise.allSettled([
+        query(`BEGIN ISOLATION LEVEL READ COMMITTED; ${setUp}`),
+        query(...given),
+        // Where one before it failed, it is a ROLLBACK.
+        query('COMMIT'),
+      ]);
+      for (const one of [begun, result, ended]) if (one.status === 'rejected') throw one.reason;
+      return (result as PromiseFulfilledResult<unknown>).value;
+    } finally {
+      client.removeListener('error', onError);
+      client.release(broken);
+    }
+  }
+
   override connect(): Promise<pg.PoolClient>;
   override connect(callback: Parameters<pg.Pool['connect']>[0]): void;
   override connect(callback?: Parameters<pg.Pool['connect']>[0]): Promise<pg.PoolClient> | void {

@@ -30,6 +30,7 @@ import { describe } from './describe.ts';
 import { decodeNodeId } from './global-id.ts';
 import { mayRead } from './guard.ts';
 import { held } from './held.ts';
+import { lists } from './lists.ts';
 import { loadNodes } from './nodes.ts';
 
 export interface SchemaTypes {
@@ -99,8 +100,10 @@ const isList = (type: GraphQLOutputType): boolean => isListType(getNullableType(
 const perPage = { field: 1, multiplier: 1 } as const;
 
 export const builder = new SchemaBuilder<SchemaTypes>({
-  // Errors first: it wraps what all others throw.
+  // Errors before the others: it wraps what all of them throw.
   plugins: [
+    // What it gives is for the executor alone.
+    lists,
     ErrorsPlugin,
     audited,
     access,

@@ -1,5 +1,6 @@
 import { PothosValidationError } from '@pothos/core';
 import { GraphQLError } from 'graphql';
+import { tookTooLong } from '../db/late.ts';
 import { DomainError, IssuerUnavailable, RateLimited, Unauthenticated, ValidationError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
@@ -35,12 +36,32 @@ export function maskError(error: unknown, requestId: string, log: Logger): Graph
   }
   const code = codeOfClientError(error, original);
   if (error instanceof GraphQLError && code) return error.extensions['code'] === code ? error : withCode(error, code);
+  if (tookTooLong(original)) return late(error, original as Error, requestId, log);
   log.error({ err: original, requestId }, 'internal error');
   return new GraphQLError('Something went wrong on the server. The request id identifies it in the log.', {
     ...(error instanceof GraphQLError && error.nodes ? { nodes: error.nodes } : {}),
     ...(error instanceof GraphQLError && error.path ? { path: error.path } : {}),
     // Without a path there is no answer at all.
     extensions: { code: 'INTERNAL', requestId, ...(isPlaced(error) ? {} : { http: { status: 500 } }) },
+  });
+}
+
+/** What several fields were waiting for is told of each, and logged once. */
+const logged = new WeakSet<Error>();
+
+/** Of a statement that took too long: nothing was changed, and it may be quicker another time. */
+function late(error: unknown, original: Error, requestId: string, log: Logger): GraphQLError {
+  if (!logged.has(original)) log.warn({ err: original, requestId }, 'the database took too long');
+  logged.add(original);
+  const at = error instanceof GraphQLError ? error : undefined;
+  return new GraphQLError('It took too long and was given up; nothing was changed. Ask for less, or try again.', {
+    ...(at?.nodes ? { nodes: at.nodes } : {}),
+    ...(at?.path ? { path: at.path } : {}),
+    extensions: {
+      code: 'TIMEOUT',
+      retryable: true,
+      ...(isPlaced(error) ? {} : { http: { status: 503, headers: { 'Retry-After': '10' } } }),
+    },
   });
 }
 

@@ -244,9 +244,10 @@ export class Jobs {
   async #handle(app: App, type: JobType<never>, job: Job<Envelope>): Promise<void> {
     const attempt = ((job as { retryCount?: number }).retryCount ?? 0) + 1;
     try {
-      await withTrace(job.data.traceparent, `job ${type.name}`, async () => {
-        await type.handle(type.payload.parse(job.data.payload), { app, signal: job.signal, attempt });
-      });
+      const payload = type.payload.parse(job.data.payload);
+      await withTrace(job.data.traceparent, `job ${type.name}`, () =>
+        app.database.unhurried(async () => type.handle(payload, { app, signal: job.signal, attempt })),
+      );
       app.metrics.jobs.inc({ queue: type.name, outcome: 'completed' });
     } catch (error) {
       this.#log.warn({ err: error, job: type.name, attempt }, 'job failed');

@@ -290,7 +290,11 @@ export const Runs = service('runs', (app) => ({
   async giveUpWithin(tx: Transaction, id: string, reason: string): Promise<boolean> {
     const run = await lockRow(tx, id);
     if (!run || isTerminal(run.status)) return false;
-    await this.end(tx, run, { phase: runKind(run.kind).ends.canceled(run.phase), reason });
+    const { ends } = runKind(run.kind);
+    // What a worker holds, or holds no more, is canceled by way of CANCELING.
+    const held = run.status === 'RUNNING' || run.status === 'WAITING';
+    if (held) await this.tellToStop(tx, run);
+    await this.end(tx, held ? { ...run, status: 'CANCELING' } : run, { phase: ends.canceled(run.phase), reason });
     return true;
   },
 

@@ -231,6 +231,24 @@ describe('fencing', () => {
     expect(await runs().strayChildren(hostId)).toEqual([]);
   });
 
+  test('a run that nobody comes to end is given up in whatever state it is, by way of CANCELING', async () => {
+    const lost = await begin(on);
+    const held = await hold(on, lost);
+    expect(await runs().giveUp(lost, 'Its host is lost.')).toBe(true);
+    expect(await row(on, lost)).toMatchObject({
+      status: 'CANCELED',
+      statusReason: 'Its host is lost.',
+      workerId: null,
+    });
+    expect((await eventsOf(on, lost)).slice(-2)).toEqual(['canceling', 'canceled']);
+    // Whoever held it comes back too late.
+    await expect(on.app.transact(system, (tx) => runs().finish(tx, held, { phase: 'DONE' }))).rejects.toThrow(Fenced);
+    const queued = await begin(on);
+    expect(await runs().giveUp(queued, 'Its host is lost.')).toBe(true);
+    expect((await row(on, queued)).status).toBe('CANCELED');
+    expect(await runs().giveUp(queued, 'Again.')).toBe(false);
+  });
+
   test('a canceled run whose worker is lost is ended by the next one', async () => {
     const id = await begin(on);
     await hold(on, id);

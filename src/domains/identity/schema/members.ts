@@ -184,8 +184,9 @@ builder.mutationFields((t) => ({
   transferOwnership: t.fieldWithInput({
     access: can.transferOwnership,
     type: membershipSuccess('TransferOwnershipSuccess', 'They own the workspace; you administrate it.'),
-    errors: failing(),
-    description: 'Makes another member an owner, and you, who are one, an administrator: both or none.',
+    errors: failing(LastOwner),
+    description:
+      'Makes another member an owner, and you, who are one, an administrator: both or none. Not somebody whose account is being deleted, where no other owner is left.',
     input: { membershipId: t.input.id({ description: 'Global id of the membership of who becomes an owner.' }) },
     resolve: (_, { input }, { app, actor }) =>
       app.use(Members).transferOwnership(actor, rowId('Membership', input.membershipId)),

@@ -48,6 +48,7 @@ export const Members = service('members', (app) => ({
   /**
    * Makes a member an owner, and the actor, who is one, an administrator: both or none.
    * @throws {NotFound} {Forbidden} {ValidationError} for one's own membership
+   * @throws {LastOwner} when the account of that member is being deleted, and no other owner is left
    */
   async transferOwnership(actor: Actor, membershipId: string): Promise<Written> {
     return app.transact(actor, async (tx) => {

@@ -34,7 +34,7 @@ export const workspaceDeletionKind = defineRunKind<WorkspaceDeletionInput>({
       for (;;) {
         // Once more: what was under way when the workspace was closed may have come after the first time.
         await cleanAll(context, step);
-        await prune(context.app, context.input.workspaceId, step.signal);
+        await context.app.database.unhurried(() => prune(context.app, context.input.workspaceId, step.signal));
         if (await removeRows(context)) return null;
         await pause(pollMs, undefined, { signal: step.signal });
       }
