@@ -132,6 +132,7 @@ async function begin(
   }));
   const hub = new Hub({
     pool: database.pool,
+    named: !database.pooled,
     wakeUps,
     log,
     metrics,
