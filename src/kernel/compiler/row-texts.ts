@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { FieldNode, FragmentDefinitionNode, GraphQLOutputType, GraphQLSchema } from 'graphql';
-import type { App } from '../app.ts';
+import { service, type App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { anyActor } from '../auth/policy.ts';
 import { finished } from './json.ts';
@@ -39,6 +39,9 @@ interface Query {
 /** By number: what is wanted of a row, and who waits for it. */
 type Wanted = Map<number, { readonly what: Known; readonly tell: ((text: string | null) => void)[] }>;
 
+/** Whether rows beside events are compiled. */
+export const CompiledRows = service<{ readonly on: boolean }>('compiled rows', () => ({ on: true }));
+
 /** Most fields, and rows, that one statement tells. */
 const maxFields = 24;
 const maxRows = 50;
@@ -69,6 +72,7 @@ export class RowTexts {
 
   /** @returns null where only the ordinary way can tell it */
   compile(text: RowText): Known | null {
+    if (!this.#app.use(CompiledRows).on) return null;
     const made = { ...text, number: this.#count++, isForAll: true, isLong: false };
     const expression = (isForAll: boolean): string | null => {
       try {
