@@ -19,6 +19,7 @@ import { Actors } from './kernel/auth/actors.ts';
 import { createOriginIds } from './kernel/auth/origins.ts';
 import { createSessionTokens } from './kernel/auth/session-tokens.ts';
 import { SessionSettings } from './kernel/auth/sessions.ts';
+import { CompiledRows } from './kernel/compiler/row-texts.ts';
 import { tokenOf } from './kernel/crypto.ts';
 import { createDatabase, type Database } from './kernel/db/client.ts';
 import { acquireEmbeddedPostgres, type EmbeddedPostgres } from './kernel/db/embedded/index.ts';
@@ -140,6 +141,7 @@ async function begin(
   }));
   const hub = new Hub({
     pool: database.pool,
+    named: !database.pooled,
     wakeUps,
     log,
     metrics,
@@ -168,6 +170,7 @@ async function begin(
   undo.push(() => counters.close());
   const provided = new Map<Service<unknown>, unknown>([
     [BudgetSettings, config.rates],
+    [CompiledRows, { on: config.graphql.compile }],
     [Counters, { ...counters, hash: keyHash(sessionSecret) }],
     [Sealing, sealing],
     [Transport, mailTransport],

@@ -120,7 +120,8 @@ export const graphql = {
   }),
   SWITCHYARD_COMPILE: setting({
     group: 'GraphQL',
-    description: 'Execute queries that allow it as one SQL statement. They answer the same without, only slower.',
+    description:
+      'Execute queries that allow it as one SQL statement, and read rows beside the events of a stream so. They answer the same without, only slower.',
     default: 'true',
     example: 'false',
     schema: flag,

@@ -9,7 +9,8 @@ import { builder, sizeCost } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
 import { anyRowId, globalId, rowId } from '../graphql/global-id.ts';
 import { CheckpointRef, GapRef, type Placed } from '../live/schema.ts';
-import { auditEvents, type StreamItem } from '../live/streams.ts';
+import type { StreamItem } from '../live/items.ts';
+import { auditEvents } from '../live/streams.ts';
 import { auditCount, auditPage, isAudited, outcomeOf, type AuditFilter } from './log.ts';
 
 const OutcomeEnum = builder.enumType('AuditOutcome', {

@@ -24,7 +24,7 @@ export type Selections = readonly SelectionSetNode[];
 export type Fields = ReadonlyMap<string, readonly FieldNode[]>;
 
 /** The fields that are asked of a type, by their names in the answer, in order. @see https://spec.graphql.org/October2021/#CollectFields() */
-export function fieldsOf(source: Source, type: GraphQLObjectType, selections: Selections): Fields {
+export function fieldsOf(source: Omit<Source, 'models'>, type: GraphQLObjectType, selections: Selections): Fields {
   const fields = new Map<string, FieldNode[]>();
   const seen = new Set<string>();
   const { schema, fragments, variables } = source;

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { FieldNode, FragmentDefinitionNode, GraphQLOutputType, GraphQLSchema } from 'graphql';
-import type { App } from '../app.ts';
+import { service, type App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { anyActor } from '../auth/policy.ts';
 import { finished } from './json.ts';
@@ -39,6 +39,9 @@ interface Query {
 /** By number: what is wanted of a row, and who waits for it. */
 type Wanted = Map<number, { readonly what: Known; readonly tell: ((text: string | null) => void)[] }>;
 
+/** Whether rows beside events are compiled. */
+export const CompiledRows = service<{ readonly on: boolean }>('compiled rows', () => ({ on: true }));
+
 /** Most fields, and rows, that one statement tells. */
 const maxFields = 24;
 const maxRows = 50;
@@ -69,6 +72,7 @@ export class RowTexts {
 
   /** @returns null where only the ordinary way can tell it */
   compile(text: RowText): Known | null {
+    if (!this.#app.use(CompiledRows).on) return null;
     const made = { ...text, number: this.#count++, isForAll: true, isLong: false };
     const expression = (isForAll: boolean): string | null => {
       try {
@@ -167,7 +171,8 @@ export class RowTexts {
     const columns = what.map((one) => this.#expression(statement, one));
     const ids = statement.parameter(({ variables }) => variables[rowIds], rowIds);
     const { text, parameters } = statement.finished(
-      `select ${columns.join(', ')} from unnest(${ids}::uuid[]) with ordinality n(id, place) order by n.place`,
+      // Knowing how many there are would make another plan each time, and making it takes longer than what it saves.
+      `select ${columns.join(', ')} from unnest((select ${ids}::uuid[])) with ordinality n(id, place) order by n.place`,
     );
     const name = `rows ${createHash('sha1').update(text).digest('base64url')}`;
     if (!this.#app.database.pooled && this.#names.size < maxNames) this.#names.add(name);

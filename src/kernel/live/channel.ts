@@ -14,12 +14,19 @@ export interface LogPage<T> {
   readonly entries: readonly T[];
 }
 
+export interface FreshPage<T> extends LogPage<T> {
+  /** Whether there may be others behind them. */
+  readonly more: boolean;
+}
+
 /** A dense log in the database. */
 export interface LogSource<T> {
   /** Null when the log is gone. */
   head(): Promise<LogHead | null>;
   /** Entries after `seq`, ascending. */
   page(after: bigint, limit: number): Promise<LogPage<T>>;
+  /** The same of what is new, as many as it is given at once. */
+  fresh(after: bigint): Promise<FreshPage<T>>;
 }
 
 export type GapReason = 'PRUNED' | 'EPOCH_CHANGED' | 'AHEAD' | 'GONE';
@@ -170,7 +177,7 @@ export class Channel<T extends { readonly seq: bigint }> {
     for (;;) {
       const from = this.#last;
       const generation = this.#generation;
-      const { entries, epoch } = await this.#source.page(from, size.page);
+      const { entries, epoch, more } = await this.#source.fresh(from);
       if (generation !== this.#generation) return;
       if (entries.length === 0) return;
       if (epoch !== this.#head.epoch || entries[0]?.seq !== from + 1n) {
@@ -186,7 +193,7 @@ export class Channel<T extends { readonly seq: bigint }> {
       onFresh?.(entries);
       this.#wakeFollowers();
       await this.#listener?.fresh(entries);
-      if (entries.length < size.page) return;
+      if (!more) return;
     }
   }
 

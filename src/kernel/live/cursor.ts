@@ -37,6 +37,10 @@ export function decodeCursor(text: string, stream: string): Cursor {
   return { stream, epoch, seq };
 }
 
+/** The cursor that a client gave. @throws {ValidationError} when it is none, or one of another stream */
+export const given = (after: string | null | undefined, stream: string): Cursor | null =>
+  after == null ? null : decodeCursor(after, stream);
+
 function fromJson(text: string): unknown {
   if (text.length > 200) return undefined;
   try {

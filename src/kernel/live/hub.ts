@@ -3,7 +3,9 @@ import type { LoggedEvent } from '../events/define.ts';
 import type { Logger } from '../log.ts';
 import { toLogLevel, type LogLevel } from '../runs/log-level.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
-import { Channel, type ChannelSize, type LogHead, type LogPage } from './channel.ts';
+import { Channel, type ChannelSize, type FreshPage, type LogHead, type LogPage } from './channel.ts';
+import { eventSql, lineSql, type LogSql, type Named } from './log-sql.ts';
+import { Together } from './together.ts';
 import type { WakeUps, WakeUpSource } from './wakeups.ts';
 
 /** One line of a run's output. */
@@ -26,13 +28,18 @@ interface Watched<T extends { readonly seq: bigint }> {
 /** One kind of log: how it is read, and those of it that are followed. */
 interface Logs<T extends { readonly seq: bigint }> {
   readonly watched: Map<string, Promise<Watched<T> | null>>;
-  /** Takes a list of ids. */
-  readonly heads: string;
-  /** Takes an id, a seq and a limit. */
-  readonly page: string;
+  /** What is new in those that have just grown. */
+  readonly fresh: Together<Place, FreshPage<T>>;
+  readonly sql: LogSql;
   readonly size: ChannelSize;
   readonly toEntry: (row: never) => T;
   readonly onFresh?: (entries: readonly T[]) => void;
+}
+
+/** A log, and the seq that is read after. */
+interface Place {
+  readonly id: string;
+  readonly after: bigint;
 }
 
 type HeadRow = { id: string; seq: string; pruned_seq: string; epoch: number };
@@ -40,16 +47,8 @@ type HeadRow = { id: string; seq: string; pruned_seq: string; epoch: number };
 const toHead = (row: HeadRow | undefined): LogHead | null =>
   row ? { seq: BigInt(row.seq), prunedSeq: BigInt(row.pruned_seq), epoch: row.epoch } : null;
 
-const eventHeads = `select workspace_id id, seq, pruned_seq, epoch from event_head where workspace_id = any($1::uuid[])`;
-const lineHeads = `select r.id, r.log_seq seq, 0 pruned_seq, h.epoch
-  from run r join event_head h using (workspace_id) where r.id = any($1::uuid[])`;
-// The epoch is read with the entries, in one statement: a page of another history must not pass for the next one of this.
-const eventPage = `select workspace_id, e.seq, type, version, from_state, to_state, subject_type, subject_id, run_id, run_kind,
-  actor_id, actor_kind, credential_id, origin_id, data, at, traceparent, h.epoch from event e join event_head h using (workspace_id)
-  where workspace_id = $1 and e.seq > $2 order by e.seq limit $3`;
-const linePage = `select l.run_id, l.seq, l.at, l.stream, l.level, l.step, l.text, h.epoch
-  from log_line l join run r on r.id = l.run_id join event_head h on h.workspace_id = r.workspace_id
-  where l.run_id = $1 and l.seq > $2 order by l.seq limit $3`;
+/** Most logs that are read in one statement, and statements of them on their way: what grows meanwhile waits for one of these. */
+const freshSize = { most: 32, underWay: 2 } as const;
 
 const eventSize: ChannelSize = { ring: 1024, page: 500 };
 /** Smaller, because a line may have 16 kB. */
@@ -128,6 +127,7 @@ export interface Subscription<T extends { readonly seq: bigint }> {
  */
 export class Hub {
   readonly #pool: pg.Pool;
+  readonly #named: boolean;
   readonly #wakeUps: WakeUps;
   readonly #log: Logger;
   readonly #pollMs: number;
@@ -141,29 +141,38 @@ export class Hub {
   #polling = false;
   #polledAt = performance.now();
 
+  /** @param options.named whether statements may be prepared by name */
   constructor(options: {
     pool: pg.Pool;
+    named: boolean;
     wakeUps: WakeUps;
     log: Logger;
     pollMs?: number;
     metrics?: Pick<Metrics, 'wakeUps' | 'liveLagSeconds'>;
   }) {
     this.#pool = options.pool;
+    this.#named = options.named;
     this.#wakeUps = options.wakeUps;
     this.#log = options.log;
     this.#pollMs = options.pollMs ?? 1000;
     this.#metrics = options.metrics ?? null;
     this.#events = {
       watched: new Map(),
-      heads: eventHeads,
-      page: eventPage,
+      fresh: new Together((places) => this.#fresh(this.#events, places), freshSize),
+      sql: eventSql,
       size: eventSize,
       toEntry: toEvent,
       onFresh: ([oldest]) => {
         if (oldest) this.#metrics?.liveLagSeconds.observe(Math.max(Date.now() - oldest.at.getTime(), 0) / 1000);
       },
     };
-    this.#lines = { watched: new Map(), heads: lineHeads, page: linePage, size: lineSize, toEntry: toLine };
+    this.#lines = {
+      watched: new Map(),
+      fresh: new Together((places) => this.#fresh(this.#lines, places), freshSize),
+      sql: lineSql,
+      size: lineSize,
+      toEntry: toLine,
+    };
   }
 
   async start(): Promise<void> {
@@ -254,19 +263,56 @@ export class Hub {
 
   /** @returns null when there is no such log */
   async #open<T extends { readonly seq: bigint }>(logs: Logs<T>, id: string): Promise<Watched<T> | null> {
-    const head = () => this.#pool.query<HeadRow>(logs.heads, [[id]]).then(({ rows }) => toHead(rows[0]));
-    const page = async (after: bigint, limit: number): Promise<LogPage<T>> => {
-      const { rows } = await this.#pool.query<{ epoch: number }>(logs.page, [id, after.toString(), limit]);
-      return { epoch: rows[0]?.epoch ?? null, entries: rows.map((row) => logs.toEntry(row as never)) };
-    };
+    const head = () => this.#query<HeadRow>(logs.sql.heads, [[id]]).then(([row]) => toHead(row));
+    const page = (after: bigint, limit: number) => this.#page(logs, { id, after }, limit);
+    const fresh = (after: bigint) => logs.fresh.get({ id, after });
     const at = await head();
     if (!at) return null;
     const onError = (error: unknown) => this.#log.warn({ err: error, id }, 'log not read; the poll tries again');
     const { size, onFresh } = logs;
     return {
-      channel: new Channel<T>({ head, page }, at, { size, onError, ...(onFresh ? { onFresh } : {}) }),
+      channel: new Channel<T>({ head, page, fresh }, at, { size, onError, ...(onFresh ? { onFresh } : {}) }),
       users: 0,
     };
+  }
+
+  async #query<R>({ name, text }: Named, values: unknown[]): Promise<R[]> {
+    const { rows } = await this.#pool.query({ ...(this.#named ? { name } : {}), text, values });
+    return rows as R[];
+  }
+
+  async #page<T extends { readonly seq: bigint }>(
+    { sql, toEntry }: Logs<T>,
+    { id, after }: Place,
+    limit: number,
+  ): Promise<LogPage<T>> {
+    const rows = await this.#query<{ epoch: number }>(sql.page, [id, after.toString(), limit]);
+    return { epoch: rows[0]?.epoch ?? null, entries: rows.map((row) => toEntry(row as never)) };
+  }
+
+  /** Several are given two pages in all, each its part of them. */
+  async #fresh<T extends { readonly seq: bigint }>(logs: Logs<T>, places: readonly Place[]): Promise<FreshPage<T>[]> {
+    const [first] = places;
+    const { page } = logs.size;
+    if (first && places.length === 1) {
+      const read = await this.#page(logs, first, page);
+      return [{ ...read, more: read.entries.length >= page }];
+    }
+    const limit = Math.ceil((2 * page) / places.length);
+    const rows = await this.#query<{ place: number; epoch: number }>(logs.sql.pages, [
+      places.map(({ id }) => id),
+      places.map(({ after }) => after.toString()),
+      limit,
+    ]);
+    const pages = places.map(() => ({ epoch: null as number | null, entries: [] as T[], more: false }));
+    for (const row of rows) {
+      const read = pages[row.place - 1];
+      if (!read) continue;
+      read.epoch = row.epoch;
+      read.entries.push(logs.toEntry(row as never));
+      read.more = read.entries.length >= limit;
+    }
+    return pages;
   }
 
   #hear(key: string, source: WakeUpSource): void {
@@ -307,7 +353,7 @@ export class Hub {
       if (found) watched.set(id, { channel: found.channel, before: found.channel.last });
     }
     if (watched.size === 0) return;
-    const { rows } = await this.#pool.query<HeadRow>(logs.heads, [[...watched.keys()]]);
+    const rows = await this.#query<HeadRow>(logs.sql.heads, [[...watched.keys()]]);
     const heads = new Map(rows.map((row) => [row.id, row]));
     for (const [id, { channel, before }] of watched) {
       if (channel.observe(toHead(heads.get(id)), before)) this.#metrics?.wakeUps.inc({ source: 'poll' });

@@ -20,7 +20,7 @@ import {
 } from 'graphql';
 import { isPersonal, rowRule } from '../auth/policy.ts';
 import { isConnection } from '../graphql/builder.ts';
-import type { Compiled } from './compiled.ts';
+import type { Writer } from './writer.ts';
 
 /**
  * What of an actor the answers to a document depend on. ROLE: on the role in the workspace that is followed, and nothing
@@ -36,8 +36,8 @@ export interface Operation {
   readonly places: ReadonlySet<string>;
   /** Names of variables that are used below the root field. */
   readonly below: ReadonlySet<string>;
-  /** By the values of those; null: it does not compile. */
-  readonly compiled: Map<string, Compiled | null>;
+  /** By the values of those; null: there is none. */
+  readonly writers: Map<string, Writer | null>;
 }
 
 let operations = 0;
@@ -57,7 +57,7 @@ export function operationOf(
     dependence: dependenceOf(schema, document, operation),
     places: new Set([...begins].filter((name) => !below.elsewhere.has(name))),
     below: below.inSelection,
-    compiled: new Map(),
+    writers: new Map(),
   };
 }
 

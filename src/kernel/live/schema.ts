@@ -4,7 +4,9 @@ import { anyRowId, globalId, rowId } from '../graphql/global-id.ts';
 import type { LogLevel } from '../runs/log-level.ts';
 import type { LoggedLine } from './hub.ts';
 import { matchesLine, parseLogFilter } from './log-filter.ts';
-import { runEvents, runLogs, workspaceEvents, type Checkpoint, type Gap, type StreamItem } from './streams.ts';
+import type { Checkpoint, Gap, StreamItem } from './items.ts';
+import { runLogs } from './line-stream.ts';
+import { runEvents, workspaceEvents } from './streams.ts';
 
 /** An event or line together with the cursor to resume after it. */
 export interface Placed<T> {

@@ -1,8 +1,11 @@
 import { createSourceEventStream, execute, type ExecutionArgs, type ExecutionResult } from 'graphql';
 import type { Context } from '../graphql/context.ts';
 import { Audiences } from './audiences.ts';
+import { EventFollower } from './event-follower.ts';
+import { EventStream } from './event-stream.ts';
+import { LineFollower } from './line-follower.ts';
+import { LineStream } from './line-stream.ts';
 import type { Follower, Outlet } from './outlet.ts';
-import { EventStream, LineStream } from './streams.ts';
 
 const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>
   typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
@@ -24,9 +27,9 @@ export async function subscribeFresh(
   };
   // What has an end already is short, and nobody else stands where it does.
   if (connection?.outlet && source instanceof EventStream && source.plan.until === undefined)
-    return app.use(Audiences).follower(args, source, connection.outlet);
+    return new EventFollower(app.use(Audiences), args, source, connection.outlet);
   if (connection?.outlet && source instanceof LineStream)
-    return app.use(Audiences).reader(args, source, connection.outlet);
+    return new LineFollower(app.use(Audiences), args, source, connection.outlet);
   const events = source[Symbol.asyncIterator]();
   const done = { done: true, value: undefined } as const;
   const results: AsyncIterableIterator<ExecutionResult> = {

@@ -24,7 +24,7 @@ import { decodeCursor, encodeCursor } from '../live/cursor.ts';
 import { toEvent, toLine, type EventRow, type LineRow, type LoggedLine } from '../live/hub.ts';
 import { parseLogFilter } from '../live/log-filter.ts';
 import { EventRef, LogFilterInput, LogLineRef, type Placed } from '../live/schema.ts';
-import { runSnapshots } from '../live/streams.ts';
+import { runSnapshots } from '../live/run-snapshots.ts';
 import type { Appended } from '../db/transact.ts';
 import { searchLines } from './log-search.ts';
 import { Runs } from './runs.ts';

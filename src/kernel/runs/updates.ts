@@ -8,7 +8,8 @@ import { decodeNodeId, rowId } from '../graphql/global-id.ts';
 import { delegateOf, mayRead } from '../graphql/guard.ts';
 import { visible } from '../graphql/kit.ts';
 import { after, CheckpointRef, EventRef, GapRef, type Placed } from '../live/schema.ts';
-import { eventsOfKind, runEvents, runOf, type StreamItem } from '../live/streams.ts';
+import type { StreamItem } from '../live/items.ts';
+import { eventsOfKind, runEvents, runOf } from '../live/streams.ts';
 import type { RegisteredKind } from './kinds.ts';
 import { RunRef } from './schema.ts';
 

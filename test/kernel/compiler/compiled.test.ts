@@ -3,16 +3,19 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { parse, type DocumentNode } from 'graphql';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { anonymous, type Actor } from '#kernel/auth/actor.ts';
+import { anonymous, system, type Actor } from '#kernel/auth/actor.ts';
 import { anyActor, rowsOf, ruledBy } from '#kernel/auth/policy.ts';
 import { modelsOf } from '#kernel/compiler/models.ts';
 import { Plans, type Plan } from '#kernel/compiler/plans.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
+import { Audiences } from '#kernel/live/audiences.ts';
 import type { Role } from '#prisma';
 import { schema } from '../../../src/schema.ts';
 import { until } from '../../support/embedded.ts';
+import { noted } from '../../support/live.ts';
 import { RawSocket } from '../../support/raw-socket.ts';
+import { roundTrips } from '../../support/statements.ts';
 import { both, compiledFields, differ, hostile, type Both } from '../../support/compiled.ts';
 import {
   application,
@@ -332,4 +335,26 @@ test('SWITCHYARD_COMPILE=false compiles nothing', async () => {
   const { app } = servers.ordinary.running;
   await servers.ask({ query: '{ workspaces { nodes { id } } }', variables: {} }, actor(of, 'VIEWER'));
   expect((await app.metrics.graphqlCompiled.get()).values).toEqual([]);
+  // Nor rows beside the events of a stream.
+  const runId = await deployment(servers.app, of, applicationId);
+  const told: Record<string, unknown> = {};
+  const asked: Record<string, number> = {};
+  for (const [name, { url, running }] of Object.entries({ on: servers.compiling, off: servers.ordinary })) {
+    const socket = await RawSocket.open(url, { token: actor(of, 'VIEWER') });
+    const query = `subscription ($id: ID!) { workspaceEvents(workspaceId: $id) { ... on Event { run { id status } } } }`;
+    socket.subscribe('a', query, { id: globalId('Workspace', of.id) });
+    await until('it follows', async () => running.app.use(Audiences).size.members === 1);
+    const { statements } = await roundTrips(async () => {
+      await servers.app.transact(system, async (tx) => {
+        tx.append({ type: noted, workspaceId: of.id, subjectId: runId, run: { id: runId, kind: 'Deployment' }, data: { n: 1 } }); // prettier-ignore
+      });
+      await until('it is told', async () => socket.of('a').some((text) => text.includes('"run":')));
+    });
+    told[name] = socket.of('a').at(-1);
+    asked[name] = statements.filter((text) => text.includes('n(id, place)')).length;
+    socket.close();
+  }
+  expect(told['off']).toBe(told['on']);
+  expect(told['on']).toContain('"status":');
+  expect(asked).toEqual({ on: 1, off: 0 });
 });

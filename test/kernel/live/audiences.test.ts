@@ -8,9 +8,9 @@ import { eventTypes } from '../../../src/kernel/events/define.ts';
 import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { newId } from '../../../src/kernel/ids.ts';
 import { Audiences } from '../../../src/kernel/live/audiences.ts';
-import { compile } from '../../../src/kernel/live/compiled.ts';
 import { operationOf } from '../../../src/kernel/live/operation.ts';
 import { SharedContext } from '../../../src/kernel/live/shared-context.ts';
+import { writerOf } from '../../../src/kernel/live/writer.ts';
 import { schema } from '../../../src/schema.ts';
 import { member, person, workspace, type Person } from '../../support/actors.ts';
 import type { Auth } from '../../support/client.ts';
@@ -215,8 +215,8 @@ test('what is at hand is written at once, as the ordinary execution would; what 
     const args = { schema, document: parse(query), variableValues };
     const context = new SharedContext(app(), anonymous);
     const expected = execute({ ...args, rootValue: told, contextValue: context });
-    const compiled = compile(args, app().use(Audiences).rows);
-    return { text: compiled?.(told, context, { actor: anonymous }) ?? null, expected };
+    const write = writerOf(args, app().use(Audiences).rows);
+    return { text: write?.(told, context, { actor: anonymous }) ?? null, expected };
   };
   const all = `subscription ($id: ID!, $yes: Boolean!) { it: workspaceEvents(workspaceId: $id) { kind: __typename ...E ... on Event @include(if: $yes) { at seq } ... on StreamGap { reason } } }
     fragment E on Event { cursor seq type from to subjectId data version runId @skip(if: $yes) actorKind seq }`;

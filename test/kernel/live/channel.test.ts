@@ -41,6 +41,10 @@ class Log implements LogSource<Entry> {
     const entries = this.entries.filter(({ seq }) => seq > after).slice(0, limit);
     return { epoch: entries.length > 0 ? this.epoch : null, entries };
   }
+  async fresh(after: bigint) {
+    const page = await this.page(after, 8);
+    return { ...page, more: page.entries.length >= 8 };
+  }
 }
 
 function open(log: Log, size = { ring: 16, page: 8 }) {

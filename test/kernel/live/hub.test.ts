@@ -48,12 +48,13 @@ async function oneProcess(options: { pollMs?: number; wakeUps?: WakeUps } = {}):
   const statements: string[] = [];
   const query = database.pool.query.bind(database.pool) as (...args: unknown[]) => unknown;
   database.pool.query = ((...args: unknown[]) => {
-    if (typeof args[0] === 'string') statements.push(args[0]);
+    const [statement] = args;
+    statements.push(typeof statement === 'string' ? statement : (statement as { text: string }).text);
     return query(...args);
   }) as typeof database.pool.query;
   const wakeUps = options.wakeUps ?? new PostgresWakeUps({ pool: database.pool, directUrl: own.url, log });
   const metrics = createMetrics({ processMetrics: false });
-  const hub = new Hub({ pool: database.pool, wakeUps, log, metrics, pollMs: options.pollMs ?? 600_000 });
+  const hub = new Hub({ pool: database.pool, named: true, wakeUps, log, metrics, pollMs: options.pollMs ?? 600_000 });
   await hub.start();
   onTestFinished(async () => {
     hub.stop();
@@ -121,6 +122,28 @@ test('a commit in one process is read in another by its wake-up, before any poll
   expect(await follower.heard()).toEqual({ notify: 5 });
   // The writer hears its own keys at once and not again from the server.
   expect(await writer.heard()).toEqual({ local: 5 });
+});
+
+test('logs that grow at the same time are read together, each to its end', async () => {
+  const { hub, counted, database } = await oneProcess();
+  const ids = await Promise.all(upTo(12).map(() => log()));
+  const readers = await Promise.all(ids.map(async (id) => reader((await watch(hub, id)).channel)));
+  // More of one than it is given with eleven others.
+  const sizes = ids.map((_, index) => (index === 0 ? 700 : index));
+  await database.pool.query(
+    `with grown as (
+      update event_head h set seq = h.seq + n from unnest($1::uuid[], $2::int[]) w(id, n)
+      where workspace_id = w.id returning workspace_id, h.seq, n
+    ), added as (
+      insert into event (workspace_id, seq, type, version, subject_type, subject_id, actor_kind, data)
+      select workspace_id, i, 'noted', 1, 'Workspace', workspace_id, 'SYSTEM', '{}' from grown, generate_series(1, n) i
+    ) select pg_notify('switchyard', 'another,' || string_agg('w:' || workspace_id, ',')) from grown`,
+    [ids, sizes],
+  );
+  await until('all is read', async () => readers.every(({ seqs }, index) => seqs.length === sizes[index]));
+  for (const [index, { seqs }] of readers.entries()) expect(seqs).toEqual(upTo(sizes[index] as number));
+  expect(counted(/\$2::bigint\[\]/)).toBeLessThanOrEqual(3);
+  expect(counted(/from event e/)).toBeLessThanOrEqual(4);
 });
 
 test('a burst of commits costs few messages and few reads', async () => {

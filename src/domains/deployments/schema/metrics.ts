@@ -5,7 +5,7 @@ import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { globalId, rowId } from '#kernel/graphql/global-id.ts';
 import { cursorOf, descriptionOfCursor, failing, guarded, visible } from '#kernel/graphql/kit.ts';
-import { workspaceStream } from '#kernel/live/streams.ts';
+import { workspaceStream } from '#kernel/live/workspace-stream.ts';
 import { resolutions, type Resolution } from '../model.ts';
 import { can } from '../policy.ts';
 import { ApplicationRef } from '../schema.ts';

@@ -1,18 +1,14 @@
 import {
   defaultFieldResolver,
   getArgumentValues,
-  getDirectiveValues,
   getNamedType,
   getOperationAST,
   getVariableValues,
-  GraphQLIncludeDirective,
-  GraphQLSkipDirective,
   isAbstractType,
   isLeafType,
   isNonNullType,
   isObjectType,
   Kind,
-  typeFromAST,
   type ExecutionArgs,
   type FieldNode,
   type FragmentDefinitionNode,
@@ -21,9 +17,8 @@ import {
   type GraphQLObjectType,
   type GraphQLOutputType,
   type GraphQLResolveInfo,
-  type SelectionNode,
-  type SelectionSetNode,
 } from 'graphql';
+import { fieldsOf, first, selectionsOf, type Selections } from '../compiler/document.ts';
 import { optionsOf } from '../compiler/types.ts';
 import { isRefused, pagesOf } from '../compiler/plans.ts';
 import type { Readers, RowTexts } from '../compiler/row-texts.ts';
@@ -34,7 +29,7 @@ import type { Context } from '../graphql/context.ts';
  * has to give it: for whatever is neither at hand nor a row of a statement, or goes wrong.
  * @param readers who is told the rows
  */
-export type Compiled = (item: unknown, context: Context, readers: Readers) => string | Promise<string | null> | null;
+export type Writer = (item: unknown, context: Context, readers: Readers) => string | Promise<string | null> | null;
 
 /** Stands in a text for a row that is being looked up: JSON has no control characters. */
 const hole = '\u0000';
@@ -56,7 +51,7 @@ type Complete = (value: unknown, context: Context) => string;
  * and nothing else waits. It does what the ordinary execution would, and gives up at anything else.
  * @see https://spec.graphql.org/October2021/#sec-Executing-Selection-Sets
  */
-export function compile(args: ExecutionArgs, rows: RowTexts): Compiled | null {
+export function writerOf(args: ExecutionArgs, rows: RowTexts): Writer | null {
   const { schema, document } = args;
   const operation = getOperationAST(document, args.operationName);
   const root = schema.getSubscriptionType();
@@ -66,43 +61,9 @@ export function compile(args: ExecutionArgs, rows: RowTexts): Compiled | null {
   const variableValues = given.coerced;
   /** Asks for a row that the answer being written waits for, and tells what stands in its place until then. */
   let look: (text: Parameters<RowTexts['load']>[0], id: string) => string = elsewhere;
-  const fragments: Record<string, FragmentDefinitionNode> = {};
-  for (const one of document.definitions) if (one.kind === Kind.FRAGMENT_DEFINITION) fragments[one.name.value] = one;
-
-  const wanted = (node: SelectionNode): boolean =>
-    getDirectiveValues(GraphQLSkipDirective, node, variableValues)?.['if'] !== true &&
-    getDirectiveValues(GraphQLIncludeDirective, node, variableValues)?.['if'] !== false;
-
-  /** Fields by response key, in the order of the answer. */
-  const collect = (type: GraphQLObjectType, sets: readonly SelectionSetNode[]): Map<string, FieldNode[]> => {
-    const found = new Map<string, FieldNode[]>();
-    const seen = new Set<string>();
-    const applies = (condition: FragmentDefinitionNode['typeCondition'] | undefined): boolean => {
-      if (!condition) return true;
-      const on = typeFromAST(schema, condition);
-      return on === type || (isAbstractType(on) && schema.isSubType(on, type));
-    };
-    const look = ({ selections }: SelectionSetNode): void => {
-      for (const selection of selections) {
-        if (!wanted(selection)) continue;
-        if (selection.kind === Kind.FIELD) {
-          const key = (selection.alias ?? selection.name).value;
-          const nodes = found.get(key);
-          if (nodes) nodes.push(selection);
-          else found.set(key, [selection]);
-        } else if (selection.kind === Kind.INLINE_FRAGMENT) {
-          if (applies(selection.typeCondition)) look(selection.selectionSet);
-        } else {
-          const fragment = fragments[selection.name.value];
-          if (!fragment || seen.has(selection.name.value)) continue;
-          seen.add(selection.name.value);
-          if (applies(fragment.typeCondition)) look(fragment.selectionSet);
-        }
-      }
-    };
-    for (const set of sets) look(set);
-    return found;
-  };
+  const fragments = new Map<string, FragmentDefinitionNode>();
+  for (const one of document.definitions) if (one.kind === Kind.FRAGMENT_DEFINITION) fragments.set(one.name.value, one);
+  const source = { schema, fragments, variables: variableValues };
 
   const completing = (
     type: GraphQLOutputType,
@@ -121,7 +82,7 @@ export function compile(args: ExecutionArgs, rows: RowTexts): Compiled | null {
         return serialized == null ? elsewhere() : (JSON.stringify(serialized) ?? elsewhere());
       };
     }
-    const sets = nodes.flatMap(({ selectionSet }) => selectionSet ?? []);
+    const sets = selectionsOf(nodes);
     if (isObjectType(type)) {
       const object = writing(type, sets, info.path);
       return object && ((value, context) => (value == null ? 'null' : object(value, context)));
@@ -143,13 +104,13 @@ export function compile(args: ExecutionArgs, rows: RowTexts): Compiled | null {
 
   const writing = (
     type: GraphQLObjectType,
-    sets: readonly SelectionSetNode[],
+    sets: Selections,
     above: GraphQLResolveInfo['path'] | undefined,
   ): Complete | null => {
     if (type.isTypeOf || type.extensions['pothosPrismaModel'] !== undefined) return null;
     const steps: ((source: unknown, context: Context) => string)[] = [];
-    for (const [key, nodes] of collect(type, sets)) {
-      const [node] = nodes as [FieldNode];
+    for (const [key, nodes] of fieldsOf(source, type, sets)) {
+      const node = first(nodes);
       const begin = `${steps.length === 0 ? '{' : ','}${JSON.stringify(key)}:`;
       if (node.name.value === '__typename') {
         const whole = begin + JSON.stringify(type.name);
@@ -171,7 +132,7 @@ export function compile(args: ExecutionArgs, rows: RowTexts): Compiled | null {
         parentType: type,
         path: { prev: above, key, typename: type.name },
         schema,
-        fragments,
+        fragments: Object.fromEntries(fragments),
         get rootValue(): unknown {
           return elsewhere();
         },
@@ -214,12 +175,10 @@ export function compile(args: ExecutionArgs, rows: RowTexts): Compiled | null {
     if (typeof compiled !== 'object' || !('idOf' in compiled) || isNonNullType(field.type)) return null;
     if (authScopes !== undefined || errors !== undefined || field.args.length > 0 || hasRefusedPage()) return null;
     const text = rows.compile({
-      schema,
+      ...source,
       type: field.type,
       nodes,
       model: compiled.one,
-      fragments: new Map(Object.entries(fragments)),
-      variables: variableValues,
     });
     return (
       text &&
