@@ -3,6 +3,7 @@ import { PrismaPg } from '@prisma/adapter-pg';
 import type pg from 'pg';
 import { Prisma, PrismaClient } from '#prisma';
 import { Connection, LendingPool } from './connection.ts';
+import { Reader } from './reader.ts';
 
 export interface DatabaseOptions {
   /** Address for ordinary statements; may be pooled (PgBouncer in transaction mode). */
@@ -29,6 +30,8 @@ export interface Database {
   readonly pooled: boolean;
   /** A statement of its own, prepared where the connection allows it. For texts that are asked again and again. */
   query<R extends pg.QueryResultRow>(text: string, values: readonly unknown[]): Promise<pg.QueryResult<R>>;
+  /** Statements that read, of many requests at once. */
+  readonly reader: Reader;
   /** Begins a transaction. @throws {TransactionTimedOut} when no connection was free in time */
   begin(): Promise<Connection>;
   /** @throws when `url` cannot be used, with what to do where that is known */
@@ -88,6 +91,7 @@ export function createDatabase(options: DatabaseOptions): Database {
     pool,
     query: <R extends pg.QueryResultRow>(text: string, values: readonly unknown[]) =>
       pool.query<R>({ name: pooled ? '' : names(text), text, values: [...values] }),
+    reader: new Reader(pool),
     begin: () => Connection.begin(begin),
     url: options.url,
     directUrl: options.directUrl,
