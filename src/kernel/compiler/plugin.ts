@@ -16,6 +16,7 @@ import type { Plugin } from 'graphql-yoga';
 import { DatabaseError } from 'pg';
 import { andThen } from '../and-then.ts';
 import type { App } from '../app.ts';
+import type { SqlValue } from '../db/batch.ts';
 import { tookTooLong } from '../db/late.ts';
 import { accessOf, admit, rootFieldsOf } from '../graphql/access.ts';
 import { confirm, type Context } from '../graphql/context.ts';
@@ -111,14 +112,14 @@ type Told =
 /** The text of `data`, or why the ordinary way has to tell it. */
 async function run(app: App, plan: Plan, asked: Asked): Promise<Told> {
   try {
-    const { rows } = await app.database.pool.query<[text: string | null, confirmed: boolean]>({
-      ...(plan.name === undefined ? {} : { name: plan.name }),
+    const rows = await app.database.reader.read({
+      name: plan.name,
       text: plan.text,
-      values: plan.parameters.map((one) => one(asked)),
-      rowMode: 'array',
+      values: plan.parameters.map((one) => (one(asked) ?? null) as SqlValue),
+      isShort: plan.isShort,
     });
     const [text, confirmed] = rows[0] ?? [];
-    if (!confirmed) return { outcome: 'stale' };
+    if (confirmed !== 't') return { outcome: 'stale' };
     const data = text == null ? null : finished(text);
     return data === null ? { outcome: 'refused' } : { outcome: 'compiled', data };
   } catch (error) {

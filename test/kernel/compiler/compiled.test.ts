@@ -16,7 +16,7 @@ import { until } from '../../support/embedded.ts';
 import { noted } from '../../support/live.ts';
 import { RawSocket } from '../../support/raw-socket.ts';
 import { roundTrips } from '../../support/statements.ts';
-import { both, compiledFields, differ, hostile, type Both } from '../../support/compiled.ts';
+import { both, compiledFields, differ, hostile, type Both, type Outcome } from '../../support/compiled.ts';
 import {
   application,
   deployment,
@@ -127,6 +127,27 @@ test('nobody sees what the policy does not let them see', async () => {
   expect(await ask(actor(other, 'OWNER'), counts, { slug: of.slug })).toEqual({ data: { workspace: null } });
   // The same document, prepared for one actor, is answered for another one by their own rights.
   expect((await seen(actor(of, 'OWNER')))['invitations']?.totalCount).toBe(1);
+});
+
+test('requests of one moment are answered each by its own rights, and one that fails spoils no other', async () => {
+  const query = 'query ($id: ID!) { node(id: $id) { id ... on Application { name workspace { slug viewerRole } } } }';
+  const id = globalId('Application', applicationId);
+  const asked = [actor(of, 'OWNER'), actor(of, 'VIEWER'), actor(other, 'OWNER')].flatMap((token) =>
+    [id, globalId('Workspace', other.id), globalId('Application', newId()), 'x'].map((one) => ({ token, id: one })),
+  );
+  const alone: Outcome[] = [];
+  for (const { token, id } of asked) alone.push(await servers.ask({ query, variables: { id } }, token));
+  const { reader } = servers.app.database;
+  // A statement that PostgreSQL refuses, in the same turn as those of requests.
+  const spoiling = setInterval(() => void reader.read({ name: undefined, text: 'select 1 / 0', values: [], isShort: true }).catch(() => undefined), 1); // prettier-ignore
+  try {
+    const together = await Promise.all(
+      [...asked, ...asked, ...asked].map(({ token, id }) => servers.ask({ query, variables: { id } }, token)),
+    );
+    for (const [i, { compiled }] of together.entries()) expect(compiled).toBe(alone[i % asked.length]?.ordinary);
+  } finally {
+    clearInterval(spoiling);
+  }
 });
 
 test('ids of many types, in their order, and too many of them', async () => {
