@@ -77,7 +77,7 @@ export async function both(): Promise<Both> {
   let counted = { compiled: 0, all: 0 };
   let failing: string | null = null;
   count(app.database, (text) => {
-    const isCompiled = text.startsWith('select concat(');
+    const isCompiled = /^select (?:concat\(|\('\{)/.test(text);
     counted = {
       compiled: counted.compiled + Number(isCompiled),
       all: counted.all + Number(isCompiled || text.startsWith('SELECT ')),

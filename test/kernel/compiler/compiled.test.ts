@@ -204,6 +204,14 @@ test('texts, numbers and instants are written as JavaScript writes them', async 
   expect(late.compiled).toContain('INTERNAL');
 });
 
+test('instants are of whole milliseconds: PostgreSQL writes no more digits than JavaScript', async () => {
+  const { rows } = await servers.app.database.pool.query<{ column: string }>(
+    `select table_name || '.' || column_name as column from information_schema.columns
+     where table_schema = 'public' and data_type like 'timestamp%' and datetime_precision <> 3 and table_name <> '_prisma_migrations'`,
+  );
+  expect(rows).toEqual([]);
+});
+
 test('a list that is null is an empty one, and one with a null in it is an error', async () => {
   const { app } = servers;
   const id = (await rowOf['ExternalIdentity']?.(app, of)) ?? '';
