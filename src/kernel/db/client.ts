@@ -142,7 +142,7 @@ export function createDatabase(options: DatabaseOptions): Database {
  * Names for prepared statements, so that PostgreSQL parses and plans each distinct text once a connection. Bounded:
  * lists of different length make new texts without end, and every name is memory on the server.
  */
-function boundedNames(max: number, prefix = ''): (sql: string) => string {
+export function boundedNames(max: number, prefix = ''): (sql: string) => string {
   const known = new Map<string, string>();
   return (sql) => {
     const name = known.get(sql);
