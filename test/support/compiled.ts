@@ -8,7 +8,7 @@ import {
   parse,
   type GraphQLObjectType,
 } from 'graphql';
-import { DatabaseError, type Pool as Connections } from 'pg';
+import { DatabaseError } from 'pg';
 import { vi } from 'vitest';
 import type { Role } from '#prisma';
 import { anonymous, type Actor } from '#kernel/auth/actor.ts';
