@@ -114,8 +114,7 @@ function isAdmitted({ schema, document, operationName }: ExecutionArgs, actor: A
 
 /** `stale`: the actor's rights are others by now; `refused`: there is an error to be told. */
 type Told =
-  | { readonly outcome: 'compiled'; readonly data: string }
-  | { readonly outcome: 'ordinary' | 'stale' | 'refused' };
+  { readonly outcome: 'compiled'; readonly data: string } | { readonly outcome: 'ordinary' | 'stale' | 'refused' };
 
 /** The text of `data`, or why the ordinary way has to tell it. */
 function told([text, confirmed]: Row = []): Told {
