@@ -1,3 +1,8 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
+
+/** Runs outside of whatever asked first: what is answered is not its alone, and has no limits or trace of it. */
+const detached = AsyncLocalStorage.snapshot();
+
 interface Waiting<K, V> {
   readonly key: K;
   readonly resolve: (value: V) => void;
@@ -39,7 +44,10 @@ export class Together<K, V> {
     this.#scheduled = true;
     queueMicrotask(() => {
       this.#scheduled = false;
-      while (this.#free > 0 && this.#waiting.length > 0) void this.#ask(this.#waiting.splice(0, this.#most));
+      while (this.#free > 0 && this.#waiting.length > 0) {
+        const asked = this.#waiting.splice(0, this.#most);
+        void detached(() => this.#ask(asked));
+      }
     });
   }
 
