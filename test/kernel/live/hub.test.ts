@@ -15,6 +15,7 @@ import { createMetrics } from '../../../src/kernel/telemetry/metrics.ts';
 import { testDatabase, type TestDatabase } from '../../support/database.ts';
 import { until } from '../../support/embedded.ts';
 import { noted, upTo } from '../../support/live.ts';
+import { random } from '../../support/random.ts';
 
 let own: TestDatabase;
 let admin: pg.Pool;
@@ -144,6 +145,74 @@ test('logs that grow at the same time are read together, each to its end', async
   for (const [index, { seqs }] of readers.entries()) expect(seqs).toEqual(upTo(sizes[index] as number));
   expect(counted(/\$2::bigint\[\]/)).toBeLessThanOrEqual(3);
   expect(counted(/from event e/)).toBeLessThanOrEqual(4);
+});
+
+test('logs that grow, are pruned, begin anew and end while they are read together: each in order, or told as a gap', async () => {
+  const { hub } = await oneProcess({ pollMs: 20 });
+  const next = random(3);
+  const pick = (below: number) => Math.floor(next() * below);
+  const ids = await Promise.all(upTo(12).map(() => log()));
+  const stop = new AbortController();
+  onTestFinished(() => stop.abort());
+  const gaps: string[] = [];
+  let read = 0;
+  const follow = async (id: string) => {
+    const { channel } = await watch(hub, id);
+    for (let at: { seq: bigint; epoch: number } | null = channel.head; at;) {
+      let seq: bigint = at.seq;
+      const epoch: number = at.epoch;
+      const place = () => (positions.set(id, seq), false);
+      at = null;
+      for await (const found of channel.follow(seq, epoch, 600_000, stop.signal, place)) {
+        if (found.kind === 'entries')
+          for (const event of found.entries) {
+            if (event.workspaceId !== id || event.seq !== ++seq || event.data['of'] !== `${id} ${epoch}`)
+              throw new Error(`${event.workspaceId} ${event.seq} in place of ${id} ${seq} ${epoch}`);
+            read++;
+          }
+        if (found.kind !== 'gap') continue;
+        gaps.push(found.reason);
+        at = found.head && { epoch: found.head.epoch, seq: found.reason === 'PRUNED' ? found.head.prunedSeq : found.head.seq }; // prettier-ignore
+        if (!at) positions.delete(id);
+      }
+    }
+  };
+  const positions = new Map<string, bigint>();
+  const followers = Promise.all(ids.map(follow));
+  await until('all are followed', async () => positions.size === ids.length);
+  for (let step = 0; step < 150; step++) {
+    const id = ids[pick(ids.length)] ?? '';
+    const what = pick(20);
+    if (what === 0)
+      await admin.query('with gone as (delete from event_head where workspace_id = $1) delete from event where workspace_id = $1', [id]); // prettier-ignore
+    else if (what < 3)
+      await admin.query('with h as (update event_head set epoch = epoch + 1, seq = seq / 2, pruned_seq = seq / 2 where workspace_id = $1) delete from event where workspace_id = $1', [id]); // prettier-ignore
+    else if (what < 6)
+      await admin.query('with h as (update event_head set pruned_seq = seq where workspace_id = $1 returning seq) delete from event e using h where workspace_id = $1 and e.seq <= h.seq', [id]); // prettier-ignore
+    else
+      await admin.query(
+        `with grown as (
+          update event_head h set seq = h.seq + n from unnest($1::uuid[], $2::int[]) w(id, n)
+          where workspace_id = w.id returning workspace_id, h.seq, n, epoch
+        ), added as (
+          insert into event (workspace_id, seq, type, version, subject_type, subject_id, actor_kind, data)
+          select workspace_id, seq - n + i, 'noted', 1, 'Workspace', workspace_id, 'SYSTEM', jsonb_build_object('of', workspace_id || ' ' || epoch)
+          from grown, generate_series(1, n) i
+        ) select pg_notify('switchyard', 'another,' || string_agg('w:' || workspace_id, ',')) from grown`,
+        [ids.slice(0, 1 + pick(12)), ids.map(() => (pick(10) === 0 ? 400 : 1 + pick(20)))],
+      );
+  }
+  const heads = async () => {
+    const { rows } = await admin.query<{ id: string; seq: string }>('select workspace_id id, seq from event_head where workspace_id = any($1::uuid[])', [ids]); // prettier-ignore
+    return new Map(rows.map(({ id, seq }) => [id, BigInt(seq)]));
+  };
+  const last = await heads();
+  await until('all stand at the end', async () => [...last].every(([id, seq]) => positions.get(id) === seq) && positions.size === last.size); // prettier-ignore
+  stop.abort();
+  await followers;
+  // Whether somebody is behind what is pruned is left to chance.
+  expect(gaps).toEqual(expect.arrayContaining(['EPOCH_CHANGED', 'GONE']));
+  expect(read).toBeGreaterThan(1000);
 });
 
 test('a burst of commits costs few messages and few reads', async () => {
