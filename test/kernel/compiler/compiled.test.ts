@@ -1,12 +1,14 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { parse, type DocumentNode } from 'graphql';
+import { Kind, parse, type DocumentNode } from 'graphql';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { anonymous, system, type Actor } from '#kernel/auth/actor.ts';
 import { anyActor, rowsOf, ruledBy } from '#kernel/auth/policy.ts';
 import { modelsOf } from '#kernel/compiler/models.ts';
+import { isOrdinary } from '#kernel/compiler/ordinary.ts';
 import { Plans, type Plan } from '#kernel/compiler/plans.ts';
+import { compile } from '#kernel/compiler/select.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import { Audiences } from '#kernel/live/audiences.ts';
@@ -14,6 +16,8 @@ import type { Role } from '#prisma';
 import { schema } from '../../../src/schema.ts';
 import { until } from '../../support/embedded.ts';
 import { noted } from '../../support/live.ts';
+import { Operations } from '../../support/operations.ts';
+import { random } from '../../support/random.ts';
 import { RawSocket } from '../../support/raw-socket.ts';
 import { roundTrips } from '../../support/statements.ts';
 import { both, compiledFields, differ, hostile, type Both, type Outcome } from '../../support/compiled.ts';
@@ -69,6 +73,26 @@ test('most fields compile', () => {
   expect(not.length / fields.length).toBeLessThan(0.15);
   // A field that seems to compile and does not is told of by the statement count of the operations above.
   expect(not.map(([name]) => name)).not.toContain('Deployment.viewerCanCancel');
+});
+
+test('what is said not to compile by its fields alone does not', () => {
+  const models = modelsOf(servers.app.db);
+  const id = globalId('Application', applicationId);
+  const all = new Operations({ schema, random: random(7), pool: { ids: [id], cursors: ['x'], slugs: ['x'] } });
+  let ordinary = 0;
+  for (let i = 0; i < 300; i++) {
+    const { query, variables } = all.next();
+    const { definitions } = parse(query, { noLocation: true });
+    const fragments = new Map(
+      definitions.flatMap((one) => (one.kind === Kind.FRAGMENT_DEFINITION ? [[one.name.value, one] as const] : [])),
+    );
+    for (const operation of definitions) {
+      if (operation.kind !== Kind.OPERATION_DEFINITION || !isOrdinary(schema, operation, fragments)) continue;
+      ordinary++;
+      expect(() => compile({ schema, models, operation, fragments, variables })).toThrow(Error);
+    }
+  }
+  expect(ordinary).toBeGreaterThan(50);
 });
 
 test('a row, nested lists, and a page with its count are one statement each', async () => {
