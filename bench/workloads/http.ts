@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { comparable, type Operation } from './documents.ts';
 import { cursorsOf, operations, requestOf, type Request, type RequestWorkload } from './requests.ts';
 import type { Contender, Running } from '../contenders/index.ts';
+import { times } from '../contenders/shared/times.ts';
 import { load } from '../load/http.ts';
 import { post } from '../load/post.ts';
 import { cores, counting, type Counted } from '../measure.ts';
@@ -77,6 +78,16 @@ export async function loadOf(bench: Bench, contender: Contender, running: Runnin
   };
 }
 
+/**
+ * Everybody who is about to ask says who they are. A load of a second stands for one that lasts, in which a server that remembers
+ * people for a minute looks them up once a minute; with other loads in between, it would have forgotten them all.
+ */
+async function introduced({ contender, running }: Entry, requests: readonly Request[]): Promise<void> {
+  const people = [...new Set(requests.map(({ authorization }) => authorization))].filter((one) => one !== null);
+  if (contender.dialect !== 'limit')
+    await times(people.length, (index) => post(running.url, '{"query":"{ __typename }"}', people[index] ?? null));
+}
+
 /** Loads each contender in turn, round by round; those of other scales among them, so that all have the same times. */
 export async function measureRequests(
   benches: readonly Bench[],
@@ -139,6 +150,7 @@ export async function measureRequests(
       });
     const measured = async (entry: Entry, workload: RequestWorkload, round: number): Promise<Sample> => {
       const { bench, contender, running } = entry;
+      await introduced(entry, requests.get(key(entry, workload)) ?? []);
       const told = meter(bench, running);
       const loaded = one(entry, workload, options.seconds, round);
       const answers = expected.get(atScale(bench, workload)) ?? [];
