@@ -137,7 +137,7 @@ async function begin(
   metrics.observeDatabasePool(() => ({
     total: database.pool.totalCount,
     idle: database.pool.idleCount,
-    waiting: database.pool.waitingCount,
+    waiting: database.pool.waitingCount + database.reader.waiting,
   }));
   const hub = new Hub({
     pool: database.pool,

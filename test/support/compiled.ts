@@ -8,7 +8,7 @@ import {
   parse,
   type GraphQLObjectType,
 } from 'graphql';
-import { DatabaseError, type Pool as Connections } from 'pg';
+import { DatabaseError } from 'pg';
 import { vi } from 'vitest';
 import type { Role } from '#prisma';
 import { anonymous, type Actor } from '#kernel/auth/actor.ts';
@@ -18,6 +18,7 @@ import { modelsOf, NotCompiled } from '#kernel/compiler/models.ts';
 import { Plans } from '#kernel/compiler/plans.ts';
 import { compile } from '#kernel/compiler/select.ts';
 import { accessOf, admit, rootFieldsOf } from '#kernel/graphql/access.ts';
+import type { Database } from '#kernel/db/client.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import { schema } from '../../src/schema.ts';
@@ -75,8 +76,8 @@ export async function both(): Promise<Both> {
   const { app } = compiling.running;
   let counted = { compiled: 0, all: 0 };
   let failing: string | null = null;
-  count(app.database.pool, (text) => {
-    const isCompiled = text.startsWith('select concat(');
+  count(app.database, (text) => {
+    const isCompiled = /^select (?:concat\(|\('\{)/.test(text);
     counted = {
       compiled: counted.compiled + Number(isCompiled),
       all: counted.all + Number(isCompiled || text.startsWith('SELECT ')),
@@ -117,14 +118,18 @@ export async function both(): Promise<Both> {
   };
 }
 
-function count(pool: Connections, tell: (text: string) => string | null): void {
+function count({ pool, reader }: Database, tell: (text: string) => string | null): void {
+  const told = <T>(text: string, go: () => T): T | Promise<never> => {
+    const code = tell(text);
+    return code === null ? go() : Promise.reject(Object.assign(new DatabaseError('it failed', 0, 'error'), { code }));
+  };
   const query = pool.query.bind(pool) as (...args: unknown[]) => unknown;
   vi.spyOn(pool, 'query').mockImplementation((...args: unknown[]) => {
     const [statement] = args;
-    const code = tell(typeof statement === 'string' ? statement : (statement as { text: string }).text);
-    if (code === null) return query(...args);
-    return Promise.reject(Object.assign(new DatabaseError('it failed', 0, 'error'), { code }));
+    return told(typeof statement === 'string' ? statement : (statement as { text: string }).text, () => query(...args));
   });
+  const read = reader.read.bind(reader);
+  vi.spyOn(reader, 'read').mockImplementation((reading) => told(reading.text, () => read(reading)));
 }
 
 /** Texts that are written otherwise in JSON. */

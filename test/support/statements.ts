@@ -1,12 +1,13 @@
 import pg from 'pg';
 import { vi } from 'vitest';
 import { Batch } from '#kernel/db/batch.ts';
+import { Reader, type Reading } from '#kernel/db/reader.ts';
 
 /** Statements that are not a request's own. */
 const aside = /^select pg_notify|set last_seen_at/;
 
 /**
- * The SQL statements that a pool is given while `fn` runs, in order. Only for a server whose pool does nothing else:
+ * The SQL statements that a pool and its reader are given while `fn` runs, in order. Only for a server whose pool does nothing else:
  * role api alone, and a long `hubPollMs`. The note of a credential's last use, once a minute, and what is said after a commit
  * (NOTIFY, one for those of a moment) do not count.
  */
@@ -19,10 +20,16 @@ export async function statements(pool: pg.Pool, fn: () => Promise<unknown>): Pro
     if (!aside.test(text)) texts.push(text);
     return query(...args);
   });
+  const { read } = Reader.prototype;
+  const reads = vi.spyOn(Reader.prototype, 'read').mockImplementation(function (this: Reader, reading: Reading) {
+    if (this.pool === pool) texts.push(reading.text);
+    return read.call(this, reading);
+  });
   try {
     await fn();
   } finally {
     spy.mockRestore();
+    reads.mockRestore();
   }
   return texts;
 }

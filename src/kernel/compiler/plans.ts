@@ -27,7 +27,12 @@ export interface Plan {
   readonly name: string | undefined;
   readonly text: string;
   readonly parameters: readonly Parameter[];
+  /** Whether it only looks up rows by their keys, none of them a list or a count: others may wait for it. */
+  readonly isShort: boolean;
 }
+
+/** What a statement has that looks at many rows: pages, counts, lists. */
+const lists = / limit |count\(\*\)|_agg\(|unnest\(|array\(/;
 
 /** What makes the text of a variable's statement another: its value, whether it has one, or the type that its ids name. */
 type Part = 'value' | 'presence' | 'types';
@@ -146,7 +151,7 @@ export class Plans {
         fragments: operation.fragments,
         variables,
       });
-      return { name: undefined, text, parameters };
+      return { name: undefined, text, parameters, isShort: !lists.test(text) };
     } catch {
       // What is not compiled, and what the ordinary way throws for these arguments: it tells that itself.
       return null;

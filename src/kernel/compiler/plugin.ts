@@ -16,11 +16,12 @@ import type { Plugin } from 'graphql-yoga';
 import { DatabaseError } from 'pg';
 import { andThen } from '../and-then.ts';
 import type { App } from '../app.ts';
+import type { Row, SqlValue } from '../db/batch.ts';
 import { tookTooLong } from '../db/late.ts';
 import { accessOf, admit, rootFieldsOf } from '../graphql/access.ts';
 import { confirm, type Context } from '../graphql/context.ts';
 import { finished } from './json.ts';
-import { modelsOf, NotCompiled } from './models.ts';
+import { modelsOf } from './models.ts';
 import { Plans, type Plan } from './plans.ts';
 import type { Asked } from './where.ts';
 
@@ -50,15 +51,24 @@ export function compiled({ app, schema }: { readonly app: App; readonly schema: 
         const { actor } = given.contextValue as Context;
         const variables = coerced(schema, operation.node, given.variableValues ?? {});
         const plan = variables && isAdmitted(given, actor) ? plans.plan(operation, variables) : null;
-        const finish = (told: Told): unknown => {
-          app.metrics.graphqlCompiled.of(told.outcome).inc();
-          if (told.outcome === 'compiled') return answer(told.data);
-          // What takes too long as one statement does not become quicker as many.
-          if (told.outcome === 'failed' && tookTooLong(told.error))
-            return { errors: [new GraphQLError('A statement took too long.', { originalError: told.error as Error })] };
-          return ordinary(given);
+        const finish = (found: Told): unknown => {
+          app.metrics.graphqlCompiled.of(found.outcome).inc();
+          return found.outcome === 'compiled' ? answer(found.data) : ordinary(given);
         };
-        return plan && variables ? run(app, plan, { actor, variables }).then(finish) : finish({ outcome: 'ordinary' });
+        const values = plan && variables ? valuesOf(plan, { actor, variables }) : null;
+        if (!plan || !values) return finish({ outcome: 'ordinary' });
+        const { name, text, isShort } = plan;
+        // Whatever it fails with, the ordinary way tells it as it always does; a fault of the compiler nobody has to suffer from.
+        return app.database.reader.read({ name, text, values, isShort }).then(
+          (rows) => finish(told(rows[0])),
+          (error: unknown) => {
+            tellFault(app, error, text);
+            app.metrics.graphqlCompiled.of('failed').inc();
+            if (!tookTooLong(error)) return ordinary(given);
+            // What takes too long as one statement does not become quicker as many.
+            return { errors: [new GraphQLError('A statement took too long.', { originalError: error as Error })] };
+          },
+        );
       });
     },
   };
@@ -102,30 +112,23 @@ function isAdmitted({ schema, document, operationName }: ExecutionArgs, actor: A
   }
 }
 
-/** `stale`: the actor's rights are others by now; `refused`: there is an error to be told; `failed`: the statement itself is wrong. */
+/** `stale`: the actor's rights are others by now; `refused`: there is an error to be told. */
 type Told =
-  | { readonly outcome: 'compiled'; readonly data: string }
-  | { readonly outcome: 'ordinary' | 'stale' | 'refused' }
-  | { readonly outcome: 'failed'; readonly error: unknown };
+  { readonly outcome: 'compiled'; readonly data: string } | { readonly outcome: 'ordinary' | 'stale' | 'refused' };
 
 /** The text of `data`, or why the ordinary way has to tell it. */
-async function run(app: App, plan: Plan, asked: Asked): Promise<Told> {
+function told([text, confirmed]: Row = []): Told {
+  if (confirmed !== 't') return { outcome: 'stale' };
+  const data = text == null ? null : finished(text);
+  return data === null ? { outcome: 'refused' } : { outcome: 'compiled', data };
+}
+
+/** The values of a plan's parameters; null: one of them is for the ordinary way to refuse. */
+function valuesOf({ parameters }: Plan, asked: Asked): SqlValue[] | null {
   try {
-    const { rows } = await app.database.pool.query<[text: string | null, confirmed: boolean]>({
-      ...(plan.name === undefined ? {} : { name: plan.name }),
-      text: plan.text,
-      values: plan.parameters.map((one) => one(asked)),
-      rowMode: 'array',
-    });
-    const [text, confirmed] = rows[0] ?? [];
-    if (!confirmed) return { outcome: 'stale' };
-    const data = text == null ? null : finished(text);
-    return data === null ? { outcome: 'refused' } : { outcome: 'compiled', data };
-  } catch (error) {
-    if (error instanceof NotCompiled) return { outcome: 'ordinary' };
-    // Whatever it is, the ordinary way tells it as it always does; a fault of the compiler nobody has to suffer from.
-    tellFault(app, error, plan.text);
-    return { outcome: 'failed', error };
+    return parameters.map((one) => (one(asked) ?? null) as SqlValue);
+  } catch {
+    return null;
   }
 }
 

@@ -4,6 +4,7 @@ import {
   getNullableType,
   isInterfaceType,
   isListType,
+  isNonNullType,
   isObjectType,
   Kind,
   type FieldNode,
@@ -27,10 +28,12 @@ import {
   chosen,
   cursorText,
   globalIdText,
+  joinedText,
   listText,
   nullText,
   objectText,
   refusalText,
+  required,
   sqlText,
   textSql,
   valueText,
@@ -40,7 +43,7 @@ import { columnOf, modelOf, refuse, relationOf, type Model } from './models.ts';
 import { orderingsOf, orderSql, pathOf, type Query } from './queries.ts';
 import { Row } from './rows.ts';
 import { asked, fieldOf, guardOf, hasRowId, isNode, nobody, objectType, optionsOf, typenameText } from './types.ts';
-import { both, hidden, isRuled, maySee, ruled, Statement, whereSql, type Parameter } from './where.ts';
+import { both, hidden, isRuled, joined, maySee, ruled, Statement, whereSql, type Parameter } from './where.ts';
 
 /** The condition that rows of this alias belong to what they hang on. */
 type Link = (alias: string) => string;
@@ -61,7 +64,7 @@ export function compile(source: Source & { readonly operation: OperationDefiniti
 } {
   const compiler = new Compiler(source, new Statement(source.models));
   const text = bounded(textSql(compiler.root(source.operation)));
-  return compiler.statement.finished(`select concat(${text}), ${confirmed(compiler.statement)}`);
+  return compiler.statement.finished(`select ${text}, ${confirmed(compiler.statement)}`);
 }
 
 /**
@@ -78,10 +81,10 @@ export const compileRow = (
 const bounded = (text: string): string => (text.length > maxStatement ? refuse('a statement that is too long') : text);
 
 function confirmed(statement: Statement): string {
-  const userId = statement.hidden('uuid', ({ actor }) => actor.stamp?.userId ?? null);
-  const version = statement.hidden('uuid', ({ actor }) => actor.stamp?.version ?? null);
-  const endsAt = statement.hidden('timestamptz', ({ actor }) => actor.stamp?.endsAt ?? null);
-  return `(${userId} is null or ${stampHolds(userId, version, endsAt)})`;
+  const userId = statement.parameter(({ actor }) => actor.stamp?.userId ?? null);
+  const version = statement.parameter(({ actor }) => actor.stamp?.version ?? null);
+  const endsAt = statement.parameter(({ actor }) => actor.stamp?.endsAt ?? null);
+  return `(${userId}::uuid is null or ${stampHolds(userId, version, endsAt)})`;
 }
 
 class Compiler {
@@ -149,7 +152,7 @@ class Compiler {
     conditions: readonly string[],
     isRuledBy: boolean,
   ): Text {
-    const row = new Row(this.statement, model, alias, { isRuled: isRuledBy });
+    const row = new Row(this.statement, model, alias, { isRuled: isRuledBy, isOne: true });
     const text = textSql(this.#value(getNamedType(type), selectionsOf(nodes), row));
     const from = [`${model.table} ${alias}`, ...row.joins].join(' ');
     return sqlText(
@@ -222,7 +225,7 @@ class Compiler {
     if (guard !== null && guard !== row.model.name) return refuse(`${type.name} is guarded as ${guard}`);
     const model = this.statement.isForAll ? row.model.name : guard;
     if (model === null || row.isRuled || rowRule(model).by === 'parent') return text;
-    return chosen(maySee(this.statement, row.model, row.alias), text, refusalText);
+    return required(maySee(this.statement, row.model, row.alias), text);
   }
 
   #object(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): Text {
@@ -242,7 +245,7 @@ class Compiler {
     if (authScopes !== undefined || errors !== undefined) return refuse(`${type.name}.${name} is guarded`);
     if (name === 'id' && isNode(type)) {
       if (!hasRowId(type)) return refuse(`the id of ${type.name}`);
-      return globalIdText(type.name, `${row.key}.${row.id}`, kind);
+      return globalIdText(type.name, `${row.alias}.${row.id}`, kind);
     }
     if (typeof compiled === 'object') {
       if ('column' in compiled) return this.#column(field.type, row, compiled.column);
@@ -309,10 +312,10 @@ class Compiler {
     const relation = relationOf(row.model, name);
     if (!relation.isList) return this.#selected(field, nodes, this.#link(row, name, below), below);
     const model = this.#model(relation.model);
-    const link: Link = (there) => row.related(relation, there);
+    const link: Link = (there) => joined(relation, row.alias, there);
     const path = pathOf(below);
     const node = (of: Row): Row => path.reduce((at, step) => this.#link(at, step, {}), of);
-    if (row.there !== null) return chosen(row.there, this.#selected(field, nodes, row.present, query), refusalText);
+    if (row.there !== null) return required(row.there, this.#selected(field, nodes, row.present, query));
     if (isConnection(getNamedType(field.type))) return this.#page(model, below, field, nodes, { link, node });
     if (!isListType(getNullableType(field.type)) || path.length > 0) return refuse(`${field.name} is no list of rows`);
     if (below.cursor || below.skip) return refuse('a list with a cursor');
@@ -328,7 +331,8 @@ class Compiler {
   /** A row as the value of a field, which may be missing where it is joined. */
   #shown(type: GraphQLOutputType, nodes: readonly FieldNode[], row: Row): Text {
     const text = this.#value(getNamedType(type), selectionsOf(nodes), row.present);
-    return row.there === null ? text : chosen(row.there, text, absent(type));
+    if (row.there === null) return text;
+    return isNonNullType(type) ? required(row.there, text) : chosen(row.there, text, nullText);
   }
 
   /** The row that a relation to one leads to. */
@@ -349,12 +353,10 @@ class Compiler {
     const where = query.where ?? {};
     const order = orderSql(model, inner, query.orderBy, how.backward);
     const condition = both(link(inner), whereSql(this.statement, model, inner, where), how.after?.(inner) ?? 'true');
-    const isKey = how.limit !== null && model.columns.has('id');
-    const columns = isKey ? `${inner}.${columnOf(model, 'id').sql}` : `${inner}.*`;
     const number = how.numbered ? `, row_number() over (order by ${order}) as rn` : '';
     const limit = how.limit === null ? '' : ` limit ${how.limit}`;
-    const page = `(select ${columns}${number} from ${model.table} ${inner} where ${condition} order by ${order}${limit}) ${alias}`;
-    const of = new Row(this.statement, model, alias, { isKey, isRuled: isRuled(where, model.name) });
+    const page = `(select ${inner}.*${number} from ${model.table} ${inner} where ${condition} order by ${order}${limit}) ${alias}`;
+    const of = new Row(this.statement, model, alias, { isRuled: isRuled(where, model.name) });
     return { page, of };
   }
 
@@ -388,17 +390,17 @@ class Compiler {
     const { sql: column } = columnOf(model, 'id');
     if (columnOf(model, 'id').type !== 'String') return refuse('a cursor of another kind');
     const rows = (): string => [page, ...of.joins].join(' ');
-    const inOrder = backward ? ` order by ${of.key}.rn desc` : '';
+    const inOrder = backward ? ` order by ${of.alias}.rn desc` : '';
     // Where nothing else is made of the same rows, they need no aggregates.
     const isAlone = names.filter((name) => name !== 'totalCount' && name !== '__typename').length === 1 && !informed;
-    const shown = informed ? ` filter (where ${of.key}.rn <= ${size})` : '';
+    const shown = informed ? ` filter (where ${of.alias}.rn <= ${size})` : '';
     const many = (item: Text): Text =>
       isAlone
         ? listText(item, rows() + inOrder)
-        : ['[', { sql: `string_agg(${textSql(item)}, ','${inOrder})${shown}` }, ']'];
+        : joinedText(item, (one, separator) => `string_agg(${one}, ${separator}${inOrder})${shown}`);
     const full = `count(*) = ${size + 1}`;
     const at = (place: string): Text => {
-      const id = `(array_agg(${of.key}.${column} order by ${of.key}.rn))[${place}]`;
+      const id = `(array_agg(${of.alias}.${column} order by ${of.alias}.rn))[${place}]`;
       return chosen('count(*) = 0', nullText, cursorText(id));
     };
     const last = `least(count(*), ${size})`;
@@ -411,7 +413,7 @@ class Compiler {
     const nodeText = (one: GraphQLOutputType, selections: Selections): Text => {
       const row = from.node(of);
       const text = this.#value(getNamedType(one), selections, row.present);
-      return row.there === null ? text : chosen(row.there, text, refusalText);
+      return row.there === null ? text : required(row.there, text);
     };
     const part = (one: GraphQLField<unknown, unknown>, asking: readonly FieldNode[]): Text => {
       switch (one.name) {
@@ -423,7 +425,7 @@ class Compiler {
           return many(
             this.#known(one.type, asking, (name, below, ofEdge) =>
               name === 'cursor'
-                ? cursorText(`${of.key}.${column}`)
+                ? cursorText(`${of.alias}.${column}`)
                 : name === 'node'
                   ? nodeText(ofEdge.type, selectionsOf(below))
                   : refuse(`an edge's ${name}`),

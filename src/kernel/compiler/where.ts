@@ -133,12 +133,13 @@ function listed(statement: Statement, model: Model, alias: string): string {
     : ruled(statement, rule, model, alias);
 }
 
-const reach = new WeakMap<Actor, Map<Role, string>>();
+/** By the roles that somebody has, which are the same object for all requests for which they are remembered. */
+const reach = new WeakMap<Actor['roles'], Map<Role, string>>();
 
 /** The workspaces where the actor has at least this role, as PostgreSQL writes an array. */
 function reachedBy(actor: Actor, least: Role): string {
-  let known = reach.get(actor);
-  if (!known) reach.set(actor, (known = new Map()));
+  let known = reach.get(actor.roles);
+  if (!known) reach.set(actor.roles, (known = new Map()));
   let ids = known.get(least);
   if (ids === undefined) known.set(least, (ids = `{${workspacesWith(actor, least).filter(isId).join(',')}}`));
   return ids;

@@ -28,7 +28,7 @@ export interface Statement {
 }
 
 /** Texts of a row, as the driver gives them. */
-type Row = readonly (string | null)[];
+export type Row = readonly (string | null)[];
 
 /** How rows of a statement are read. */
 interface Description {
@@ -115,7 +115,7 @@ export class Batch extends (pg.Query as unknown as new (config: object) => objec
     this.#at = this.statements.length;
     // It may have failed because it is not as it was prepared any more.
     if (rest[0]) this.#prepared.delete(rest[0].name);
-    for (const { failed } of rest) failed(error);
+    for (const one of rest) one.failed(error);
     this.#over(error);
   }
 

@@ -3,6 +3,7 @@ import { PrismaPg } from '@prisma/adapter-pg';
 import type pg from 'pg';
 import { Prisma, PrismaClient } from '#prisma';
 import { Connection, LendingPool, unhurried } from './connection.ts';
+import { Reader } from './reader.ts';
 
 export interface DatabaseOptions {
   /** Address for ordinary statements; may be pooled (PgBouncer in transaction mode). */
@@ -33,6 +34,8 @@ export interface Database {
   query<R extends pg.QueryResultRow>(text: string, values: readonly unknown[]): Promise<pg.QueryResult<R>>;
   /** Statements within `work`, and outside of `transact`, may take as long as they take: maintenance, never a request. */
   readonly unhurried: <T>(work: () => Promise<T>) => Promise<T>;
+  /** Statements that read, of many requests at once. */
+  readonly reader: Reader;
   /** Begins a transaction. @throws {TransactionTimedOut} when no connection was free in time */
   begin(): Promise<Connection>;
   /** @throws when `url` cannot be used, with what to do where that is known */
@@ -59,6 +62,10 @@ export function createDatabase(options: DatabaseOptions): Database {
   const pooled = options.directUrl !== options.url;
   const limits = sessionLimits(options.statementTimeoutS);
   const isLimited = options.statementTimeoutS !== undefined;
+  const alone = {
+    ordinary: pooled && isLimited ? setUpOf(limits) : null,
+    unhurried: !pooled && isLimited ? setUpOf({ statement_timeout: '0' }) : null,
+  };
   const pool: pg.Pool = new LendingPool(
     {
       connectionString: options.url,
@@ -78,10 +85,7 @@ export function createDatabase(options: DatabaseOptions): Database {
               .join(' '),
           }),
     },
-    {
-      ordinary: pooled && isLimited ? setUpOf(limits) : null,
-      unhurried: !pooled && isLimited ? setUpOf({ statement_timeout: '0' }) : null,
-    },
+    alone,
   );
   // An idle connection that breaks is replaced by the pool at its next use; without a listener it would end the process.
   pool.on('error', () => undefined);
@@ -112,6 +116,7 @@ export function createDatabase(options: DatabaseOptions): Database {
     query: <R extends pg.QueryResultRow>(text: string, values: readonly unknown[]) =>
       pool.query<R>({ name: pooled ? '' : names(text), text, values: [...values] }),
     unhurried,
+    reader: new Reader(pool, alone.ordinary),
     begin: () => Connection.begin(begin),
     url: options.url,
     directUrl: options.directUrl,
@@ -137,7 +142,7 @@ export function createDatabase(options: DatabaseOptions): Database {
  * Names for prepared statements, so that PostgreSQL parses and plans each distinct text once a connection. Bounded:
  * lists of different length make new texts without end, and every name is memory on the server.
  */
-function boundedNames(max: number, prefix = ''): (sql: string) => string {
+export function boundedNames(max: number, prefix = ''): (sql: string) => string {
   const known = new Map<string, string>();
   return (sql) => {
     const name = known.get(sql);

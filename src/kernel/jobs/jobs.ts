@@ -3,6 +3,7 @@ import type { Run } from '#prisma';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { authorizeRow } from '../auth/policy.ts';
+import { boundedNames } from '../db/client.ts';
 import type { Transaction } from '../db/transact.ts';
 import { Conflict, NotFound } from '../errors.ts';
 import { isId } from '../ids.ts';
@@ -33,6 +34,17 @@ const wakeUp = {
   retentionSeconds: 3600,
   deleteAfterSeconds: 60,
 } as const;
+
+/**
+ * What the engine would write, told of the queue's own options: its statement takes those from the queue, and costs twice
+ * as much. Where the queue has one that waits for the same run, there is nothing to add.
+ * @see https://timgit.github.io/pg-boss/#/./sql
+ */
+const wakeUpText = `
+  insert into pgboss.job (name, data, singleton_key, policy, retry_limit, expire_seconds, deletion_seconds, keep_until)
+  values ($1, $2, $3, '${wakeUp.policy}', ${wakeUp.retryLimit}, ${wakeUp.expireInSeconds}, ${wakeUp.deleteAfterSeconds},
+          now() + interval '${wakeUp.retentionSeconds} seconds')
+  on conflict do nothing`;
 
 /** Of the engine's own notice: NOTIFY in a transaction has all that do so commit one after another. */
 const unannounced = { notify: false } as const;
@@ -82,6 +94,7 @@ export class Jobs {
   /** Makes the engine's tables and every queue. Safe with several processes at once. */
   async start(): Promise<void> {
     await this.#boss.start();
+    this.#prepare();
     await this.#createRunQueue(anyHost);
     await this.#boss.createQueue(deadQueue, { retryLimit: 20, retryDelay: 5, retryBackoff: true, notify: true });
     for (const type of jobTypes().values()) {
@@ -98,6 +111,19 @@ export class Jobs {
       await this.#boss.createQueue(jobQueue(type.name), options);
       await this.#boss.updateQueue(jobQueue(type.name), options);
     }
+  }
+
+  /**
+   * Has the engine's statements prepared: each of its workers asks the same again and again, and to plan what takes a job
+   * costs as much as to take it. Its connections are its own, and go to PostgreSQL itself.
+   */
+  #prepare(): void {
+    const engine = this.#boss.getDb();
+    const execute = engine.executeSql.bind(engine);
+    const names = boundedNames(200, 'of a job ');
+    // The engine gives its text to the driver as it is, which takes all that there is of a statement in its place.
+    engine.executeSql = (text, values) =>
+      values?.length ? execute({ name: names(text), text, values } as unknown as string) : execute(text);
   }
 
   async #createRunQueue(name: string): Promise<void> {
@@ -152,7 +178,7 @@ export class Jobs {
   async wakeRun(tx: Transaction, run: Pick<Run, 'id' | 'hostId'>): Promise<void> {
     await this.#ensureHostQueue(run.hostId);
     const queue = run.hostId ? hostQueue(run.hostId) : anyHost;
-    await this.#boss.send(queue, { runId: run.id }, { singletonKey: run.id, db: within(tx) });
+    tx.send(wakeUpText, [queue, JSON.stringify({ runId: run.id }), run.id]);
     tx.afterCommit(() => this.#announce(queue));
   }
 

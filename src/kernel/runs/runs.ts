@@ -66,7 +66,7 @@ const createText = `
     values ($1, $2, $3, 'QUEUED', $4, $5::text::run_trigger, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)
   )
   insert into run_step (id, run_id, name, position, created_at, updated_at)
-  select s.id, $1, s.name, s.i - 1, $15, $15 from unnest($16::uuid[], $17::text[]) with ordinality s(id, name, i)`;
+  select uuidv7(), $1, s.name, s.i - 1, $15, $15 from unnest($16::text[]) with ordinality s(name, i)`;
 const takeText = `
   update run set attempt = attempt + 1, worker_id = $2,
     lease_until = clock_timestamp() + make_interval(secs => $3::float8),
@@ -185,7 +185,6 @@ export const Runs = service('runs', (app) => ({
       run.traceparent,
       run.deadlineAt,
       now,
-      steps.map(newId),
       steps,
     ]);
     const rows = await kind.onCreate(tx, run, input, app);

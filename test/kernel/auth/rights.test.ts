@@ -457,18 +457,16 @@ test('what is taken away between the look at a credential and the one statement 
     ['update app_user set closed_at = now() where id = $1', 'update app_user set closed_at = null where id = $1'],
     ['update api_key set revoked_at = now() where created_by_id = $1', 'update api_key set revoked_at = null where created_by_id = $1'],
   ] as const; // prettier-ignore
-  const send = pool.query.bind(pool) as (...args: unknown[]) => unknown;
-  const sendAfter = async (text: string, args: unknown[]) => {
-    await send(text, [member.id]);
-    return send(...args);
-  };
+  const { reader } = app.database;
+  const read = reader.read.bind(reader);
   let change: string | null = null;
-  const spy = vi.spyOn(pool, 'query').mockImplementation((...args: unknown[]) => {
-    const [{ text = '' }, now] = [args[0] as { text?: string }, change];
+  const spy = vi.spyOn(reader, 'read').mockImplementation(async (reading) => {
+    const now = change;
     // It makes sure of the rights by itself.
-    if (now === null || !/^select (?!user_id).* from user_rights /s.test(text)) return send(...args);
+    if (now === null || !/^select (?!user_id).* from user_rights /s.test(reading.text)) return read(reading);
     change = null;
-    return sendAfter(now, args) as unknown;
+    await pool.query(now, [member.id]);
+    return read(reading);
   });
   onTestFinished(() => spy.mockRestore());
   for (const [taking, giving] of changes)
@@ -488,7 +486,7 @@ test('what is taken away between the look at a credential and the one statement 
       const ended = /update (?:session|app_user|api_key)/.test(taking);
       expect([taking, before.status, meanwhile.status]).toEqual([taking, 200, ended ? 401 : 200]);
       expect(meanwhile).toEqual(ended ? meanwhile : await ask());
-      await send(giving, [member.id]);
+      await pool.query(giving, [member.id]);
     }
 });
 

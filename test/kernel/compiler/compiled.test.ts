@@ -16,7 +16,7 @@ import { until } from '../../support/embedded.ts';
 import { noted } from '../../support/live.ts';
 import { RawSocket } from '../../support/raw-socket.ts';
 import { roundTrips } from '../../support/statements.ts';
-import { both, compiledFields, differ, hostile, type Both } from '../../support/compiled.ts';
+import { both, compiledFields, differ, hostile, type Both, type Outcome } from '../../support/compiled.ts';
 import {
   application,
   deployment,
@@ -129,6 +129,27 @@ test('nobody sees what the policy does not let them see', async () => {
   expect((await seen(actor(of, 'OWNER')))['invitations']?.totalCount).toBe(1);
 });
 
+test('requests of one moment are answered each by its own rights, and one that fails spoils no other', async () => {
+  const query = 'query ($id: ID!) { node(id: $id) { id ... on Application { name workspace { slug viewerRole } } } }';
+  const id = globalId('Application', applicationId);
+  const asked = [actor(of, 'OWNER'), actor(of, 'VIEWER'), actor(other, 'OWNER')].flatMap((token) =>
+    [id, globalId('Workspace', other.id), globalId('Application', newId()), 'x'].map((one) => ({ token, id: one })),
+  );
+  const alone: Outcome[] = [];
+  for (const { token, id } of asked) alone.push(await servers.ask({ query, variables: { id } }, token));
+  const { reader } = servers.app.database;
+  // A statement that PostgreSQL refuses, in the same turn as those of requests.
+  const spoiling = setInterval(() => void reader.read({ name: undefined, text: 'select 1 / 0', values: [], isShort: true }).catch(() => undefined), 1); // prettier-ignore
+  try {
+    const together = await Promise.all(
+      [...asked, ...asked, ...asked].map(({ token, id }) => servers.ask({ query, variables: { id } }, token)),
+    );
+    for (const [i, { compiled }] of together.entries()) expect(compiled).toBe(alone[i % asked.length]?.ordinary);
+  } finally {
+    clearInterval(spoiling);
+  }
+});
+
 test('ids of many types, in their order, and too many of them', async () => {
   const token = actor(of, 'VIEWER');
   const query = 'query ($ids: [ID!]!) { nodes(ids: $ids) { __typename id ... on Application { name } } }';
@@ -181,6 +202,14 @@ test('texts, numbers and instants are written as JavaScript writes them', async 
   const late = await servers.ask({ query, variables: { id: globalId('Application', id) } }, token);
   expect(late.compiled).toBe(late.ordinary);
   expect(late.compiled).toContain('INTERNAL');
+});
+
+test('instants are of whole milliseconds: PostgreSQL writes no more digits than JavaScript', async () => {
+  const { rows } = await servers.app.database.pool.query<{ column: string }>(
+    `select table_name || '.' || column_name as column from information_schema.columns
+     where table_schema = 'public' and data_type like 'timestamp%' and datetime_precision <> 3 and table_name <> '_prisma_migrations'`,
+  );
+  expect(rows).toEqual([]);
 });
 
 test('a list that is null is an empty one, and one with a null in it is an error', async () => {

@@ -42,7 +42,7 @@ export const Deployments = service('deployments', (app) => {
     actor: Actor,
     verb: 'createDeployment' | 'rollbackDeployment',
     input: { readonly applicationId: string; readonly idempotencyKey?: string | null | undefined },
-    inputOf: (tx: Transaction, application: Application) => Promise<DeploymentInput>,
+    inputOf: (tx: Transaction, application: Deployable) => DeploymentInput | Promise<DeploymentInput>,
     trigger: RunTrigger = 'API',
   ): Promise<Requested> => {
     const id = input.applicationId;
@@ -50,15 +50,16 @@ export const Deployments = service('deployments', (app) => {
     return app.transact(actor, async (tx) => {
       // Locked, so that of two that come at once the later one supersedes the earlier one. What depends on it is looked
       // up behind the lock, in the same round trip.
-      const [application, found] = await Promise.all([lockApplication(tx, id), lookUp(tx, id)]);
+      const [application, waiting] = await Promise.all([lockDeployable(tx, id), waitingOf(tx, id)]);
       authorizeRow(actor, can[verb], application, 'Application', id);
+      const host = await hostOf(tx, application);
       const { workspaceId } = application;
       if (application.removalAskedAt) throw new Conflict('The application is being deleted.');
       const { idempotencyKey, ...rest } = input;
       const started = await app
         .use(Runs)
         .once(tx, { workspaceId, mutation: verb, key: idempotencyKey, input: rest }, async (runId) =>
-          start(tx, application, await inputOf(tx, application), trigger, found, runId),
+          start(tx, application, await inputOf(tx, application), trigger, { host, waiting }, runId),
         );
       return { ...started, workspaceId };
     });
@@ -67,7 +68,7 @@ export const Deployments = service('deployments', (app) => {
   /** Queues the run, for an application whose row is locked. */
   const start = async (
     tx: Transaction,
-    application: Application,
+    application: Deployable,
     input: DeploymentInput,
     trigger: RunTrigger,
     { host, waiting }: Found,
@@ -91,7 +92,7 @@ export const Deployments = service('deployments', (app) => {
    * there, and with that driver: without a wish it is Docker where there is one.
    * @throws {NoHost} {DriverNotOffered} {NoFreeUser} {Conflict}
    */
-  const place = async (tx: Transaction, { id, driver: wanted }: Application): Promise<string> => {
+  const place = async (tx: Transaction, { id, driver: wanted }: Deployable): Promise<string> => {
     const hosts = await tx.db.$queryRaw<{ id: string; drivers: string[] }[]>`
       select h.id, h.drivers from host h left join application a on a.host_id = h.id
       where h.last_seen_at > now() - make_interval(secs => ${lostAfterS}::int) group by h.id order by count(a.id), h.id`;
@@ -210,18 +211,49 @@ interface Found {
   readonly waiting: readonly Run[];
 }
 
+/** An application that is locked, as far as it matters to a deployment. */
+type Deployable = Pick<
+  Application,
+  'id' | 'workspaceId' | 'branch' | 'driver' | 'hostId' | 'activeReleaseId' | 'removalAskedAt'
+>;
+interface DeployableRow extends Deployable {
+  /** Of its host as it was before the lock was waited for; null: it had none. */
+  readonly drivers: readonly string[] | null;
+}
+
+const deployableText = `
+  select a.id, a.workspace_id, a.branch, a.driver, a.host_id, a.active_release_id, a.removal_asked_at, h.drivers
+  from application a left join host h on h.id = a.host_id where a.id = $1 for update of a`;
 const hostText = 'select h.id, h.drivers from application a join host h on h.id = a.host_id where a.id = $1';
 const waitingText = `
   select ${columnsOf(Prisma.RunScalarFieldEnum)} from run
   where ${notBegun} and kind = $2 and phase = 'PENDING' order by id for update`;
 
+/** The row with its host, locked until the end of the transaction. */
+async function lockDeployable(tx: Transaction, id: string): Promise<DeployableRow | null> {
+  const [application] = await tx.sql<DeployableRow>(deployableText, [id]);
+  return application ?? null;
+}
+
+/** Its host; one that it was given while its lock was waited for is looked up. */
+async function hostOf(tx: Transaction, { id, hostId, drivers }: DeployableRow): Promise<Found['host']> {
+  if (hostId === null) return null;
+  return drivers ? { id: hostId, drivers } : lookUpHost(tx, id);
+}
+
+async function lookUpHost(tx: Transaction, applicationId: string): Promise<Found['host']> {
+  const [host] = await tx.sql<NonNullable<Found['host']>>(hostText, [applicationId]);
+  return host ?? null;
+}
+
+/** In the same round trip as its lock, behind it. */
+const waitingOf = (tx: Transaction, applicationId: string): Promise<Run[]> =>
+  tx.sql<Run>(waitingText, [lockKeyOf(applicationId), deploymentKind.name]);
+
 /** For an application whose row is locked before it. */
 async function lookUp(tx: Transaction, applicationId: string): Promise<Found> {
-  const [[host], waiting] = await Promise.all([
-    tx.sql<NonNullable<Found['host']>>(hostText, [applicationId]),
-    tx.sql<Run>(waitingText, [lockKeyOf(applicationId), deploymentKind.name]),
-  ]);
-  return { host: host ?? null, waiting };
+  const [host, waiting] = await Promise.all([lookUpHost(tx, applicationId), waitingOf(tx, applicationId)]);
+  return { host, waiting };
 }
 
 /** Why a release cannot be brought back, as a sentence; null: it can. */
