@@ -411,3 +411,50 @@ test('SWITCHYARD_COMPILE=false compiles nothing', async () => {
   expect(told['on']).toContain('"status":');
   expect(asked).toEqual({ on: 1, off: 0 });
 });
+
+test('names that JavaScript knows are names like others, compiled or not', async () => {
+  const token = actor(of, 'VIEWER');
+  const id = globalId('Application', applicationId);
+  const names = [
+    '__proto__',
+    'constructor',
+    'hasOwnProperty',
+    'toString',
+    'valueOf',
+    '__defineSetter__',
+    'toJSON',
+    'then',
+  ];
+  const own = (name: string, value: unknown) => Object.fromEntries([[name, value]]);
+  for (const name of names) {
+    const operations: readonly (readonly [query: string, variables: object])[] = [
+      [`query ${name} { ${name}: viewer { ${name}: id } }`, {}],
+      [
+        `{ workspace(slug: "${of.slug}") { ${name}: applications(first: 2) { ${name}: nodes { ${name}: workspace { ${name}: name } } } } }`,
+        {},
+      ],
+      [
+        `{ node(id: "${id}") { ...${name} } } fragment ${name} on Application { ${name}: id deployments { ${name}: totalCount } }`,
+        {},
+      ],
+    ];
+    const variables: typeof operations = [
+      [`query ($${name}: ID!) { node(id: $${name}) { id } }`, own(name, id)],
+      [`query ($${name}: [ID!] = ["${id}"]) { nodes(ids: $${name}) { id } }`, {}],
+      [`query ($${name}: Boolean!) { viewer { id name @include(if: $${name}) } }`, own(name, false)],
+    ];
+    for (const [query, given] of operations) {
+      const answer = await ask(token, query, given);
+      expect(answer).not.toHaveProperty('errors');
+      expect(JSON.stringify(answer)).toContain(`"${name}":`);
+    }
+    for (const [query, given] of variables) {
+      // The one that the libraries lose.
+      const isLost = name === '__proto__';
+      const answer = await ask(token, query, given, isLost ? 0 : 1);
+      const { errors = [] } = answer as { errors?: { extensions: { code: string } }[] };
+      expect(errors.map(({ extensions }) => extensions.code)).toEqual(isLost ? ['GRAPHQL_VALIDATION_FAILED'] : []);
+    }
+  }
+  expect(Object.keys(Object.prototype)).toEqual([]);
+});
