@@ -122,9 +122,9 @@ class Compiler {
     const model = this.#model('one' in compiled ? compiled.one : '');
     const alias = this.statement.alias();
     const conditions: string[] = [];
-    if ('rule' in compiled) conditions.push(ruled(this.statement, compiled.rule, model, alias, true));
+    if ('rule' in compiled) conditions.push(ruled(this.statement, compiled.rule, model, alias));
     else if ('by' in compiled) {
-      conditions.push(maySee(this.statement, model, alias, true));
+      conditions.push(maySee(this.statement, model, alias));
       for (const [arg, column] of Object.entries(compiled.by))
         conditions.push(`${alias}.${columnOf(model, column).sql} = ${this.#argument(nodes, arg)}`);
     } else return refuse(`Query.${name}`);
@@ -138,7 +138,7 @@ class Compiler {
     const conditions = [`${alias}.${columnOf(model, 'id').sql} = ${id}`];
     // Whether somebody else may see it is not known here: it is there, and refused.
     if (this.statement.isForAll) return this.#row(type, nodes, model, alias, conditions, false);
-    return this.#row(type, nodes, model, alias, [...conditions, maySee(this.statement, model, alias, true)], true);
+    return this.#row(type, nodes, model, alias, [...conditions, maySee(this.statement, model, alias)], true);
   }
 
   /** A subselect of one row, or of none. */
@@ -175,7 +175,7 @@ class Compiler {
     const type = objectType(schema, typename);
     const model = modelOf(models, name);
     const alias = this.statement.alias();
-    const conditions = [`${alias}.${columnOf(model, 'id').sql} = ${id}`, maySee(this.statement, model, alias, true)];
+    const conditions = [`${alias}.${columnOf(model, 'id').sql} = ${id}`, maySee(this.statement, model, alias)];
     for (const one of type.getInterfaces()) {
       const column = one.extensions[typeColumn];
       // A kind of run is a variant of one model: an id names the kind too.

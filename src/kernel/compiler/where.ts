@@ -122,7 +122,8 @@ export const both = (...conditions: readonly string[]): string =>
 
 /**
  * True for the rows of a model that the actor may see, by its rule in the policy.
- * @param isOne whether it is asked of a single row: then the planner may see what it is compared with
+ * @param isOne whether it is asked of what was found for a single row: then the planner may see what it is compared with.
+ *   By what the row itself is found it must not: it would go through all of a workspace's rows for the one with an id
  */
 export const maySee = (statement: Statement, model: Model, alias: string, isOne = false): string =>
   ruled(statement, rowRule(model.name), model, alias, isOne);
