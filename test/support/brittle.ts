@@ -1,8 +1,8 @@
 // Fields that fail, for tests of what becomes of that. It is imported by the probe, since the schema is built once.
 import { builder } from '../../src/kernel/graphql/builder.ts';
 
-/** What fails later does so when a test rejects this. */
-export const failing = { late: Promise.withResolvers<string>() };
+/** What fails later does so when a test rejects `late`; `asked` tells whether something waits for that. */
+export const failing = { late: Promise.withResolvers<string>(), asked: false };
 /** What fails at once is the last one; the others fail when a test says so. */
 const some = [{ failsNow: false }, { failsNow: false }, { failsNow: true }] as const;
 type Brittle = (typeof some)[number];
@@ -18,7 +18,13 @@ BrittleRef.implement({
         return 'now';
       },
     }),
-    later: t.string({ description: 'Fails later.', resolve: () => failing.late.promise }),
+    later: t.string({
+      description: 'Fails later.',
+      resolve: () => {
+        failing.asked = true;
+        return failing.late.promise;
+      },
+    }),
     parts: t.field({ type: [BrittleRef], description: 'The same again.', resolve: () => [...some] }),
   }),
 });

@@ -28,7 +28,7 @@ export interface Plan {
   readonly name: string | undefined;
   readonly text: string;
   readonly parameters: readonly Parameter[];
-  /** Whether it only looks up rows by their keys, none of them a list or a count: others may wait for it. */
+  /** Whether it only looks up a few rows by their keys, none of them a list or a count: others may wait for it. */
   readonly isShort: boolean;
 }
 
@@ -56,7 +56,10 @@ const maxKey = 1000;
 const maxText = 20_000_000;
 /** What a plan takes beside its text, characters of it: also one that says that there is none. */
 const besideText = 500;
-/** Statements that are prepared by name, and the longest of them, characters: each is memory of every connection. */
+/**
+ * Statements that are prepared by name, and the longest of them, characters: each is memory of every connection. A longer
+ * one is planned each time, which takes longer than looking up what it asks for.
+ */
 const [maxNames, maxNamed] = [500, 10_000];
 
 /** Plans by document, for as long as somebody has it. */
@@ -158,7 +161,7 @@ export class Plans {
         fragments: operation.fragments,
         variables,
       });
-      return { name: undefined, text, parameters, isShort: !lists.test(text) };
+      return { name: undefined, text, parameters, isShort: text.length <= maxNamed && !lists.test(text) };
     } catch {
       // What is not compiled, and what the ordinary way throws for these arguments: it tells that itself.
       return null;

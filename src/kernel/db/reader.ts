@@ -94,8 +94,10 @@ export class Reader {
       this.#asked++;
       this.pool.connect((error, client) => {
         this.#asked--;
-        if (client) void this.#serve(client, this.#next());
-        else for (const one of this.#waiting.splice(0)) one.reject(error);
+        if (client) return void this.#serve(client, this.#next());
+        // Others wait for the connections that are still to come.
+        for (const one of this.#next()) one.reject(error);
+        this.#connect();
       });
     }
   }
@@ -135,13 +137,21 @@ export class Reader {
       for (const one of skipped) one.reject(error);
       return false;
     }
+    if (ofWaiting.test(error.code ?? '')) {
+      // What it waited for those behind it may wait for, too: on connections of their own, and not one after the other.
+      for (const one of skipped) this.#alone(one);
+      return true;
+    }
     const again = await Promise.all(skipped.map((one) => this.#sent(client, [one])));
     return again.every(Boolean);
   }
 }
 
-/** Errors that end a connection. @see https://www.postgresql.org/docs/current/errcodes-appendix.html */
-const ofConnection = /^(?:08|25P|57P)/;
+/** Errors that end a connection; 08P01 is also that of values that a statement does not have. @see https://www.postgresql.org/docs/current/errcodes-appendix.html */
+const ofConnection = /^(?:08(?!P01)|25P|57P)/;
+
+/** A statement, or its lock, that was waited for too long. */
+const ofWaiting = /^(?:57014|55P03)$/;
 
 /** What is under way is told of it; without a listener it would end the process. */
 const ignored = (): void => undefined;

@@ -15,7 +15,7 @@ import { Audiences } from '#kernel/live/audiences.ts';
 import type { Role } from '#prisma';
 import { schema } from '../../../src/schema.ts';
 import { until } from '../../support/embedded.ts';
-import { noted } from '../../support/live.ts';
+import { noted, upTo } from '../../support/live.ts';
 import { Operations } from '../../support/operations.ts';
 import { random } from '../../support/random.ts';
 import { RawSocket } from '../../support/raw-socket.ts';
@@ -376,6 +376,26 @@ test('what is remembered of a document holds neither it nor what it was asked wi
   collect();
   expect(gone.map((one) => one.deref() === undefined)).toEqual(gone.map(() => true));
   expect(made.map(({ parameters }) => parameters.length).every((count) => count > 0)).toBe(true);
+});
+
+test('others wait only for what looks up a few rows by their keys', () => {
+  const plans = new Plans({ schema, models: modelsOf(servers.app.db), named: true });
+  const isShort = (fields: string) => {
+    const operation = plans.operation(parse(`query ($id: ID!) { ${fields} }`), null);
+    return operation && plans.plan(operation, { id: globalId('Application', applicationId) })?.isShort;
+  };
+  const app = (fields: string) => `node(id: $id) { ... on Application { ${fields} } }`;
+  const row = app('id name workspace { slug viewerRole } activeRelease { id deployment { id actor { name } } }');
+  expect([row, `one: ${row} other: ${row}`].map(isShort)).toEqual([true, true]);
+  const many = upTo(20).map((n) => `a${n}: ${row}`).join(' '); // prettier-ignore
+  const long = [
+    'deployments(first: 1) { nodes { id } }',
+    'deployments { totalCount }',
+    'deployments { pageInfo { hasNextPage } }',
+  ];
+  expect([many, 'workspaces { totalCount }', ...long.map(app)].map(isShort)).toEqual(
+    long.concat('', '').map(() => false),
+  );
 });
 
 test('nothing of one actor can get into what others use', () => {

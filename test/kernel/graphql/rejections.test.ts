@@ -2,6 +2,7 @@ import '../../support/probe.ts';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { failing } from '../../support/brittle.ts';
 import { send, socket } from '../../support/client.ts';
+import { until } from '../../support/embedded.ts';
 import { startTestServer, type TestServer } from '../../support/server.ts';
 
 /*
@@ -51,7 +52,10 @@ test.each([
   ['a list, over a socket,', '{ brittle { now later } }', overSocket],
   ['an event of a stream', 'subscription { brittleEvents { now later } }', overSocket],
 ] as const)('%s in which something fails at once leaves no rejection behind', async (_, document, ask) => {
+  failing.asked = false;
   const answered = ask(document);
+  // What was rejected before that would be nothing that it waits for.
+  await until('it waits for what fails later', async () => failing.asked);
   // Where the answer waits for all of it, it comes when that has failed.
   const early = await Promise.race([answered, new Promise<null>((resolve) => setTimeout(resolve, 100, null))]);
   await failLate();
