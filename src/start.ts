@@ -291,13 +291,14 @@ async function begin(
     await checked;
   });
   undo.push(() => app.use(Denials).flush());
-  await jobs.start();
-  undo.push(() => jobs.stop());
+  // Before the jobs: it says what is wrong with an address that is a pooler's.
   await hub.start();
   undo.push(async () => {
     hub.stop();
     await wakeUps.close();
   });
+  await jobs.start();
+  undo.push(() => jobs.stop());
 
   const host = await startDeployments(app, provided, {
     hostId: await hostIdOf(dirs.stateDir),
