@@ -4,7 +4,7 @@ import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import path from 'node:path';
 import { contenders, notCompiling, runners, start } from './contenders/index.ts';
-import { admin, databaseUrl, pin, postgres, template, workingCopy } from './data/database.ts';
+import { admin, pin, postgres, template, workingCopy } from './data/database.ts';
 import { shapeOf, type Shape } from './data/shape.ts';
 import { hasWrk } from './load/http.ts';
 import { cores } from './measure.ts';
@@ -70,30 +70,33 @@ async function measure(options: Options): Promise<void> {
       // The bench itself writes the events of streams.
       for (const pid of [process.pid, ...(server.pid === null ? [] : [server.pid])]) pin(pid, cores.others);
     }
+    const benches: Bench[] = [];
     for (const { shape, data } of databases) {
-      const bench: Bench = {
+      const url = await workingCopy(server.url, data, shape);
+      benches.push({
         options,
         shape,
         contenders: chosen,
-        databaseUrl: await workingCopy(server.url, data),
+        databaseUrl: url,
         databasePid: server.pid,
         tell,
-        start: (contender) => start(contender, databaseUrl(server.url, 'bench_work')),
-      };
+        start: (contender) => start(contender, url),
+      });
+    }
+    const [requests, live] = [options.workloads.filter(isRequestWorkload), options.workloads.filter(isLiveWorkload)];
+    const runs = options.workloads.filter(isRunWorkload);
+    for (const bench of benches) {
       if (options.profile !== null) {
         await profile(bench, options.profile, options.workloads, executing);
         continue;
       }
       if (options.workloads.some(isCorpusWorkload)) samples.push(...(await measureCorpus(bench)));
       // Before M1: a worker would find what it asked for.
-      const runs = options.workloads.filter(isRunWorkload);
       if (runs.length > 0) samples.push(...(await measureRuns(bench, executing, runs)));
-      const requests = options.workloads.filter(isRequestWorkload);
-      if (requests.length > 0) samples.push(...(await measureRequests(bench, requests)));
-      const live = options.workloads.filter(isLiveWorkload);
-      if (live.length > 0) samples.push(...(await measureLive(bench, live)));
     }
     if (options.profile !== null) return;
+    if (requests.length > 0) samples.push(...(await measureRequests(benches, requests)));
+    if (live.length > 0) for (const bench of benches) samples.push(...(await measureLive(bench, live)));
     const [version, buffers] = await admin(server.url, 'show server_version', 'show shared_buffers');
     const { cache: _cache, database: _database, sharedBuffers: _buffers, out, ...asked } = options;
     const about = {

@@ -29,6 +29,7 @@ import { createTransact } from './kernel/db/transact.ts';
 import { startHttpServer, type HttpServer } from './kernel/http/server.ts';
 import { Jobs } from './kernel/jobs/jobs.ts';
 import { Hub } from './kernel/live/hub.ts';
+import { SharedExecution } from './kernel/live/audiences.ts';
 import { PostgresWakeUps, type WakeUps } from './kernel/live/wakeups.ts';
 import { createLogger, type Logger } from './kernel/log.ts';
 import { outboxRoute } from './kernel/mail/outbox-route.ts';
@@ -171,6 +172,7 @@ async function begin(
   const provided = new Map<Service<unknown>, unknown>([
     [BudgetSettings, config.rates],
     [CompiledRows, { on: config.graphql.compile }],
+    [SharedExecution, { on: config.graphql.sharedExecution }],
     [Counters, { ...counters, hash: keyHash(sessionSecret) }],
     [Sealing, sealing],
     [Transport, mailTransport],
@@ -289,13 +291,14 @@ async function begin(
     await checked;
   });
   undo.push(() => app.use(Denials).flush());
-  await jobs.start();
-  undo.push(() => jobs.stop());
+  // Before the jobs: it says what is wrong with an address that is a pooler's.
   await hub.start();
   undo.push(async () => {
     hub.stop();
     await wakeUps.close();
   });
+  await jobs.start();
+  undo.push(() => jobs.stop());
 
   const host = await startDeployments(app, provided, {
     hostId: await hostIdOf(dirs.stateDir),
@@ -340,7 +343,6 @@ async function begin(
       trustProxy: config.http.trustProxy,
       maxBodyBytes: config.http.maxBodyBytes,
       secureCookies,
-      sharedExecution: config.graphql.sharedExecution,
       graphql: {
         introspection: config.graphql.introspection,
         compile: config.graphql.compile,

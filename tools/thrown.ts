@@ -33,9 +33,9 @@ import { API, SymbolFlags, type Symbol } from 'typescript/unstable/sync';
 const impossible: readonly (readonly [string, readonly string[], string])[] = [
   ['src/domains/identity/service/addresses.ts#notify', ['MailNotConfigured'], 'it asks first whether mail leaves'],
   ['src/domains/identity/service/accounts.ts#signUp', ['MailNotConfigured'], 'it asks first whether mail leaves'],
-  ['src/kernel/runs/runs.ts#stopWithin', ['IllegalTransition'], 'it leaves alone what is over'],
+  ['src/kernel/runs/stopping.ts#stopWithin', ['IllegalTransition'], 'it leaves alone what is over'],
   [
-    'src/kernel/runs/runs.ts#giveUpWithin',
+    'src/kernel/runs/stopping.ts#giveUpWithin',
     ['IllegalTransition'],
     'what is not over can be canceled, by way of CANCELING',
   ],

@@ -151,6 +151,8 @@ export interface Running {
   /** kB */
   pss(): number;
   signal(signal: NodeJS.Signals): void;
+  /** What it last wrote to its output. */
+  lastWords(): string;
   stop(): Promise<void>;
 }
 
@@ -188,6 +190,7 @@ export async function start(contender: Contender, databaseUrl: string): Promise<
     cpu: () => cpu(tree(pid)),
     pss: () => pss(pid),
     signal: (signal) => void child.kill(signal),
+    lastWords: () => said,
     async stop() {
       if (child.exitCode !== null || child.signalCode !== null) return;
       const gone = once(child, 'exit');

@@ -8,84 +8,60 @@ import { databaseUrl, listen, poolMax } from './shared/serve.ts';
 
 const pool = new pg.Pool({ connectionString: databaseUrl, max: poolMax });
 
-// The quickest that we found by hand: text is put together, which costs a third less than objects of JSON; a page is read
-// with its columns in one go.
+// The quickest that we found by hand. Text is put together, which costs a third less than objects of JSON; what all items of
+// a list begin and end with is written once, by what stands between them; a page is read with its columns in one go, as an
+// array that may be one longer than the page; what a row refers to is looked up for each and remembered from row to row.
 
-/** An object as text. Each value is an expression that gives JSON; null is nothing. */
-const object = (fields: Readonly<Record<string, string>>): string =>
-  `concat(${Object.entries(fields)
-    .map(([name, value], index) => `'${index === 0 ? '{' : ','}"${name}":', ${value}`)
-    .join(', ')}, '}')`;
-const list = (one: string, order: string): string => `'[', string_agg(${one}, ',' order by ${order}), ']'`;
-const instant = (column: string) => `to_char(${column} at time zone 'UTC', '"\\""YYYY-MM-DD"T"HH24:MI:SS.MS"Z\\""')`;
 // Short enough for one line of Base64.
-const id = (type: string, column: string) => `'"', encode(convert_to('${type}:' || ${column}, 'UTF8'), 'base64'), '"'`;
-const word = (column: string) => `'"', ${column}, '"'`;
-const text = (column: string) => `to_json(${column})`;
+const id = (type: string, column: string) => `encode(textsend('${type}:' || ${column}), 'base64')`;
+const text = (column: string) => `json_scalar(${column})`;
+/** Behind a mark, as PostgreSQL writes it the soonest: see `withInstants`. */
+const mark = '\u0004';
+const instant = (column: string) => `'${mark}', json_scalar(${column} at time zone interval '0')`;
+const marked = new RegExp(`${mark}"(.{19})\\.?(\\d*)"`, 'g');
+/** Zeros at the end, and the zone. */
+const withInstants = (of: string): string =>
+  of.replaceAll(marked, (_, seconds: string, ms: string) => `"${seconds}.${ms.padEnd(3, '0')}Z"`);
 
-const point = `select ${object({
-  node: `(select ${object({
-    id: id('Deployment', 'r.id'),
-    status: word('r.status'),
-    ref: text('d.ref'),
-    createdAt: instant('r.created_at'),
-    application: object({ name: text('a.name'), workspace: object({ name: text('w.name') }) }),
-  })} from run r join deployment d on d.id = r.id join application a on a.id = d.application_id
-      join workspace w on w.id = a.workspace_id where r.id = $1::uuid)`,
-})}`;
+/** Items of an array, each between a head and a tail. */
+const list = (head: string, items: string, tail: string): string =>
+  `'[', '${head}' || nullif(array_to_string(${items}, '${tail},${head}'), '') || '${tail}', ']'`;
+const lookUp = (table: string, alias: string, condition: string): string =>
+  `left join lateral (select * from ${table} ${alias} where ${condition} offset 0) ${alias} on true`;
+const actor = `case when u.id is null then 'null' else concat('{"name":', ${text('u.name')}, '}') end`;
 
-const steps = `(select concat(${list(object({ name: text('s.name'), status: word('s.status') }), 's.position')})
-  from run_step s where s.run_id = r.id)`;
-const deployments = `(select concat(${list(
-  object({
-    id: id('Deployment', 'r.id'),
-    status: word('r.status'),
-    createdAt: instant('r.created_at'),
-    actor: `coalesce((select ${object({ name: text('u.name') })} from app_user u where u.id = r.actor_id), 'null')`,
-    steps,
-  }),
-  'd.id desc',
-)}) from (select id from deployment where application_id = a.id order by id desc limit 5) d join run r on r.id = d.id)`;
-const nested = `select ${object({
-  workspace: `(select ${object({
-    applications: object({
-      nodes: `(select concat(${list(object({ name: text('a.name'), deployments: object({ nodes: deployments }) }), 'a.created_at desc, a.id desc')})
-        from (select * from application where workspace_id = w.id order by created_at desc, id desc limit 20) a)`,
-    }),
-  })} from workspace w where w.slug = $1)`,
-})}`;
+const point = `select concat('{"node":', (select concat('{"id":"', ${id('Deployment', 'r.id')}, '","status":"', r.status,
+    '","ref":', ${text('d.ref')}, ',"createdAt":', ${instant('r.created_at')}, ',"application":{"name":', ${text('a.name')},
+    ',"workspace":{"name":', ${text('w.name')}, '}}}')
+  from run r join deployment d on d.id = r.id join application a on a.id = d.application_id
+    join workspace w on w.id = a.workspace_id where r.id = $1::uuid), '}')`;
 
-const page = `with p as materialized (
-    select d.id, d.ref from deployment d where d.application_id = $1::uuid and d.id < $2::uuid order by d.id desc limit 51
-  ) select ${object({
-    node: object({
-      deployments: object({
-        nodes: `(select concat(${list(
-          object({
-            id: id('Deployment', 'p.id'),
-            status: word('r.status'),
-            ref: text('p.ref'),
-            createdAt: instant('r.created_at'),
-            actor: `case when u.id is null then 'null' else ${object({ name: text('u.name') })} end`,
-          }),
-          'p.id desc',
-        )}) from (select * from p limit 50) p join run r on r.id = p.id left join app_user u on u.id = r.actor_id)`,
-        totalCount: '(select count(*) from deployment where application_id = $1::uuid)',
-        pageInfo: object({ hasNextPage: '(select (count(*) > 50)::text from p)' }),
-      }),
-    }),
-  })}`;
+const steps = `array(select concat(${text('s.name')}, ',"status":"', s.status) from run_step s where s.run_id = r.id
+  order by s.position)`;
+const deployments = `array(select concat(${id('Deployment', 'r.id')}, '","status":"', r.status, '","createdAt":',
+    ${instant('r.created_at')}, ',"actor":', ${actor}, ',"steps":', ${list('{"name":', steps, '"}')})
+  from (select id from deployment where application_id = a.id order by id desc limit 5) d
+    ${lookUp('run', 'r', 'r.id = d.id')} ${lookUp('app_user', 'u', 'u.id = r.actor_id')})`;
+const applications = `array(select concat(${text('a.name')}, ',"deployments":{"nodes":', ${list('{"id":"', deployments, '}')})
+  from (select * from application where workspace_id = w.id order by created_at desc, id desc limit 20) a)`;
+const nested = `select concat('{"workspace":', (select concat('{"applications":{"nodes":', ${list('{"name":', applications, '}}')},
+  '}}') from workspace w where w.slug = $1), '}')`;
+
+const page = `select concat('{"node":{"deployments":{"nodes":', ${list('{"id":"', 'p.items[:50]', '}')}, ',"totalCount":',
+    (select count(*) from deployment where application_id = $1::uuid), ',"pageInfo":{"hasNextPage":',
+    (cardinality(p.items) > 50)::text, '}}}}')
+  from (select array(select concat(${id('Deployment', 'r.id')}, '","status":"', r.status, '","ref":', ${text('d.ref')},
+      ',"createdAt":', ${instant('r.created_at')}, ',"actor":', ${actor})
+    from (select d.* from deployment d where d.application_id = $1::uuid and d.id < $2::uuid order by d.id desc limit 51) d
+      ${lookUp('run', 'r', 'r.id = d.id')} ${lookUp('app_user', 'u', 'u.id = r.actor_id')}) as items offset 0) p`;
 
 const create = deploySql({
   application: '$1::uuid',
   ref: "'main'",
   actor: 'null::uuid',
   where: 'true',
-  select: `select ${object({
-    createDeployment: object({
-      deployment: object({ id: id('Deployment', 'r.id'), status: word('r.status'), ref: text('d.ref') }),
-    }),
-  })} from r, d`,
+  select: `select concat('{"createDeployment":{"deployment":{"id":"', ${id('Deployment', 'r.id')}, '","status":"', r.status,
+    '","ref":', ${text('d.ref')}, '}}}') from r, d`,
 });
 
 interface Variables {
@@ -120,7 +96,7 @@ listen(
       pool
         .query<[string]>({ name, text: operation.text, values: operation.values(variables), rowMode: 'array' } as never)
         .then(({ rows: [found] }) => {
-          const text = `{"data":${found?.[0] ?? 'null'}}`;
+          const text = `{"data":${withInstants(found?.[0] ?? 'null')}}`;
           const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) };
           response.writeHead(200, headers).end(text);
         })

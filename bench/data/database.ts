@@ -151,9 +151,9 @@ export async function template(server: string, shape: Shape, tell: (what: string
   return name;
 }
 
-/** A copy to work on. */
-export async function workingCopy(server: string, of: string): Promise<string> {
-  const name = 'bench_work';
+/** A copy to work on, one for each scale. */
+export async function workingCopy(server: string, of: string, { scale }: Shape): Promise<string> {
+  const name = `bench_work_${String(scale).replace('.', '_')}`;
   await admin(
     server,
     `drop database if exists ${name} with (force)`,

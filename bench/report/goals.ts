@@ -84,10 +84,10 @@ export interface Grown {
   readonly from: number;
   readonly to: number;
   /** At the largest scale, as ratios to the smallest. */
-  readonly perSecond: number | null;
-  readonly cpuUs: number | null;
-  readonly databaseUs: number | null;
-  readonly buffers: number | null;
+  readonly perSecond: Ratio | null;
+  readonly cpuUs: Ratio | null;
+  readonly databaseUs: Ratio | null;
+  readonly buffers: Ratio | null;
 }
 
 /** How workloads grow with the data, of the first run that tells it with so much memory. */
@@ -103,11 +103,8 @@ export function growth(reports: readonly Report[]): Grown[] {
       const scales = [...new Set(group.map(({ scale }) => scale))].toSorted((a, b) => a - b);
       const [first, from, to] = [group[0], scales[0], scales.at(-1)];
       if (!first || from === undefined || to === undefined || from === to || found.has(key)) continue;
-      const grown = (metric: Metric): number | null => {
-        const of = (scale: number) => medianOf(group.filter((one) => one.scale === scale), metric); // prettier-ignore
-        const [before, after] = [of(from), of(to)];
-        return before && after ? after / before : null;
-      };
+      const of = (scale: number) => group.filter((one) => one.scale === scale);
+      const grown = (metric: Metric): Ratio | null => ratio({ ours: of(to), theirs: of(from) }, metric);
       const { workload, contender } = first;
       found.set(key, { workload, contender, sharedBuffers, from, to, perSecond: grown('perSecond'), cpuUs: grown('cpuUs'), databaseUs: grown('databaseUs'), buffers: grown('buffers') }); // prettier-ignore
     }
@@ -143,16 +140,17 @@ const told = (names: readonly string[], of: number, none: string): string =>
 
 /** Whether cost is flat: of each size of the database's memory that it was measured with. */
 function judgedGrowth(reports: readonly Report[]): Judged[] {
-  const most = ({ cpuUs, databaseUs }: Grown): number => Math.max(cpuUs ?? 0, databaseUs ?? 0);
-  const grown = growth(reports).filter((one) => one.contender === 'switchyard' && most(one) > 0);
+  const worst = ({ cpuUs, databaseUs }: Grown): Ratio | null =>
+    (databaseUs?.median ?? 0) > (cpuUs?.median ?? 0) ? databaseUs : cpuUs;
+  const grown = growth(reports).filter((one) => one.contender === 'switchyard' && worst(one));
   const bySize = Map.groupBy(grown, ({ sharedBuffers }) => sharedBuffers);
   const row = (all: readonly Grown[]): Judged => {
     const [first] = all;
-    const costly = all.filter((one) => most(one) > flat);
+    const costly = all.filter((one) => (worst(one)?.median ?? 0) > flat);
     return {
       what: `CPU of server or database, each, at ${first ? `${first.to / first.from} × the data, shared_buffers ${first.sharedBuffers}` : '10 × the data'}`,
       goal: `≤ ${flat} × in every workload`,
-      seen: told(costly.map((one) => `${one.workload} ${most(one).toFixed(2)}`), all.length, 'more in none'), // prettier-ignore
+      seen: told(costly.map((one) => `${one.workload} ${shown(worst(one))}`), all.length, 'more in none'), // prettier-ignore
       met: all.length === 0 ? '?' : costly.length === 0 ? 'yes' : 'no',
     };
   };

@@ -176,11 +176,10 @@ const goalsTable = (reports: readonly Report[]): string =>
 
 const growthTable = (reports: readonly Report[]): string => {
   const labels = new Map(reports.flatMap(({ about }) => Object.entries(about.contenders)));
-  const as = (value: number | null): string => value?.toFixed(2) ?? '';
   return table(
     ['', '', 'scales', 'shared_buffers', 'per s', 'server CPU each', 'database CPU each', 'pages looked at, each'],
     ...growth(reports).map(({ workload, contender, from, to, sharedBuffers, perSecond, cpuUs, databaseUs, buffers }) =>
-      [workload, labels.get(contender) ?? contender, `${from} → ${to}`, sharedBuffers, as(perSecond), as(cpuUs), as(databaseUs), as(buffers)]), // prettier-ignore
+      [workload, labels.get(contender) ?? contender, `${from} → ${to}`, sharedBuffers, shown(perSecond), shown(cpuUs), shown(databaseUs), buffers?.median.toFixed(2) ?? '']), // prettier-ignore
   );
 };
 

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { comparable, type Operation } from './documents.ts';
 import { cursorsOf, operations, requestOf, type Request, type RequestWorkload } from './requests.ts';
 import type { Contender, Running } from '../contenders/index.ts';
+import { times } from '../contenders/shared/times.ts';
 import { load } from '../load/http.ts';
 import { post } from '../load/post.ts';
 import { cores, counting, type Counted } from '../measure.ts';
@@ -12,6 +13,8 @@ import { AnswersDiffer, costs, idle, inTurn, meter, type Bench } from './bench.t
 const compared = 25;
 
 interface Entry {
+  /** Which has the data. */
+  readonly bench: Bench;
   readonly contender: Contender;
   readonly running: Running;
   readonly cursors: ReadonlyMap<string, string>;
@@ -75,59 +78,83 @@ export async function loadOf(bench: Bench, contender: Contender, running: Runnin
   };
 }
 
-/** Loads each contender in turn, round by round. */
-export async function measureRequests(bench: Bench, workloads: readonly RequestWorkload[]): Promise<Sample[]> {
-  const { options, shape, tell } = bench;
+/**
+ * Everybody who is about to ask says who they are. A load of a second stands for one that lasts, in which a server that remembers
+ * people for a minute looks them up once a minute; with other loads in between, it would have forgotten them all.
+ */
+async function introduced({ contender, running }: Entry, requests: readonly Request[]): Promise<void> {
+  const people = [...new Set(requests.map(({ authorization }) => authorization))].filter((one) => one !== null);
+  if (contender.dialect !== 'limit')
+    await times(people.length, (index) => post(running.url, '{"query":"{ __typename }"}', people[index] ?? null));
+}
+
+/** Loads each contender in turn, round by round; those of other scales among them, so that all have the same times. */
+export async function measureRequests(
+  benches: readonly Bench[],
+  workloads: readonly RequestWorkload[],
+): Promise<Sample[]> {
+  const [first] = benches;
+  if (!first) return [];
+  const { options, tell } = first;
   const entries: Entry[] = [];
   try {
-    const begin = async (contender: Contender): Promise<void> => {
-      tell(`starting ${contender.name}`);
+    const begin = async (bench: Bench, contender: Contender): Promise<void> => {
+      tell(`starting ${contender.name}, scale ${bench.shape.scale}`);
       const running = await bench.start(contender);
-      entries.push({ contender, running, cursors: await cursorsOf(contender, running, shape) });
+      entries.push({ bench, contender, running, cursors: await cursorsOf(contender, running, bench.shape) });
     };
-    const serving = bench.contenders.filter(({ http }) => http);
-    if (options.quick) {
-      const begun = await Promise.allSettled(serving.map(begin));
-      for (const one of begun) if (one.status === 'rejected') throw one.reason;
-    } else for (const contender of serving) await begin(contender);
-    const key = (contender: Contender, workload: string): string => `${contender.name} ${workload}`;
+    for (const bench of benches) {
+      const serving = bench.contenders.filter(({ http }) => http);
+      if (options.quick) {
+        const begun = await Promise.allSettled(serving.map((one) => begin(bench, one)));
+        for (const one of begun) if (one.status === 'rejected') throw one.reason;
+      } else for (const contender of serving) await begin(bench, contender);
+    }
+    const of = (bench: Bench) => entries.filter((entry) => entry.bench === bench);
+    const atScale = ({ shape }: Bench, workload: string): string => `${shape.scale} ${workload}`;
+    const key = ({ bench, contender }: Entry, workload: string): string => `${contender.name} ${atScale(bench, workload)}`; // prettier-ignore
     const requests = new Map<string, Request[]>();
-    for (const workload of workloads) {
-      await checkAnswers(bench, entries, workload);
-      tell(`${workload}: all ${entries.length} give the same answers`);
-      const all = operations(workload, shape, workload === 'M1' ? shape.applications : options.different);
-      for (const { contender, cursors } of entries)
-        requests.set(
-          key(contender, workload),
-          all.map((one) => requestOf(contender, one, cursors)),
-        );
+    const counts = new Map<string, Counted | null>();
+    for (const bench of benches) {
+      const { shape } = bench;
+      for (const workload of workloads) {
+        await checkAnswers(bench, of(bench), workload);
+        tell(`${workload}, scale ${shape.scale}: all ${of(bench).length} give the same answers`);
+        const all = operations(workload, shape, workload === 'M1' ? shape.applications : options.different);
+        for (const entry of of(bench))
+          requests.set(
+            key(entry, workload),
+            all.map((one) => requestOf(entry.contender, one, entry.cursors)),
+          );
+      }
+      await counting(bench.databaseUrl, async (count) => {
+        for (const workload of workloads) {
+          const some = operations(workload, shape, options.quick ? 4 : compared);
+          for (const entry of of(bench)) {
+            const all = async () => {
+              for (const operation of some) await send(entry, operation);
+            };
+            await all(); // what is prepared once does not count
+            counts.set(key(entry, workload), await count(some.length, all));
+          }
+        }
+      });
     }
     const expected = new Map<string, Expected>();
-    const counts = new Map<string, Counted | null>();
-    await counting(bench.databaseUrl, async (count) => {
-      for (const workload of workloads) {
-        const some = operations(workload, shape, options.quick ? 4 : compared);
-        for (const entry of entries) {
-          const all = async () => {
-            for (const operation of some) await send(entry, operation);
-          };
-          await all(); // what is prepared once does not count
-          counts.set(key(entry.contender, workload), await count(some.length, all));
-        }
-      }
-    });
-    const one = ({ contender, running }: Entry, workload: RequestWorkload, seconds: number, seed: number) =>
-      load(running.url, requests.get(key(contender, workload)) ?? [], {
+    const one = (entry: Entry, workload: RequestWorkload, seconds: number, seed: number) =>
+      load(entry.running.url, requests.get(key(entry, workload)) ?? [], {
         seconds,
         connections: options.connections,
         core: cores.others,
         seed,
       });
     const measured = async (entry: Entry, workload: RequestWorkload, round: number): Promise<Sample> => {
-      const { contender, running } = entry;
+      const { bench, contender, running } = entry;
+      await introduced(entry, requests.get(key(entry, workload)) ?? []);
       const told = meter(bench, running);
       const loaded = one(entry, workload, options.seconds, round);
-      const [result, looked] = await Promise.all([loaded, watched(entry, expected.get(workload) ?? [], loaded)]);
+      const answers = expected.get(atScale(bench, workload)) ?? [];
+      const [result, looked] = await Promise.all([loaded, watched(entry, answers, loaded)]);
       const used = told();
       if (result.requests === 0) throw new Error(`${contender.name} answers no ${workload} in ${options.seconds} s`);
       if (result.errors > 0) throw new Error(`${contender.name} failed ${result.errors} requests of ${workload}`);
@@ -137,12 +164,12 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
       return {
         workload,
         contender: contender.name,
-        scale: shape.scale,
+        scale: bench.shape.scale,
         round,
         values: {
           perSecond: result.perSecond,
           ...costs(used, served, result.cpuUs),
-          ...counts.get(key(contender, workload)),
+          ...counts.get(key(entry, workload)),
           p50Ms: result.p50,
           p99Ms: result.p99,
           pssMb: running.pss() / 1024,
@@ -155,7 +182,9 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
     for (const group of [workloads.filter((name) => name !== 'M1'), workloads.filter((name) => name === 'M1')]) {
       if (options.warmSeconds > 0)
         for (const entry of entries) for (const workload of group) await one(entry, workload, options.warmSeconds, 1);
-      for (const workload of group) expected.set(workload, await checkAnswers(bench, entries, workload));
+      for (const bench of benches)
+        for (const workload of group)
+          expected.set(atScale(bench, workload), await checkAnswers(bench, of(bench), workload));
       for (let round = 1; round <= options.rounds; round++)
         for (const workload of group) {
           for (const entry of inTurn(entries, round)) samples.push(await measured(entry, workload, round));
@@ -163,7 +192,7 @@ export async function measureRequests(bench: Bench, workloads: readonly RequestW
         }
     }
     // The same answers after all of that.
-    for (const workload of workloads) await checkAnswers(bench, entries, workload);
+    for (const bench of benches) for (const workload of workloads) await checkAnswers(bench, of(bench), workload);
     return samples;
   } finally {
     await Promise.all(entries.map(({ running }) => running.stop()));

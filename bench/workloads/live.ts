@@ -233,7 +233,7 @@ export async function measureLive(bench: Bench, workloads: readonly LiveWorkload
       return await (workload === 'K1' ? idleSockets(turn) : deliveries(turn, workload === 'L1' ? 'S1' : workload));
     } catch (error) {
       if (error instanceof AnswersDiffer) throw error;
-      throw new Error(`${contender.name} fails in ${workload}`, { cause: error });
+      throw new Error(`${contender.name} fails in ${workload}\n${running.lastWords()}`, { cause: error });
     } finally {
       await clients.close();
       await idle(running);

@@ -99,8 +99,8 @@ export class Data extends Scope {
   readonly totals = new DataLoader<string, number>(async (ids) => {
     const found = await rows<Row & { id: string; n: string }>(
       'totals',
-      `select d.application_id id, count(*) n from deployment d join run r on r.id = d.id
-       where d.application_id = any($1::uuid[]) and r.workspace_id = $2 group by 1`,
+      `select a.id, count(*) n from application a join deployment d on d.application_id = a.id
+       where a.id = any($1::uuid[]) and a.workspace_id = $2 group by 1`,
       [ids, this.actor.workspaceId],
     );
     const byId = new Map(found.map(({ id, n }) => [id, Number(n)]));

@@ -57,8 +57,14 @@ const Command = z
 export const maxEnvironment = 262_144;
 export const maxVariables = 200;
 
+/** Objects and records of names lose it. */
+const unnameable = '__proto__';
+
 /** After POSIX. */
-export const VariableName = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,199}$/, 'is no name of an environment variable');
+export const VariableName = z
+  .string()
+  .regex(/^[A-Za-z_][A-Za-z0-9_]{0,199}$/, 'is no name of an environment variable')
+  .refine((name) => name !== unnameable, 'is a name that cannot be set here');
 export const VariableValue = z
   .string('must be text')
   .max(32_768)
@@ -68,7 +74,13 @@ export const VariableValue = z
 /** Name to value. */
 const environment = <V extends z.ZodType>(value: V) =>
   z
-    .record(VariableName, value)
+    // A record would be without it, and nobody told.
+    .unknown()
+    .refine((given) => !Object.hasOwn(Object(given), unnameable), {
+      path: [unnameable],
+      message: 'is a name that cannot be set here',
+    })
+    .pipe(z.record(VariableName, value))
     .refine((given) => Object.keys(given).length <= maxVariables, `must have at most ${maxVariables} variables`)
     .refine(
       (given) => Object.entries(given).flat().join('').length <= maxEnvironment,

@@ -8,9 +8,8 @@ import { rowId } from '#kernel/graphql/global-id.ts';
 import { asWritten } from '#kernel/graphql/held.ts';
 import {
   ErrorInterface,
-  cursorOf,
-  descriptionOfCursor,
   errorType,
+  eventCursor,
   failing,
   guarded,
   guardedPart,
@@ -362,11 +361,7 @@ export const applicationSuccess = (name: string, description: string) =>
         description: 'The application.',
         resolve: (query, { id }, _, { app }) => app.db.application.findUniqueOrThrow({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({
-        nullable: true,
-        description: descriptionOfCursor,
-        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-      }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 
@@ -380,11 +375,7 @@ const deploymentSuccess = (name: string, description: string) =>
         description: 'The deployment.',
         resolve: ({ id, run }, _, { app }) => (run ? asWritten(run) : app.db.run.findUniqueOrThrow({ where: { id } })),
       }),
-      eventCursor: t.string({
-        nullable: true,
-        description: descriptionOfCursor,
-        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-      }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { KMSClient, KMSClientConfig } from '@aws-sdk/client-kms';
+import { Latest } from '#kernel/latest.ts';
 import type { OutboundFetch } from '#kernel/outbound-fetch.ts';
 import { SealBroken, UnknownKey } from '#kernel/sealing/errors.ts';
 import { unwrapWith, wrapWith, type KeyRing } from '#kernel/sealing/key-ring.ts';
@@ -60,7 +61,7 @@ export function createAwsKms(options: AwsKmsOptions): AwsKms {
   const clients = new Map<string, Promise<KMSClient>>();
   /** The one that wraps, and those that unwrap by key id and hash of the blob, oldest first. Each is asked for once. */
   let wrapping: Promise<DataKey> | null = null;
-  const kept = new Map<string, Promise<Buffer>>();
+  const kept = new Latest<string, Promise<Buffer>>(maxKept);
 
   const sdk = () => import('@aws-sdk/client-kms');
   const clientOf = ({ region }: KmsKey): Promise<KMSClient> => {
@@ -108,8 +109,6 @@ export function createAwsKms(options: AwsKmsOptions): AwsKms {
     const forget = (): void => void (kept.get(name) === plain && kept.delete(name));
     kept.set(name, plain);
     plain.then(() => setTimeout(forget, maxAgeMs).unref(), forget);
-    const [oldest] = kept.keys();
-    if (kept.size > maxKept && oldest !== undefined) kept.delete(oldest);
   };
   const nameOfBlob = (kid: string, blob: Buffer): string => `${kid} ${createHash('sha256').update(blob).digest('hex')}`;
 

@@ -20,6 +20,7 @@ import {
   type ServerMetadata,
 } from 'openid-client';
 import { z } from 'zod';
+import { Latest } from '#kernel/latest.ts';
 import { OutboundRefused } from '#kernel/outbound.ts';
 import { OutboundFailed, type OutboundFetch } from '#kernel/outbound-fetch.ts';
 
@@ -128,7 +129,7 @@ const maxKnown = 1000;
  * @see https://www.rfc-editor.org/rfc/rfc9700 OAuth 2.0 security best current practice
  */
 export function createOidc({ fetch, allowHttp, cacheMs = 600_000 }: OidcOptions): Oidc {
-  const known = new Map<string, { readonly configuration: Configuration; readonly until: number }>();
+  const known = new Latest<string, { readonly configuration: Configuration; readonly until: number }>(maxKnown);
   // The library takes a signal for a configuration, which several requests share; this one is of the call that asks.
   const calls = new AsyncLocalStorage<AbortSignal>();
   const ask: CustomFetch = (url, { method, headers, body, signal }) => {
@@ -155,10 +156,7 @@ export function createOidc({ fetch, allowHttp, cacheMs = 600_000 }: OidcOptions)
     const found = known.get(key);
     if (!fresh && found && found.until > Date.now()) return found.configuration;
     const configuration = await discover(client, ask, allowHttp);
-    known.delete(key);
     known.set(key, { configuration, until: Date.now() + cacheMs });
-    const [oldest] = known.keys();
-    if (known.size > maxKnown && oldest !== undefined) known.delete(oldest);
     return configuration;
   };
 

@@ -1,6 +1,5 @@
 export {
   BuildFailed,
-  createProcessDriver,
   EnvironmentRefused,
   NoFreeUser,
   userCount,
@@ -9,7 +8,8 @@ export {
   type ProcessDriverLimits,
   type ProcessDriverOptions,
   type StartedInstance,
-} from './driver.ts';
+} from './contract.ts';
+export { createProcessDriver } from './driver.ts';
 export { createProcessPort } from './port.ts';
 export { probe, type ProbeResult } from './probe.ts';
 export { createPortFinder, listenersOf } from './ports.ts';

@@ -1,3 +1,5 @@
+import type { RecordedChild } from '#kernel/processes/children.ts';
+import type { OutputStream } from './contract.ts';
 import { pieceChars as maxLine } from '#kernel/redact.ts';
 
 /**
@@ -39,4 +41,36 @@ const unfinished = /\u001b(?:\[[0-9;?]*)?$/;
 function printable(text: string): string {
   // oxlint-disable-next-line no-control-regex
   return text.replace(/\u001b\[[0-9;?]*[a-zA-Z]|[\u0000-\u0008\u000a-\u001f\u007f-\u009f]/g, '');
+}
+
+/** Hands on the lines of a child's output, each when the one before it was taken. */
+export async function readLines(
+  { child }: RecordedChild,
+  name: OutputStream,
+  onOutput: (stream: OutputStream, line: string) => void | Promise<void>,
+  fail: (error: unknown) => void,
+): Promise<void> {
+  const stream = name === 'STDOUT' ? child.stdout : child.stderr;
+  if (!stream) return;
+  const ready: string[] = [];
+  const splitter = lineSplitter((line) => ready.push(line));
+  let failed = false;
+  const deliver = async (): Promise<void> => {
+    for (const line of ready.splice(0)) {
+      if (failed) return;
+      try {
+        await onOutput(name, line);
+      } catch (error) {
+        failed = true; // the rest is read and dropped, so that the process can end
+        fail(error);
+      }
+    }
+  };
+  // What is not read stays in the pipe and holds the process back.
+  for await (const chunk of stream.setEncoding('utf8') as AsyncIterable<string>) {
+    splitter.push(chunk);
+    await deliver();
+  }
+  splitter.end();
+  await deliver();
 }

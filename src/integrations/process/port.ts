@@ -1,5 +1,5 @@
 import { isAlive, type ProcessIdentity } from '#kernel/processes/children.ts';
-import type { ProcessDriver, RecordChild } from './driver.ts';
+import type { ProcessDriver, RecordChild } from './contract.ts';
 import type { DetectedProject } from './projects.ts';
 import { usageOf } from './usage.ts';
 

@@ -2,6 +2,7 @@ import type pg from 'pg';
 import type { Role } from '#prisma';
 import { hashApiKey, isApiKey, sha256Hex } from '../crypto.ts';
 import { Unauthenticated } from '../errors.ts';
+import { Latest } from '../latest.ts';
 import type { Logger } from '../log.ts';
 import { anonymous, lowerRole, type Actor, type Origin } from './actor.ts';
 import { instanceWorkspaceId } from './instance.ts';
@@ -139,9 +140,9 @@ export class Actors {
   readonly #external: ExternalTokens | undefined;
   readonly #stamps: Stamps;
   readonly #named: boolean;
-  readonly #kept = new Map<string, Kept>();
+  readonly #kept = new Latest<string, Kept>(maxKept);
   /** What verified tokens say, by their hash. */
-  readonly #verified = new Map<string, SessionToken>();
+  readonly #verified = new Latest<string, SessionToken>(maxKept);
 
   constructor(options: ActorsOptions) {
     this.#pool = options.pool;
@@ -238,7 +239,7 @@ export class Actors {
     const known = this.#verified.get(digest);
     if (known && this.#tokens.isLive(known)) return known;
     const said = await this.#tokens.verify(token);
-    remember(this.#verified, digest, said);
+    this.#verified.set(digest, said);
     return said;
   }
 
@@ -312,7 +313,7 @@ export class Actors {
   }
 
   #keep(key: string, { actor, stamp, until }: Read): Actor {
-    if (stamp) remember(this.#kept, key, { actor, stamp, until });
+    if (stamp) this.#kept.set(key, { actor, stamp, until });
     return actor;
   }
 
@@ -337,11 +338,3 @@ export class Actors {
 
 const stampOf = (userId: string | null, version: string | null, endsAt: Date | null): Stamp | null =>
   userId !== null && version !== null ? { userId, version, endsAt } : null;
-
-/** Keeps the latest. */
-function remember<T>(map: Map<string, T>, key: string, value: T): void {
-  map.delete(key);
-  map.set(key, value);
-  const [oldest] = map.size > maxKept ? map.keys() : [];
-  if (oldest !== undefined) map.delete(oldest);
-}

@@ -26,7 +26,7 @@ export type Compiled =
   | { readonly role: string }
   /** The row of a model whose id is in a column, null unless the actor may see it. */
   | { readonly one: string; readonly id: string }
-  /** The same of what is no row, such as an event: the id is told by what it has. */
+  /** The same of what is no row, such as an event or a snapshot: the id is told by what it has. */
   | { readonly one: string; readonly idOf: (source: never) => string | null }
   /** A row of a model by a rule of its own, or by the values of arguments in unique columns, for a field of Query. */
   | { readonly one: string; readonly rule: RowRule }

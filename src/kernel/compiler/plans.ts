@@ -14,10 +14,11 @@ import {
   type GraphQLSchema,
   type OperationDefinitionNode,
 } from 'graphql';
-import { createHash } from 'node:crypto';
+import { Names } from '../db/names.ts';
 import { isConnection, maxNodeIds } from '../graphql/builder.ts';
 import { decodeNodeId } from '../graphql/global-id.ts';
 import type { Models } from './models.ts';
+import { isOrdinary } from './ordinary.ts';
 import { compile } from './select.ts';
 import type { Parameter } from './where.ts';
 
@@ -38,6 +39,8 @@ const lists = / limit |count\(\*\)|_agg\(|unnest\(|array\(/;
 type Part = 'value' | 'presence' | 'types';
 
 interface Operation {
+  /** Whether it does not compile, whatever its variables are. */
+  readonly isOrdinary: boolean;
   readonly node: OperationDefinitionNode;
   readonly fragments: ReadonlyMap<string, FragmentDefinitionNode>;
   readonly parts: ReadonlyMap<string, Part>;
@@ -63,9 +66,8 @@ const [maxNames, maxNamed] = [500, 10_000];
 export class Plans {
   readonly #schema: GraphQLSchema;
   readonly #models: Models;
-  readonly #named: boolean;
+  readonly #names: Names | null;
   readonly #operations = new WeakMap<DocumentNode, Map<string, Operation | null>>();
-  readonly #names = new Map<string, string>();
   /** By operation and key; null: it does not compile. */
   readonly #plans = new Map<string, Plan | null>();
   #text = 0;
@@ -75,7 +77,7 @@ export class Plans {
   constructor(options: { schema: GraphQLSchema; models: Models; named: boolean }) {
     this.#schema = options.schema;
     this.#models = options.models;
-    this.#named = options.named;
+    this.#names = options.named ? new Names({ prefix: 'compiled ', most: maxNames, longest: maxNamed }) : null;
   }
 
   /** The operation's definition, where it is a query. */
@@ -90,6 +92,7 @@ export class Plans {
 
   /** Its plan for these variables, which are coerced; null: it does not compile. */
   plan(operation: Operation, variables: Readonly<Record<string, unknown>>): Plan | null {
+    if (operation.isOrdinary) return null;
     const values = keyOf(operation.parts, variables);
     if (values.length > maxKey) return null;
     const key = operation.key + values;
@@ -97,7 +100,8 @@ export class Plans {
     if (known === undefined) return this.#keep(key, this.#compile(operation, variables));
     this.#plans.delete(key);
     // What comes again is worth a name.
-    const plan = known && this.#named && known.name === undefined ? { ...known, name: this.#name(known.text) } : known;
+    const name = known ? this.#names?.of(known.text) : undefined;
+    const plan = known && known.name !== name ? { ...known, name } : known;
     this.#plans.set(key, plan);
     return plan;
   }
@@ -116,12 +120,15 @@ export class Plans {
   #read(document: DocumentNode, name: string | null | undefined): Operation | null {
     const node = getOperationAST(document, name);
     if (node?.operation !== OperationTypeNode.QUERY) return null;
-    const fragments = document.definitions.filter((one) => one.kind === Kind.FRAGMENT_DEFINITION);
+    const definitions = document.definitions.filter((one) => one.kind === Kind.FRAGMENT_DEFINITION);
+    const fragments = new Map(definitions.map((one) => [one.name.value, one]));
+    const ordinary = isOrdinary(this.#schema, node, fragments);
     return {
+      isOrdinary: ordinary,
       node,
-      fragments: new Map(fragments.map((one) => [one.name.value, one])),
-      parts: this.#parts(document),
-      pages: pagesOf(this.#schema, document),
+      fragments,
+      parts: ordinary ? new Map() : this.#parts(document),
+      pages: ordinary ? [] : pagesOf(this.#schema, document),
       key: `${this.#count++}\n`,
     };
   }
@@ -159,14 +166,6 @@ export class Plans {
       // What is not compiled, and what the ordinary way throws for these arguments: it tells that itself.
       return null;
     }
-  }
-
-  #name(text: string): string | undefined {
-    const known = this.#names.get(text);
-    if (known !== undefined || this.#names.size >= maxNames || text.length > maxNamed) return known;
-    const made = `compiled ${createHash('sha1').update(text).digest('base64url')}`;
-    this.#names.set(text, made);
-    return made;
   }
 }
 

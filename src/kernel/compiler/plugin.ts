@@ -49,7 +49,9 @@ export function compiled({ app, schema }: { readonly app: App; readonly schema: 
       if (!operation) return setExecuteFn(ordinary);
       return setExecuteFn((given: ExecutionArgs) => {
         const { actor } = given.contextValue as Context;
-        const variables = coerced(schema, operation.node, given.variableValues ?? {});
+        const variables = operation.isOrdinary
+          ? undefined
+          : coerced(schema, operation.node, given.variableValues ?? {});
         const plan = variables && isAdmitted(given, actor) ? plans.plan(operation, variables) : null;
         const finish = (found: Told): unknown => {
           app.metrics.graphqlCompiled.of(found.outcome).inc();

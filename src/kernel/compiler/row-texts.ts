@@ -1,8 +1,8 @@
-import { createHash } from 'node:crypto';
 import type { FieldNode, FragmentDefinitionNode, GraphQLOutputType, GraphQLSchema } from 'graphql';
 import { service, type App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { anyActor } from '../auth/policy.ts';
+import { Names } from '../db/names.ts';
 import { finished } from './json.ts';
 import { modelsOf, type Models } from './models.ts';
 import { tellFault } from './plugin.ts';
@@ -31,7 +31,6 @@ interface Known extends RowText {
 export type Readers = { readonly actor: Actor } | { readonly workspaceId: string };
 
 interface Query {
-  readonly name: string | undefined;
   readonly text: string;
   readonly parameters: readonly Parameter[];
 }
@@ -47,7 +46,7 @@ const maxFields = 24;
 const maxRows = 50;
 /** Text of all statements, characters: those used last are kept. */
 const maxText = 10_000_000;
-/** Statements that are prepared by name: each is memory of every connection. */
+/** Statements that are prepared by name. */
 const maxNames = 300;
 
 /** The key of a parameter: the ids of the rows. */
@@ -60,7 +59,7 @@ export class RowTexts {
   readonly #app: App;
   readonly #models: Models;
   readonly #queries = new Map<string, Query>();
-  readonly #names = new Set<string>();
+  readonly #names: Names | null;
   #text = 0;
   #wanted = new Map<Readers, Map<string, Wanted>>();
   #count = 0;
@@ -68,6 +67,7 @@ export class RowTexts {
   constructor(app: App) {
     this.#app = app;
     this.#models = modelsOf(app.db);
+    this.#names = app.database.pooled ? null : new Names({ prefix: 'rows ', most: maxNames });
   }
 
   /** @returns null where only the ordinary way can tell it */
@@ -146,8 +146,9 @@ export class RowTexts {
     try {
       const query = this.#query(what, isForAll);
       text = query.text;
+      const name = this.#names?.of(text);
       const { rows } = await this.#app.database.pool.query<(string | null)[]>({
-        ...(query.name === undefined ? {} : { name: query.name }),
+        ...(name === undefined ? {} : { name }),
         text,
         values: query.parameters.map((one) => one(asked)),
         rowMode: 'array',
@@ -170,15 +171,12 @@ export class RowTexts {
     const statement = new Statement(this.#models, isForAll);
     const columns = what.map((one) => this.#expression(statement, one));
     const ids = statement.parameter(({ variables }) => variables[rowIds], rowIds);
-    const { text, parameters } = statement.finished(
+    const made = statement.finished(
       // Knowing how many there are would make another plan each time, and making it takes longer than what it saves.
       `select ${columns.join(', ')} from unnest((select ${ids}::uuid[])) with ordinality n(id, place) order by n.place`,
     );
-    const name = `rows ${createHash('sha1').update(text).digest('base64url')}`;
-    if (!this.#app.database.pooled && this.#names.size < maxNames) this.#names.add(name);
-    const made = { name: this.#names.has(name) ? name : undefined, text, parameters };
     this.#queries.set(key, made);
-    this.#text += text.length;
+    this.#text += made.text.length;
     for (const [oldest, one] of this.#queries) {
       if (this.#text <= maxText) break;
       this.#queries.delete(oldest);

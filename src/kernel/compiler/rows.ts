@@ -13,9 +13,9 @@ export class Row {
   readonly #statement: Statement;
   readonly #origin: { readonly row: Row; readonly relation: Relation } | null;
   readonly #linked: Map<string, Row>;
-  readonly #isOne: boolean;
+  /** Whether there is no other row beside it, so that how it is joined is left to the planner. */
+  readonly isOne: boolean;
 
-  /** @param of.isOne whether there is no other row beside it, so that how it is joined is left to the planner */
   constructor(
     statement: Statement,
     model: Model,
@@ -35,7 +35,7 @@ export class Row {
     this.joins = of.joins ?? [];
     this.there = of.there ?? null;
     this.isRuled = of.isRuled ?? false;
-    this.#isOne = of.isOne ?? false;
+    this.isOne = of.isOne ?? false;
     this.#origin = of.origin ?? null;
     this.#linked = of.linked ?? new Map<string, Row>();
   }
@@ -46,7 +46,7 @@ export class Row {
     const { model, alias, isRuled, joins } = this;
     return new Row(this.#statement, model, alias, {
       isRuled,
-      isOne: this.#isOne,
+      isOne: this.isOne,
       joins,
       origin: this.#origin,
       linked: this.#linked,
@@ -67,7 +67,7 @@ export class Row {
       const alias = this.#join(model, (there) => joined(relation, this.alias, there));
       const there = `${alias}.${relation.on[0]?.[1]} is not null`;
       linked = new Row(this.#statement, model, alias, {
-        isOne: this.#isOne,
+        isOne: this.isOne,
         joins: this.joins,
         there,
         origin: { row: this, relation },
@@ -85,11 +85,11 @@ export class Row {
       const id = model.columns.get('id')?.sql ?? refuse(`${model.name} has no id`);
       const here = `${this.alias}.${column.sql}`;
       const alias = this.#join(model, (there) =>
-        both(`${there}.${id} = ${here}`, maySee(this.#statement, model, there)),
+        both(`${there}.${id} = ${here}`, maySee(this.#statement, model, there, this.isOne)),
       );
       linked = new Row(this.#statement, model, alias, {
         isRuled: true,
-        isOne: this.#isOne,
+        isOne: this.isOne,
         joins: this.joins,
         there: `${alias}.${id} is not null`,
       });
@@ -101,7 +101,7 @@ export class Row {
   /** What lies behind an offset is no subject of planning: it is a look-up for each row, in the order of the rows. */
   #join(model: Model, condition: (there: string) => string): string {
     const alias = this.#statement.alias();
-    if (this.#isOne) this.joins.push(`left join ${model.table} ${alias} on ${condition(alias)}`);
+    if (this.isOne) this.joins.push(`left join ${model.table} ${alias} on ${condition(alias)}`);
     else {
       const inner = this.#statement.alias();
       const on = condition(inner);

@@ -116,10 +116,8 @@ class Compiler {
     if ('page' in compiled) {
       const { where, orderBy = [] } = compiled.rows(this.#args(field, nodes) as never, nobody);
       const model = this.#model(compiled.page);
-      return this.#page(model, { where, orderBy, ...this.#pageArgs(field, nodes) }, field, nodes, {
-        link: () => 'true',
-        node: (row) => row,
-      });
+      const query = { where, orderBy, ...this.#pageArgs(field, nodes) };
+      return this.#page(model, query, field, nodes, { link: null, node: (row) => row });
     }
     const model = this.#model('one' in compiled ? compiled.one : '');
     const alias = this.statement.alias();
@@ -225,7 +223,7 @@ class Compiler {
     if (guard !== null && guard !== row.model.name) return refuse(`${type.name} is guarded as ${guard}`);
     const model = this.statement.isForAll ? row.model.name : guard;
     if (model === null || row.isRuled || rowRule(model).by === 'parent') return text;
-    return required(maySee(this.statement, row.model, row.alias), text);
+    return required(maySee(this.statement, row.model, row.alias, row.isOne), text);
   }
 
   #object(type: GraphQLObjectType, selections: Selections, row: Row, kind: string | null): Text {
@@ -319,13 +317,9 @@ class Compiler {
     if (isConnection(getNamedType(field.type))) return this.#page(model, below, field, nodes, { link, node });
     if (!isListType(getNullableType(field.type)) || path.length > 0) return refuse(`${field.name} is no list of rows`);
     if (below.cursor || below.skip) return refuse('a list with a cursor');
-    const { page, of } = this.#rows(model, link, below, {
-      limit: below.take ?? null,
-      backward: false,
-      numbered: false,
-    });
+    const { from, of } = this.#rows(model, link, below, { limit: below.take ?? null, backward: false });
     const item = this.#value(getNamedType(field.type), selectionsOf(nodes), of);
-    return listText(item, [page, ...of.joins].join(' '));
+    return listText(item, from());
   }
 
   /** A row as the value of a field, which may be missing where it is joined. */
@@ -342,22 +336,29 @@ class Compiler {
     return relation.isList ? refuse(`${name} is a list`) : row.link(name, relation, this.#model(relation.model));
   }
 
-  /** Rows in their order, as something to select from. */
+  /** Rows in their order. @returns what to select them from, with all that was joined to them by then */
   #rows(
     model: Model,
     link: Link,
     query: Query,
-    how: { limit: number | null; backward: boolean; numbered: boolean; after?: (alias: string) => string },
-  ): { page: string; of: Row } {
-    const [inner, alias] = [this.statement.alias(), this.statement.alias()];
+    how: { limit: number | null; backward: boolean; skip?: number; after?: (alias: string) => string },
+  ): { from: () => string; of: Row } {
+    const inner = this.statement.alias();
     const where = query.where ?? {};
     const order = orderSql(model, inner, query.orderBy, how.backward);
     const condition = both(link(inner), whereSql(this.statement, model, inner, where), how.after?.(inner) ?? 'true');
-    const number = how.numbered ? `, row_number() over (order by ${order}) as rn` : '';
-    const limit = how.limit === null ? '' : ` limit ${how.limit}`;
-    const page = `(select ${inner}.*${number} from ${model.table} ${inner} where ${condition} order by ${order}${limit}) ${alias}`;
-    const of = new Row(this.statement, model, alias, { isRuled: isRuled(where, model.name) });
-    return { page, of };
+    const rows = (joins: readonly string[]): string =>
+      `${[`${model.table} ${inner}`, ...joins].join(' ')} where ${condition} order by ${order}`;
+    const row = (alias: string): Row => new Row(this.statement, model, alias, { isRuled: isRuled(where, model.name) });
+    if (how.limit === null) {
+      const of = row(inner);
+      return { from: () => rows(of.joins), of };
+    }
+    const of = row(this.statement.alias());
+    const number = how.backward ? `, row_number() over (order by ${order}) as rn` : '';
+    const limit = `limit ${how.limit}${how.skip ? ` offset ${how.skip}` : ''}`;
+    const page = `(select ${inner}.*${number} from ${rows([])} ${limit}) ${of.alias}`;
+    return { from: () => [page, ...of.joins].join(' '), of };
   }
 
   /** A connection. */
@@ -366,7 +367,7 @@ class Compiler {
     query: Query,
     field: GraphQLField<unknown, unknown>,
     nodes: readonly FieldNode[],
-    from: { link: Link; node: (row: Row) => Row },
+    from: { link: Link | null; node: (row: Row) => Row },
   ): Text {
     const type = getNamedType(field.type);
     if (!isObjectType(type)) return refuse(`${field.name} is no connection`);
@@ -375,40 +376,48 @@ class Compiler {
     const backward = take < 0;
     const size = Math.abs(take) - 1;
     if (size < 0 || (cursor && Object.keys(cursor).join() !== 'id')) return refuse('another kind of page');
-    const name = args.before == null ? 'after' : 'before';
-    const after = cursor && ((alias: string) => this.#after(model, query, alias, from.link, backward, nodes, name));
+    const after = cursor && ((alias: string) => this.#after(model, query, alias, from.link, backward, field, nodes));
 
     const fields = [...fieldsOf(this.#source, type, selectionsOf(nodes))];
     const names = fields.map(([, [node]]) => node?.name.value);
     const informed = names.includes('pageInfo');
-    const { page, of } = this.#rows(model, from.link, query, {
-      limit: informed ? size + 1 : size,
+    const link: Link = from.link ?? (() => 'true');
+    const limit = informed ? size + 1 : size;
+    const { from: rows, of } = this.#rows(model, link, query, {
+      limit,
       backward,
-      numbered: informed || backward,
+      skip: Number(after && !from.link),
       ...(after ? { after } : {}),
     });
     const { sql: column } = columnOf(model, 'id');
     if (columnOf(model, 'id').type !== 'String') return refuse('a cursor of another kind');
-    const rows = (): string => [page, ...of.joins].join(' ');
     const inOrder = backward ? ` order by ${of.alias}.rn desc` : '';
-    // Where nothing else is made of the same rows, they need no aggregates.
     const isAlone = names.filter((name) => name !== 'totalCount' && name !== '__typename').length === 1 && !informed;
-    const shown = informed ? ` filter (where ${of.alias}.rn <= ${size})` : '';
+    // What is made of all rows: arrays of a row beside the text.
+    const made = this.statement.alias();
+    const arrays: string[] = [];
+    const array = (one: string): string =>
+      `${made}.a${arrays.includes(one) ? arrays.indexOf(one) : arrays.push(one) - 1}`;
+    const found = `coalesce(cardinality(${made}.a0), 0)`;
+    // The row beyond a page tells that there is one.
+    const start = backward ? `greatest(${found} - ${size}, 0) + 1` : '1';
+    const end = backward ? found : `least(${found}, ${size})`;
+    const shown = backward ? `[${start}:]` : `[:${size}]`;
     const many = (item: Text): Text =>
       isAlone
         ? listText(item, rows() + inOrder)
-        : joinedText(item, (one, separator) => `string_agg(${one}, ${separator}${inOrder})${shown}`);
-    const full = `count(*) = ${size + 1}`;
-    const at = (place: string): Text => {
-      const id = `(array_agg(${of.alias}.${column} order by ${of.alias}.rn))[${place}]`;
-      return chosen('count(*) = 0', nullText, cursorText(id));
-    };
-    const last = `least(count(*), ${size})`;
-    const info: Readonly<Record<string, Text>> = {
-      hasNextPage: args.before == null ? (backward ? ['false'] : booleanText(full)) : ['true'],
-      hasPreviousPage: args.after == null ? (backward ? booleanText(full) : ['false']) : ['true'],
-      startCursor: size === 0 ? nullText : at(backward ? last : '1'),
-      endCursor: size === 0 ? nullText : at(backward ? '1' : last),
+        : joinedText(item, (one, separator) => {
+            const all = array(one);
+            return `array_to_string(${informed ? all + shown : all}, ${separator})`;
+          });
+    const full = `${found} = ${size + 1}`;
+    const at = (place: string): Text =>
+      chosen(`${found} = 0`, nullText, cursorText(`${array(`${of.alias}.${column}`)}[${place}]`));
+    const info: Readonly<Record<string, () => Text>> = {
+      hasNextPage: () => (args.before == null ? (backward ? ['false'] : booleanText(full)) : ['true']),
+      hasPreviousPage: () => (args.after == null ? (backward ? booleanText(full) : ['false']) : ['true']),
+      startCursor: () => (size === 0 ? nullText : at(start)),
+      endCursor: () => (size === 0 ? nullText : at(end)),
     };
     const nodeText = (one: GraphQLOutputType, selections: Selections): Text => {
       const row = from.node(of);
@@ -418,7 +427,7 @@ class Compiler {
     const part = (one: GraphQLField<unknown, unknown>, asking: readonly FieldNode[]): Text => {
       switch (one.name) {
         case 'pageInfo':
-          return this.#known(one.type, asking, (name) => info[name] ?? refuse(`PageInfo.${name}`));
+          return this.#known(one.type, asking, (name) => info[name]?.() ?? refuse(`PageInfo.${name}`));
         case 'nodes':
           return many(nodeText(one.type, selectionsOf(asking)));
         case 'edges':
@@ -432,7 +441,7 @@ class Compiler {
             ),
           );
         case 'totalCount':
-          return this.#count(model, query.where ?? {}, from.link);
+          return this.#count(model, query.where ?? {}, link);
         default:
           return refuse(`${type.name}.${one.name}`);
       }
@@ -442,10 +451,13 @@ class Compiler {
       return [key, name === '__typename' ? typenameText(type.name) : part(fieldOf(type, name), asking)] as const;
     });
     const text = objectText(parts);
-    return isAlone || !names.some((name) => name === 'edges' || name === 'nodes' || name === 'pageInfo')
-      ? text
-      : // One row, also where nothing in it is made of all rows.
-        sqlText(`(select ${textSql(text)} from ${rows()} having true)`);
+    if (isAlone || !names.some((name) => name === 'edges' || name === 'nodes' || name === 'pageInfo')) return text;
+    if (arrays.length === 0) array(`${of.alias}.${column}`);
+    const all =
+      arrays.length === 1
+        ? `array(select ${String(arrays[0])} from ${rows()}${inOrder}) as a0`
+        : `${arrays.map((one, i) => `array_agg(${one}${inOrder}) as a${i}`).join(', ')} from ${rows()}`;
+    return sqlText(`(select ${textSql(text)} from (select ${all} offset 0) ${made})`);
   }
 
   #count(model: Model, where: Where, link: Link): Text {
@@ -471,32 +483,33 @@ class Compiler {
     );
   }
 
-  /** The condition that a row comes after that of the cursor, which must be of the same list. */
+  /**
+   * The condition that a row comes after that of the cursor, which must be of the same list. At the root, as the ordinary
+   * way has it there, the cursor's row may be any, and rows begin with it: whichever is the first of them is left out.
+   */
   #after(
     model: Model,
     query: Query,
     alias: string,
-    link: Link,
+    link: Link | null,
     backward: boolean,
+    field: GraphQLField<unknown, unknown>,
     nodes: readonly FieldNode[],
-    name: 'after' | 'before',
   ): string {
-    const id = this.#argument(nodes, name, cursorId);
+    const id = this.#argument(nodes, this.#args(field, nodes)['before'] == null ? 'after' : 'before', cursorId);
     const orders = orderingsOf(model, query.orderBy);
     const at = this.statement.alias();
-    const where = both(
-      `${at}.${columnOf(model, 'id').sql} = ${id}::uuid`,
-      link(at),
-      whereSql(this.statement, model, at, query.where ?? {}),
-    );
+    const isIt = `${at}.${columnOf(model, 'id').sql} = ${id}::uuid`;
+    const where = link ? both(isIt, link(at), whereSql(this.statement, model, at, query.where ?? {})) : isIt;
     const row = (of: string, columns: readonly string[]) => columns.map((column) => `${of}.${column}`).join(', ');
     const place = (...columns: string[]) => `(select ${row(at, columns)} from ${model.table} ${at} where ${where})`;
-    const sign = (descending: boolean): string => (descending === backward ? '>' : '<');
+    const sign = (descending: boolean): string => `${descending === backward ? '>' : '<'}${link ? '' : '='}`;
     const columns = orders.map(([column]) => column);
     const descending = orders[0]?.[1] ?? false;
     // One comparison of rows, which an index can answer, where all go the same way.
     if (orders.every(([, one]) => one === descending))
       return `row(${row(alias, columns)}) ${sign(descending)} ${columns.length === 1 ? `row(${place(...columns)})` : place(...columns)}`;
+    if (!link) return refuse('a cursor at the root, in an order of two directions');
     const cases = orders.map(([column, down], i) =>
       [
         ...columns.slice(0, i).map((one) => `${alias}.${one} = ${place(one)}`),
@@ -529,8 +542,12 @@ class Compiler {
   /** Pages at the root are not asked of the library: its rules are those of a field that is. */
   #pageArgs(field: GraphQLField<unknown, unknown>, nodes: readonly FieldNode[]): Query {
     const { first: size, last, after, before } = this.#args(field, nodes) as Record<string, number | string | null>;
-    if (last != null || after != null || before != null) return refuse('a cursor at the root');
-    return { take: Math.min(Number(size ?? 20), 100) + 1 };
+    if (Number(size ?? 0) < 0 || Number(last ?? 0) < 0) return refuse('less than nothing');
+    const limit = Math.min(Number(size ?? last ?? 20), 100) + 1;
+    return {
+      take: last != null || before != null ? -limit : limit,
+      ...(after != null || before != null ? { cursor: { id: true } } : {}),
+    };
   }
 
   #model(name: string): Model {

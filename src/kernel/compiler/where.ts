@@ -120,9 +120,13 @@ export const joined = (relation: Relation, here: string, there: string): string 
 export const both = (...conditions: readonly string[]): string =>
   conditions.filter((one) => one !== 'true').join(' and ') || 'true';
 
-/** True for the rows of a model that the actor may see, by its rule in the policy. */
-export const maySee = (statement: Statement, model: Model, alias: string): string =>
-  ruled(statement, rowRule(model.name), model, alias);
+/**
+ * True for the rows of a model that the actor may see, by its rule in the policy.
+ * @param isOne whether it is asked of what was found for a single row: then the planner may see what it is compared with.
+ *   By what the row itself is found it must not: it would go through all of a workspace's rows for the one with an id
+ */
+export const maySee = (statement: Statement, model: Model, alias: string, isOne = false): string =>
+  ruled(statement, rowRule(model.name), model, alias, isOne);
 
 /** The same for what is listed: what is not let through is not missed. */
 function listed(statement: Statement, model: Model, alias: string): string {
@@ -146,7 +150,7 @@ function reachedBy(actor: Actor, least: Role): string {
 }
 
 /** A rule of the policy as a predicate: the third of its readings, next to `whereOf` and `decidedByRow`. */
-export function ruled(statement: Statement, rule: RowRule, model: Model, alias: string): string {
+export function ruled(statement: Statement, rule: RowRule, model: Model, alias: string, isOne = false): string {
   switch (rule.by) {
     case 'workspace': {
       const { least } = rule;
@@ -155,7 +159,8 @@ export function ruled(statement: Statement, rule: RowRule, model: Model, alias: 
         const here = statement.parameter(({ variables }) => variables[followed], followed);
         return `${alias}.${columnOf(model, rule.column).sql} = ${here}::uuid`;
       }
-      const reached = statement.hidden('uuid[]', ({ actor }) => reachedBy(actor, least), `with ${least}`);
+      const ids = statement.parameter(({ actor }) => reachedBy(actor, least), `with ${least}`);
+      const reached = isOne ? `${ids}::uuid[]` : hidden('uuid[]', ids);
       return `${alias}.${columnOf(model, rule.column).sql} = any(${reached})`;
     }
     case 'self': {
@@ -168,11 +173,13 @@ export function ruled(statement: Statement, rule: RowRule, model: Model, alias: 
       return `${alias}.${columnOf(model, rule.column).sql} = ${self}::uuid`;
     }
     case 'some':
-      return related(statement, model, rule.relation, alias, (to, there) => ruled(statement, rule.rule, to, there));
+      return related(statement, model, rule.relation, alias, (to, there) =>
+        ruled(statement, rule.rule, to, there, isOne),
+      );
     case 'any':
-      return `(${rule.rules.map((one) => ruled(statement, one, model, alias)).join(' or ') || 'false'})`;
+      return `(${rule.rules.map((one) => ruled(statement, one, model, alias, isOne)).join(' or ') || 'false'})`;
     case 'all':
-      return `(${rule.rules.map((one) => ruled(statement, one, model, alias)).join(' and ') || 'true'})`;
+      return `(${rule.rules.map((one) => ruled(statement, one, model, alias, isOne)).join(' and ') || 'true'})`;
     case 'parent':
       return 'true';
     default:

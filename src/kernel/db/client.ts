@@ -1,9 +1,9 @@
-import { createHash } from 'node:crypto';
 import { PrismaPg } from '@prisma/adapter-pg';
 import type pg from 'pg';
 import { Prisma, PrismaClient } from '#prisma';
 import { Connection, LendingPool, unhurried } from './connection.ts';
 import { Reader } from './reader.ts';
+import { nameLifetimeS, Names } from './names.ts';
 
 export interface DatabaseOptions {
   /** Address for ordinary statements; may be pooled (PgBouncer in transaction mode). */
@@ -75,6 +75,7 @@ export function createDatabase(options: DatabaseOptions): Database {
       // A transaction need not wait for an answer that it does not need.
       pipeline: true,
       connectionTimeoutMillis: 10_000,
+      maxLifetimeSeconds: nameLifetimeS,
       // PgBouncer refuses start-up options that it does not know: there, each transaction sets the limits.
       ...(pooled
         ? {}
@@ -89,7 +90,7 @@ export function createDatabase(options: DatabaseOptions): Database {
   );
   // An idle connection that breaks is replaced by the pool at its next use; without a listener it would end the process.
   pool.on('error', () => undefined);
-  const names = boundedNames(500);
+  const names = namesOf(500);
   const adapter = new PrismaPg(pool, {
     disposeExternalPool: true,
     ...(pooled ? {} : { statementNameGenerator: (query: { sql: string }) => names(query.sql) }),
@@ -107,7 +108,7 @@ export function createDatabase(options: DatabaseOptions): Database {
     pool,
     db,
     // Apart from the others: what a transaction prepares it keeps account of itself.
-    nameOf: pooled ? () => '' : boundedNames(500, 'of a transaction '),
+    nameOf: pooled ? () => '' : namesOf(500, 'of a transaction '),
     setUp: pooled ? setUpOf(limits) : null,
   };
   return {
@@ -138,18 +139,8 @@ export function createDatabase(options: DatabaseOptions): Database {
   };
 }
 
-/**
- * Names for prepared statements, so that PostgreSQL parses and plans each distinct text once a connection. Bounded:
- * lists of different length make new texts without end, and every name is memory on the server.
- */
-export function boundedNames(max: number, prefix = ''): (sql: string) => string {
-  const known = new Map<string, string>();
-  return (sql) => {
-    const name = known.get(sql);
-    if (name !== undefined) return name;
-    if (known.size >= max) return ''; // unnamed
-    const made = prefix + createHash('sha1').update(sql).digest('base64url');
-    known.set(sql, made);
-    return made;
-  };
+/** Names for prepared statements; empty: unnamed. */
+function namesOf(most: number, prefix = ''): (sql: string) => string {
+  const names = new Names({ prefix, most });
+  return (sql) => names.of(sql) ?? '';
 }

@@ -3,6 +3,7 @@ import { Prisma } from '#prisma';
 import type { Actor, Origin } from '../auth/actor.ts';
 import type { OriginIds } from '../auth/origins.ts';
 import type { LoggedEvent, NewEvent } from '../events/define.ts';
+import { Latest } from '../latest.ts';
 import type { Database, DbTx } from './client.ts';
 import type { Connection, SqlValue } from './connection.ts';
 
@@ -53,7 +54,7 @@ interface Settings extends TransactOptions {
 
 /** Places that requests come from, each written by this process once an hour: its row says no more than that. */
 class Places {
-  readonly #known = new Map<string, { readonly id: string; readonly until: number }>();
+  readonly #known = new Latest<string, { readonly id: string; readonly until: number }>(10_000);
   readonly #ids: OriginIds;
 
   constructor(ids: OriginIds) {
@@ -69,12 +70,7 @@ class Places {
 
   /** Call it after the commit. */
   wrote({ key, id }: { readonly key: string; readonly id: string }): void {
-    this.#known.delete(key);
     this.#known.set(key, { id, until: performance.now() + 3_600_000 });
-    for (const oldest of this.#known.keys()) {
-      if (this.#known.size <= 10_000) break;
-      this.#known.delete(oldest);
-    }
   }
 }
 

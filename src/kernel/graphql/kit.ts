@@ -145,6 +145,14 @@ export const cursorOf = (workspaceId: string, at: Appended | null): string | nul
 export const descriptionOfCursor =
   'Cursor of the event that this wrote: `after` of `workspaceEvents` or `runEvents`, to follow on from here. Null when nothing was written.';
 
+/** The field of what a mutation wrote that tells where to follow on. */
+export const eventCursor = {
+  nullable: true,
+  description: descriptionOfCursor,
+  resolve: ({ workspaceId, event }: { readonly workspaceId: string; readonly event: Appended | null }) =>
+    cursorOf(workspaceId, event),
+} as const;
+
 /** Argument of mutations that start something. */
 export const idempotencyKey = {
   required: false,

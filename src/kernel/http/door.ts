@@ -5,6 +5,7 @@ import type { Credentials } from '../auth/actors.ts';
 import type { Stamp } from '../auth/rights.ts';
 import { sha256Hex } from '../crypto.ts';
 import { RateLimited, Unauthenticated } from '../errors.ts';
+import { Latest } from '../latest.ts';
 import { networkOf } from '../rates/address.ts';
 import { defineThrottle, Throttles } from '../rates/throttles.ts';
 
@@ -42,8 +43,8 @@ export interface Door {
  */
 export function createDoor(app: App): Door {
   const throttles = app.use(Throttles);
-  const closed = new Map<string, Date>();
-  const known = new Map<string, number>();
+  const closed = new Latest<string, Date>(maxClosed);
+  const known = new Latest<string, number>(maxKnown);
 
   const isKnown = (digest: string): boolean => (known.get(digest) ?? 0) > Date.now();
 
@@ -54,7 +55,7 @@ export function createDoor(app: App): Door {
     const stamp = actor.kind === 'API_KEY' ? actor.stamp : undefined;
     if (stamp && noted.has(stamp)) return actor;
     if (stamp) noted.add(stamp);
-    remember(known, digestOf(given), Date.now() + knownForMs, maxKnown);
+    known.set(digestOf(given), Date.now() + knownForMs);
     return actor;
   };
   const isClosed = (network: string): Date | null => {
@@ -87,7 +88,7 @@ export function createDoor(app: App): Door {
       if (limited instanceof RateLimited) return { remaining: 0, resetAt: limited.resetAt };
       throw limited;
     });
-    if (remaining === 0 && resetAt) remember(closed, network, resetAt, maxClosed);
+    if (remaining === 0 && resetAt) closed.set(network, resetAt);
     throw error;
   };
 
@@ -106,11 +107,3 @@ const kindOf = ({ apiKey, authorization }: Credentials): string =>
 
 const tooMany = (until: Date): RateLimited =>
   new RateLimited(until, 'Too many credentials from your address were not good.');
-
-/** Keeps the latest. */
-function remember<T>(map: Map<string, T>, key: string, value: T, most: number): void {
-  map.delete(key);
-  map.set(key, value);
-  const [oldest] = map.keys();
-  if (map.size > most && oldest !== undefined) map.delete(oldest);
-}

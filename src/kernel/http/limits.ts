@@ -17,6 +17,7 @@ import type { Plugin } from 'graphql-yoga';
 import { rootNamesOf } from '../graphql/access.ts';
 import { isPageCursor } from '../graphql/builder.ts';
 import type { Context } from '../graphql/context.ts';
+import { variableNames } from './names.ts';
 
 /** Bounds of one operation. */
 export interface OperationLimits {
@@ -74,6 +75,7 @@ export function documentLimits(limits: OperationLimits): Plugin<Context> {
       addValidationRule(aliasRule);
       addValidationRule(introspectionRule);
       addValidationRule(textRule);
+      addValidationRule(variableNames);
     },
   };
 }

@@ -34,8 +34,6 @@ export interface HttpOptions {
   readonly bodyTimeoutMs?: number;
   /** How long a WebSocket may take to say who it is; default 5 s. */
   readonly initTimeoutMs?: number;
-  /** Whether subscribers who may see the same share executions; default yes. */
-  readonly sharedExecution?: boolean;
   readonly secureCookies: boolean;
   readonly graphql: Pick<GraphQLOptions, 'introspection' | 'compile' | 'graphiql' | 'persisted'>;
   /** False: Yoga answers everything, also what the front could; for tests. */
@@ -154,7 +152,6 @@ export async function startHttpServer(options: HttpOptions): Promise<HttpServer>
     door,
     connections,
     initTimeoutMs: options.initTimeoutMs,
-    sharedExecution: options.sharedExecution ?? true,
   });
   const { persisted } = options.graphql;
   const { corsOrigins } = options;

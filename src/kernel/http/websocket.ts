@@ -12,6 +12,7 @@ import type { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
 import { originOf, sameSite, sessionOf, type OriginRules } from './credentials.ts';
 import type { Door } from './door.ts';
+import { SharedExecution } from '../live/audiences.ts';
 import { underRequestId } from '../telemetry/trace.ts';
 import { onceAt } from '../timer.ts';
 import { hasTooManyValues } from './limits.ts';
@@ -45,8 +46,6 @@ export interface WebSocketOptions {
   readonly clientAddress: (req: IncomingMessage) => string;
   /** How long a client may take to say `connection_init`; default 5 s. */
   readonly initTimeoutMs?: number | undefined;
-  /** Whether subscribers who may see the same share executions. */
-  readonly sharedExecution: boolean;
 }
 
 /** Close codes: 4xxx of the graphql-transport-ws protocol; 1012 "service restart" and 1013 "try again later" are retried. */
@@ -202,7 +201,7 @@ export function attachWebSocket(
             actor: () => currentActor(app, extra),
             clientAddress,
             endStreams: extra.endStreams,
-            outlet: options.sharedExecution ? wire.outlet(id) : null,
+            outlet: app.use(SharedExecution).on ? wire.outlet(id) : null,
           },
         };
         try {

@@ -27,6 +27,7 @@ import type { Door } from './door.ts';
 import { maskError } from './errors.ts';
 import { goneOf } from './gone.ts';
 import { documentLimits, type OperationLimits } from './limits.ts';
+import { namedThen } from './names.ts';
 
 export interface GraphQLOptions {
   readonly app: App;
@@ -160,6 +161,8 @@ export function createGraphQL(options: GraphQLOptions): GraphQLServer {
     plugins: [
       documentLimits(options.limits),
       keeping(documents),
+      // What compiles is executed otherwise.
+      namedThen,
       // Before admission: what that lets through runs in its lanes, compiled or not.
       ...(compile ? [compiled({ app, schema: options.schema })] : []),
       executing(app, admitted, options.introspection),

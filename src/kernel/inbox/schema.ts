@@ -3,7 +3,7 @@ import type { Appended } from '../db/transact.ts';
 import { loadUser, UserRef } from '../auth/schema.ts';
 import { builder } from '../graphql/builder.ts';
 import { globalId, rowId } from '../graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, failing, guarded, visible } from '../graphql/kit.ts';
+import { eventCursor, failing, guarded, visible } from '../graphql/kit.ts';
 import { after, EventStreamItem } from '../live/schema.ts';
 import { workspaceEvents } from '../live/streams.ts';
 import { Inbox } from './inbox.ts';
@@ -73,11 +73,7 @@ builder.mutationField('dismissInboxItem', (t) =>
             description: 'The item.',
             resolve: (query, { id }, __, { app }) => app.db.inboxItem.findUniqueOrThrow({ ...query, where: { id } }),
           }),
-          eventCursor: f.string({
-            nullable: true,
-            description: descriptionOfCursor,
-            resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-          }),
+          eventCursor: f.string(eventCursor),
         }),
       }),
     errors: failing(),

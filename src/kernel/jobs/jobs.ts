@@ -3,7 +3,7 @@ import type { Run } from '#prisma';
 import type { App } from '../app.ts';
 import type { Actor } from '../auth/actor.ts';
 import { authorizeRow } from '../auth/policy.ts';
-import { boundedNames } from '../db/client.ts';
+import { nameLifetimeS, Names } from '../db/names.ts';
 import type { Transaction } from '../db/transact.ts';
 import { Conflict, NotFound } from '../errors.ts';
 import { isId } from '../ids.ts';
@@ -86,6 +86,8 @@ export class Jobs {
       cronMonitorIntervalSeconds: 10,
       useListenNotify: options.worker,
       migrate: true,
+      // All of this is given to the driver's pool, too.
+      ...({ maxLifetimeSeconds: nameLifetimeS } as object),
     });
     this.#boss.on('error', (error) => this.#log.warn({ err: error }, 'job engine'));
     this.#boss.on('warning', (warning) => this.#log.debug({ warning }, 'job engine'));
@@ -120,10 +122,10 @@ export class Jobs {
   #prepare(): void {
     const engine = this.#boss.getDb();
     const execute = engine.executeSql.bind(engine);
-    const names = boundedNames(200, 'of a job ');
+    const names = new Names({ prefix: 'of a job ', most: 200 });
     // The engine gives its text to the driver as it is, which takes all that there is of a statement in its place.
     engine.executeSql = (text, values) =>
-      values?.length ? execute({ name: names(text), text, values } as unknown as string) : execute(text);
+      values?.length ? execute({ name: names.of(text) ?? '', text, values } as unknown as string) : execute(text);
   }
 
   async #createRunQueue(name: string): Promise<void> {

@@ -6,7 +6,7 @@ import type { LoggedEvent } from '../events/define.ts';
 import type { Channel } from './channel.ts';
 import { encodeCursor } from './cursor.ts';
 import type { EventPlan } from './event-stream.ts';
-import { EntryItem, type StreamItem } from './items.ts';
+import { EntryItem, type EventItem } from './items.ts';
 import type { Outlet } from './outlet.ts';
 import { commonActor, SharedContext } from './shared-context.ts';
 import { execution, type Shared } from './shared-text.ts';
@@ -15,8 +15,8 @@ import { execution, type Shared } from './shared-text.ts';
 const maxQueue = 1024;
 /** Of these, how many are written or looked up at the same time. */
 const maxStarted = 100;
-
-type Item = StreamItem<LoggedEvent>;
+/** The same of snapshots: what comes while one is made is merged into the next. */
+const maxSnapshots = 1;
 
 /** Who is told what the audience is. */
 export interface Member {
@@ -96,7 +96,8 @@ export class Audience {
   offer(event: LoggedEvent): void {
     if (this.#over) return;
     const waiting: Waiting = { event };
-    if (this.#queue.length < maxStarted) {
+    if (this.#merges(event)) return;
+    if (this.#queue.length < this.#maxStarted) {
       let told: Told | Promise<Told>;
       try {
         told = this.#start(waiting);
@@ -114,11 +115,25 @@ export class Audience {
     else if (this.#queue.length > maxQueue) for (const member of this.members) this.release(member);
   }
 
+  get #maxStarted(): number {
+    return this.plan.snapshots ? maxSnapshots : maxStarted;
+  }
+
+  /** Has a newer event take the place of one that a snapshot has not begun for. */
+  #merges(event: LoggedEvent): boolean {
+    const before = this.#queue.at(-1);
+    if (!this.plan.snapshots || this.#queue.length < 2 || !before || before.told) return false;
+    // The last one ends it.
+    if (this.plan.last?.(before.event) || this.plan.wanted(event, this.#actor) !== true) return false;
+    this.#queue[this.#queue.length - 1] = { event };
+    return true;
+  }
+
   /** Tells where it stands. */
   checkpoint(): void {
-    if (this.#queue.length > 0) return;
+    if (this.#queue.length > 0 || this.plan.snapshots) return;
     const seq = this.#source.position;
-    const item: Item = { kind: 'checkpoint', cursor: this.#cursor(seq) };
+    const item: EventItem = { kind: 'checkpoint', cursor: this.#cursor(seq) };
     const shared = this.#shared.payload(item);
     const made = typeof shared === 'string' ? shared : this.#execute(item);
     this.spokeAt = performance.now();
@@ -143,7 +158,7 @@ export class Audience {
         if (this.#over) return;
         this.#deliver(head.event, payload);
         this.#queue.shift();
-        const next = this.#queue[maxStarted - 1];
+        const next = this.#queue[this.#maxStarted - 1];
         if (next && !next.told) void this.#start(next);
       }
     } catch (error) {
@@ -180,7 +195,7 @@ export class Audience {
   }
 
   /** For its own rights alone. */
-  #execute(item: Item): string | Promise<string> {
+  #execute(item: EventItem): string | Promise<string> {
     return execution(this.#source.app, this.#shared, item, {
       context: new SharedContext(this.#source.app, this.#actor),
       readers: this.#readers,
@@ -189,7 +204,8 @@ export class Audience {
     });
   }
 
-  #item(event: LoggedEvent): Item {
+  #item(event: LoggedEvent): EventItem {
+    if (this.plan.snapshots) return this.plan.snapshots.of(event, this.#epoch);
     return new EntryItem(this.plan.workspaceId, this.#epoch, event);
   }
 

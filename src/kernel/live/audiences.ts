@@ -7,6 +7,9 @@ import { checkpointMs, tickMs } from './follow.ts';
 import { operationOf, type Operation } from './operation.ts';
 import { Shared, variablesKey } from './shared-text.ts';
 
+/** Whether those who may see the same share executions and texts. */
+export const SharedExecution = service<{ readonly on: boolean }>('shared execution', () => ({ on: true }));
+
 /**
  * Subscribers of this process who share executions, by log.
  * @see docs/decisions/0022-audiences.md

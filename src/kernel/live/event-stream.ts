@@ -9,7 +9,7 @@ import type { Channel } from './channel.ts';
 import { encodeCursor, type Cursor } from './cursor.ts';
 import { follow } from './follow.ts';
 import type { Subscription } from './hub.ts';
-import type { StreamItem } from './items.ts';
+import type { EventItem, Snapshot } from './items.ts';
 import { changesRights, recheck } from './stream-rights.ts';
 
 /** Which events of a workspace's log a stream tells, and to whom. Says nothing of who follows it. */
@@ -29,10 +29,27 @@ export interface EventPlan {
   readonly until?: bigint | undefined;
   /** Role without which the stream ends. */
   readonly least?: Role;
+  /**
+   * Told in place of events: how something is after them. It begins with how it is now; those that come faster than they
+   * are told are merged, and where it stands is not said.
+   */
+  readonly snapshots?: {
+    readonly of: (event: LoggedEvent, epoch: number) => Snapshot;
+    /** To one who follows alone, as {@link followIn} does it. */
+    readonly follow: (...args: Parameters<typeof followIn>) => ReturnType<typeof followIn>;
+  };
 }
 
-/** Events as a plan says. Who iterates it follows alone; whoever can share (member.ts) takes the plan. */
-export class EventStream implements AsyncIterable<StreamItem<LoggedEvent>> {
+/** How a plan is followed by one alone. */
+interface Alone {
+  /** @see Channel.follow */
+  readonly taken?: (position: bigint) => boolean;
+  /** The rights were looked at up to where it begins. */
+  readonly resumed?: boolean;
+}
+
+/** Events as a plan says. Who iterates it follows alone; whoever can share (event-follower.ts) takes the plan. */
+export class EventStream implements AsyncIterable<EventItem> {
   readonly context: Context;
   readonly plan: EventPlan;
 
@@ -41,7 +58,7 @@ export class EventStream implements AsyncIterable<StreamItem<LoggedEvent>> {
     this.plan = plan;
   }
 
-  [Symbol.asyncIterator](): AsyncIterableIterator<StreamItem<LoggedEvent>> {
+  [Symbol.asyncIterator](): AsyncIterableIterator<EventItem> {
     return abortable(this.context, (signal) => followEvents(this.context, this.plan, signal));
   }
 }
@@ -57,7 +74,7 @@ export async function* followEvents(
   context: Context,
   plan: EventPlan,
   signal: AbortSignal,
-): AsyncGenerator<StreamItem<LoggedEvent>, void, void> {
+): AsyncGenerator<EventItem, void, void> {
   const { channel, release } = await watchWorkspace(context.app, plan.workspaceId);
   try {
     yield* followIn(channel, context, plan, signal);
@@ -66,18 +83,15 @@ export async function* followEvents(
   }
 }
 
-/**
- * What a plan tells of a channel, to one who follows alone.
- * @param options.taken see `Channel.follow`
- * @param options.resumed the rights were looked at up to where it begins
- */
+/** What a plan tells of a channel, to one who follows alone. */
 export async function* followIn(
   channel: Channel<LoggedEvent>,
   context: Context,
   plan: EventPlan,
   signal: AbortSignal,
-  options: { readonly taken?: (position: bigint) => boolean; readonly resumed?: boolean } = {},
-): AsyncGenerator<StreamItem<LoggedEvent>, void, void> {
+  options: Alone = {},
+): AsyncGenerator<EventItem, void, void> {
+  if (plan.snapshots) return yield* plan.snapshots.follow(channel, context, plan, signal, options);
   const { workspaceId, prepare, wanted, last, until, least } = plan;
   const after = plan.after ?? { stream: workspaceId, epoch: channel.head.epoch, seq: channel.head.seq };
   // Rights that changed after the actor was read and before this place have no event in the stream.

@@ -1,3 +1,4 @@
+import type { LoggedEvent } from '../events/define.ts';
 import type { GapReason } from './channel.ts';
 import { encodeCursor } from './cursor.ts';
 
@@ -15,7 +16,17 @@ export interface Gap {
   readonly resumeAfter: string | null;
 }
 
+/** A run that has changed, to be told as it is by then. */
+export interface Snapshot {
+  readonly kind: 'snapshot';
+  readonly id: string;
+  readonly cursor: string;
+}
+
 export type StreamItem<T> = { readonly kind: 'entry'; readonly entry: T; readonly cursor: string } | Checkpoint | Gap;
+
+/** What a plan over a workspace's log tells. */
+export type EventItem = StreamItem<LoggedEvent> | Snapshot;
 
 /** An entry of a log as it is told; its cursor is made when it is asked for. */
 export class EntryItem<T extends { readonly seq: bigint }> {

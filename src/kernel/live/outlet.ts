@@ -27,3 +27,6 @@ export abstract class Follower {
 
 /** The UTF-8 of a text, a character for each byte. */
 export const bytesOf = (text: string): string => Buffer.from(text).toString('latin1');
+
+/** The text of those. */
+export const textOf = (bytes: string): string => Buffer.from(bytes, 'latin1').toString();

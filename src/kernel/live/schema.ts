@@ -5,7 +5,7 @@ import type { LogLevel } from '../runs/log-level.ts';
 import type { LoggedLine } from './hub.ts';
 import { matchesLine, parseLogFilter } from './log-filter.ts';
 import type { Checkpoint, Gap, StreamItem } from './items.ts';
-import { runLogs } from './line-stream.ts';
+import { runLogs } from './run-logs.ts';
 import { runEvents, workspaceEvents } from './streams.ts';
 
 /** An event or line together with the cursor to resume after it. */

@@ -1,11 +1,8 @@
 import { execute, type ExecutionArgs, type ExecutionResult } from 'graphql';
 import type { App } from '../app.ts';
 import type { Readers, RowTexts } from '../compiler/row-texts.ts';
-import type { LoggedEvent } from '../events/define.ts';
 import type { Context } from '../graphql/context.ts';
 import { maskError } from '../http/errors.ts';
-import type { LoggedLine } from './hub.ts';
-import type { StreamItem } from './items.ts';
 import type { Operation } from './operation.ts';
 import { bytesOf } from './outlet.ts';
 import { everybody, SharedContext } from './shared-context.ts';
@@ -35,7 +32,7 @@ export class Shared {
   users = 0;
   readonly #app: App;
   readonly #readers: Readers;
-  /** By the very entry, which all who follow a channel are handed. */
+  /** By the very object, which all who follow a log are handed. */
   readonly #made = new Map<object, string | Promise<string | null>>();
   #length = 0;
   /** How often it was refused in a row. */
@@ -52,13 +49,13 @@ export class Shared {
   }
 
   /** What all are told; null where each has to be told by itself. */
-  payload(item: StreamItem<LoggedEvent | LoggedLine>): string | Promise<string | null> | null {
+  payload(item: object): string | Promise<string | null> | null {
     if (!this.writer) return null;
-    const entry = item.kind === 'entry' ? item.entry : null;
+    const entry = sameForAll(item);
     const known = entry && this.#made.get(entry);
     if (known) return known;
     // What is refused again and again is tried now and then.
-    if (this.#refused > 3 && entry && entry.seq % 16n !== 0n) return null;
+    if (this.#refused > 3 && entry?.seq !== undefined && entry.seq % 16n !== 0n) return null;
     const text = this.writer(item, new SharedContext(this.#app, everybody), this.#readers);
     if (typeof text === 'string') {
       const payload = this.#told(text);
@@ -93,6 +90,15 @@ export class Shared {
   }
 }
 
+/** The part of an item that all who are told it are handed: the entry of a log, or what is none. */
+function sameForAll(item: { readonly kind?: string; readonly entry?: Entry }): Entry | null {
+  return item.kind === undefined ? (item as Entry) : item.kind === 'entry' ? (item.entry ?? null) : null;
+}
+
+interface Entry {
+  readonly seq?: bigint;
+}
+
 function writerFor({ below, writers }: Operation, args: ExecutionArgs, rows: RowTexts): Writer | null {
   const values = Object.entries(args.variableValues ?? {}).filter(([name]) => below.has(name));
   const key = JSON.stringify(values);
@@ -108,7 +114,7 @@ function writerFor({ below, writers }: Operation, args: ExecutionArgs, rows: Row
 export function execution(
   app: App,
   { args, writer }: Shared,
-  item: StreamItem<unknown>,
+  item: object,
   of: { readonly context: Context; readonly readers: Readers; readonly requestId: () => string },
 ): string | Promise<string> {
   const execution = (): string | Promise<string> => {
@@ -124,11 +130,7 @@ export function execution(
 }
 
 /** What one who follows alone is told. */
-export function payloadFor(
-  context: Context,
-  shared: Shared,
-  item: StreamItem<LoggedEvent | LoggedLine>,
-): string | Promise<string> {
+export function payloadFor(context: Context, shared: Shared, item: object): string | Promise<string> {
   const made = shared.payload(item);
   if (typeof made === 'string') return made;
   const own = () =>

@@ -7,7 +7,7 @@ import { runKind } from '../runs/kinds.ts';
 import { abortable } from './abortable.ts';
 import { given } from './cursor.ts';
 import { EventStream } from './event-stream.ts';
-import type { StreamItem } from './items.ts';
+import type { EventItem } from './items.ts';
 import { endsRun, findRun, stateOf } from './runs.ts';
 import { mayHear, requireMember } from './stream-rights.ts';
 
@@ -99,7 +99,7 @@ export async function runEvents(
   id: string,
   after: string | null | undefined,
   expectedKind?: string,
-): Promise<AsyncIterable<StreamItem<LoggedEvent>>> {
+): Promise<AsyncIterable<EventItem>> {
   const { workspaceId, kind } = await findRun(context, id, expectedKind);
   const cursor = given(after, workspaceId);
   // Before the log is read: a run that is over has written its last event.

@@ -1,11 +1,12 @@
 import { createSourceEventStream, execute, type ExecutionArgs, type ExecutionResult } from 'graphql';
 import type { Context } from '../graphql/context.ts';
-import { Audiences } from './audiences.ts';
+import { Audiences, SharedExecution } from './audiences.ts';
 import { EventFollower } from './event-follower.ts';
 import { EventStream } from './event-stream.ts';
-import { LineFollower } from './line-follower.ts';
-import { LineStream } from './line-stream.ts';
-import type { Follower, Outlet } from './outlet.ts';
+import { textOf, type Follower, type Outlet } from './outlet.ts';
+import type { Shared } from './shared-text.ts';
+import { TextFollower } from './text-follower.ts';
+import { TextStream } from './text-stream.ts';
 
 const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>
   typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
@@ -28,31 +29,82 @@ export async function subscribeFresh(
   // What has an end already is short, and nobody else stands where it does.
   if (connection?.outlet && source instanceof EventStream && source.plan.until === undefined)
     return new EventFollower(app.use(Audiences), args, source, connection.outlet);
-  if (connection?.outlet && source instanceof LineStream)
-    return new LineFollower(app.use(Audiences), args, source, connection.outlet);
-  const events = source[Symbol.asyncIterator]();
-  const done = { done: true, value: undefined } as const;
-  const results: AsyncIterableIterator<ExecutionResult> = {
-    [Symbol.asyncIterator]: () => results,
-    async next() {
-      const event = await events.next();
-      if (event.done) return done;
-      try {
-        const contextValue = { ...(args.contextValue as object) };
-        return { done: false, value: await execute({ ...args, rootValue: event.value, contextValue }) };
-      } catch (error) {
-        await events.return?.();
-        throw error;
-      }
-    },
-    async return() {
-      await events.return?.();
-      return done;
-    },
-    async throw(error: unknown) {
-      await events.return?.();
+  if (connection?.outlet && source instanceof TextStream)
+    return new TextFollower(app.use(Audiences), args, source, connection.outlet);
+  return new Results(args, source);
+}
+
+/** Results for a transport that iterates them: server-sent events. What is written of an item for all is their text, too. */
+class Results implements AsyncIterableIterator<ExecutionResult> {
+  readonly #args: ExecutionArgs;
+  readonly #items: AsyncIterator<unknown>;
+  readonly #leave: () => void;
+  #shared: Shared | null = null;
+
+  constructor(args: ExecutionArgs, source: AsyncIterable<unknown>) {
+    this.#args = args;
+    this.#items = source[Symbol.asyncIterator]();
+    const { app } = args.contextValue as Context;
+    const workspaceId = workspaceOf(source);
+    if (workspaceId !== null && app.use(SharedExecution).on)
+      this.#shared = app.use(Audiences).enterShared(args, workspaceId);
+    this.#leave = () => {
+      if (this.#shared) app.use(Audiences).leaveShared(this.#shared);
+      this.#shared = null;
+    };
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<ExecutionResult>> {
+    try {
+      const item = await this.#items.next();
+      if (!item.done) return { done: false, value: await this.#result(item.value) };
+      this.#leave();
+      return item;
+    } catch (error) {
+      await this.return();
       throw error;
+    }
+  }
+
+  async return(): Promise<IteratorReturnResult<undefined>> {
+    this.#leave();
+    await this.#items.return?.();
+    return { done: true, value: undefined };
+  }
+
+  async throw(error: unknown): Promise<never> {
+    await this.return();
+    throw error;
+  }
+
+  async #result(item: unknown): Promise<ExecutionResult> {
+    const payload = await this.#shared?.payload(item as object);
+    if (payload != null) return written(payload);
+    return execute({ ...this.#args, rootValue: item, contextValue: { ...(this.#args.contextValue as object) } });
+  }
+}
+
+/** The workspace of what is handed to all who follow it alike; null: it is each one's own. */
+function workspaceOf(source: AsyncIterable<unknown>): string | null {
+  if (source instanceof EventStream) return source.plan.workspaceId;
+  return source instanceof TextStream ? source.workspaceId : null;
+}
+
+/** What was written last, and as what: all who are told it are told it one after another. */
+let last: { readonly payload: string; readonly text: string } = { payload: '', text: '' };
+
+/** A result as its text. @param payload see `Outlet.send` */
+function written(payload: string): ExecutionResult & { readonly stringify: () => string } {
+  if (last.payload !== payload) last = { payload, text: textOf(payload.slice(0, -1)) };
+  const { text } = last;
+  return {
+    get data() {
+      return (JSON.parse(text) as ExecutionResult).data ?? null;
     },
+    stringify: () => text,
   };
-  return results;
 }

@@ -1,17 +1,17 @@
 import { GraphQLError } from 'graphql';
 import type { Context } from '../graphql/context.ts';
-import { abortable } from './abortable.ts';
 import { followEvents } from './event-stream.ts';
 import { requireMember } from './stream-rights.ts';
+import { TextStream } from './text-stream.ts';
 
 /** A stream of a workspace that is no log of it: it ends when the right to the workspace does. */
-export function workspaceStream<T>(
+export function workspaceStream<T extends object>(
   context: Context,
   workspaceId: string,
   make: (signal: AbortSignal) => AsyncIterable<T>,
-): AsyncIterableIterator<T> {
+): TextStream<T> {
   requireMember(context, workspaceId, 'Workspace', workspaceId);
-  return abortable(context, async function* (outer) {
+  return new TextStream(context, workspaceId, async function* (outer) {
     const stop = new AbortController();
     const signal = AbortSignal.any([outer, stop.signal]);
     let lost: unknown = null;

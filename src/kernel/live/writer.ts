@@ -6,6 +6,7 @@ import {
   getVariableValues,
   isAbstractType,
   isLeafType,
+  isListType,
   isNonNullType,
   isObjectType,
   Kind,
@@ -81,6 +82,10 @@ export function writerOf(args: ExecutionArgs, rows: RowTexts): Writer | null {
         const serialized: unknown = type.serialize(value);
         return serialized == null ? elsewhere() : (JSON.stringify(serialized) ?? elsewhere());
       };
+    }
+    if (isListType(type)) {
+      const inner = completing(type.ofType, nodes, info);
+      return inner && ((value, context) => (value == null ? 'null' : listed(value, (one) => inner(one, context))));
     }
     const sets = selectionsOf(nodes);
     if (isObjectType(type)) {
@@ -172,7 +177,7 @@ export function writerOf(args: ExecutionArgs, rows: RowTexts): Writer | null {
     nodes: readonly FieldNode[],
   ): ((source: unknown) => string) | null => {
     const { compiled, authScopes, errors } = optionsOf(field);
-    if (typeof compiled !== 'object' || !('idOf' in compiled) || isNonNullType(field.type)) return null;
+    if (typeof compiled !== 'object' || !('idOf' in compiled)) return null;
     if (authScopes !== undefined || errors !== undefined || field.args.length > 0 || hasRefusedPage()) return null;
     const text = rows.compile({
       ...source,
@@ -184,7 +189,8 @@ export function writerOf(args: ExecutionArgs, rows: RowTexts): Writer | null {
       text &&
       ((source) => {
         const id = compiled.idOf(source as never);
-        return id === null ? 'null' : look(text, id);
+        if (id === null) return isNonNullType(field.type) ? elsewhere() : 'null';
+        return look(text, id);
       })
     );
   };
@@ -215,6 +221,15 @@ export function writerOf(args: ExecutionArgs, rows: RowTexts): Writer | null {
       return null;
     }
   };
+}
+
+/** Lists of what is there; what comes later, or went wrong, is left to the ordinary execution. */
+function listed(value: unknown, inner: (one: unknown) => string): string {
+  if (!Array.isArray(value)) return elsewhere();
+  const texts = (value as unknown[]).map((one) =>
+    one instanceof Error || (typeof one === 'object' && one !== null && 'then' in one) ? elsewhere() : inner(one),
+  );
+  return `[${texts.join(',')}]`;
 }
 
 /** A text with the rows in their places; null when one of them is to be had in the ordinary way only. */

@@ -1,35 +1,14 @@
 import DataLoader from 'dataloader';
 import type { App } from '../app.ts';
+import { Latest } from '../latest.ts';
 import { knowsRunKind, runKind } from './kinds.ts';
 import type { Json } from './model.ts';
 
 /** Ids of what a run is about, by name: see `RunKind.about`. */
 export type About = Readonly<Record<string, string>>;
 
-/** Runs of which a process remembers what they are about, about 2 MB. */
+/** Runs of which a process remembers what they are about, which never changes; about 2 MB. */
 const remembered = 10_000;
-
-/** The newest of what was looked up. What a run is about never changes. */
-class Newest<V> {
-  readonly #all = new Map<string, V>();
-
-  get(key: string): V | undefined {
-    return this.#all.get(key);
-  }
-  set(key: string, value: V): void {
-    this.#all.set(key, value);
-    for (const oldest of this.#all.keys()) {
-      if (this.#all.size <= remembered) break;
-      this.#all.delete(oldest);
-    }
-  }
-  delete(key: string): boolean {
-    return this.#all.delete(key);
-  }
-  clear(): void {
-    this.#all.clear();
-  }
-}
 
 const loaders = new WeakMap<App, DataLoader<string, About | null>>();
 
@@ -40,7 +19,7 @@ const loaders = new WeakMap<App, DataLoader<string, About | null>>();
 export async function aboutRuns(app: App, ids: readonly string[]): Promise<(About | null)[]> {
   let loader = loaders.get(app);
   if (!loader) {
-    loader = new DataLoader((some) => lookUp(app, some), { cacheMap: new Newest(), maxBatchSize: 500 });
+    loader = new DataLoader((some) => lookUp(app, some), { cacheMap: new Latest(remembered), maxBatchSize: 500 });
     loaders.set(app, loader);
   }
   const found = loader;

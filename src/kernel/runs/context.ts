@@ -1,4 +1,4 @@
-import type { Run } from '#prisma';
+import type { Run, StepStatus } from '#prisma';
 import type { App } from '../app.ts';
 import { system } from '../auth/actor.ts';
 import type { Transaction } from '../db/transact.ts';
@@ -7,11 +7,13 @@ import { createRedactor, type Redactor } from '../redact.ts';
 import { DiskFull, isDiskFull } from '../system-error.ts';
 import { currentTraceparent, withTrace } from '../telemetry/trace.ts';
 import { Fenced, RunCanceled, StepTimedOut } from './errors.ts';
+import type { Taken } from './holding.ts';
 import { runKind } from './kinds.ts';
 import type { LogLevel } from './log-level.ts';
 import { LogWriter } from './log-writer.ts';
 import type { Json } from './model.ts';
 import { Runs, type Hold } from './runs.ts';
+import type { Completed } from './steps.ts';
 
 export interface StepOptions {
   readonly timeoutS: number;
@@ -44,12 +46,18 @@ export class RunContext<I = unknown> {
   readonly #writer: LogWriter;
   readonly #heldSince: () => number;
   #redactor: Redactor = createRedactor([]);
-  /** Read once: nobody else writes them while the run is ours. */
-  #steps: ReturnType<Runs['steps']> | null = null;
+  /** Nobody else writes them while the run is ours. */
+  readonly #steps: Map<string, { status: StepStatus; output: unknown }>;
+  /** Where the run stands, as far as this execution moved it. */
+  #phase: string;
+  /** A step that is complete and not written yet. */
+  #completed: Completed | null = null;
+  /** The last that was written of one. */
+  #written: Promise<unknown> = Promise.resolve();
 
   constructor(options: {
     app: App;
-    run: Run;
+    run: Taken;
     hold: Hold;
     hostId: string;
     signal: AbortSignal;
@@ -64,6 +72,8 @@ export class RunContext<I = unknown> {
     this.hostId = options.hostId;
     this.signal = options.signal;
     this.hardSignal = options.hardSignal;
+    this.#steps = new Map(Object.entries(options.run.steps ?? {}).map(([name, step]) => [name, { ...step }]));
+    this.#phase = options.run.phase;
     this.#heldSince = options.heldSince;
     this.#writer = new LogWriter(this.app, this.hold, this.run.logSeq, () => this.#redactor);
   }
@@ -85,12 +95,14 @@ export class RunContext<I = unknown> {
   }
 
   /** A transaction that commits only if this execution still owns the run. @throws {Fenced} */
-  write<T>(fn: (tx: Transaction, run: Run) => Promise<T>): Promise<T> {
+  async write<T>(fn: (tx: Transaction, run: Run) => Promise<T>): Promise<T> {
+    await this.settle();
     return this.app.transact(system, async (tx) => fn(tx, await this.app.use(Runs).fence(tx, this.hold)));
   }
 
   /** Call it before every effect outside the database. @throws {Fenced} when another worker may own the run */
   async fence(): Promise<void> {
+    await this.settle();
     this.#mustNotBeStale();
     const held = await this.app.db.run.count({
       where: { id: this.hold.runId, attempt: this.hold.attempt, workerId: this.hold.workerId },
@@ -103,8 +115,73 @@ export class RunContext<I = unknown> {
     if (this.#heldSince() > (this.app.limits.runLeaseS * 1000) / 2) throw new Fenced(this.run.id);
   }
 
-  moveTo(phase: string, reason?: string): Promise<void> {
-    return this.app.transact(system, (tx) => this.app.use(Runs).moveTo(tx, this.hold, phase, reason));
+  async moveTo(phase: string, reason?: string): Promise<void> {
+    await this.settle();
+    this.#phase = await this.app.transact(system, (tx) => this.app.use(Runs).moveTo(tx, this.hold, phase, reason));
+  }
+
+  /** Waits until every step that is complete is written. @throws {Fenced} and what keeps it from being written */
+  async settle(): Promise<void> {
+    const completed = this.#completed;
+    if (completed) {
+      this.#completed = null;
+      this.#writes(this.app.use(Runs).completeStep(this.hold, completed));
+    }
+    await this.#written;
+  }
+
+  #writes(write: Promise<void>): void {
+    this.#written = Promise.all([this.#written, write]);
+    this.#written.catch(() => undefined); // whoever comes next is told
+  }
+
+  /**
+   * Its completion goes out with what the run does next: the beginning of the next step, or its end. Where nothing comes in
+   * this turn of the event loop, it goes out alone. Whatever else the run writes waits for it.
+   */
+  async #completesWithNext(completed: Completed): Promise<void> {
+    while (this.#completed) await this.settle(); // of two at once
+    this.#completed = completed;
+    setImmediate(() => {
+      if (this.#completed === completed) this.settle().catch(() => undefined); // whoever comes next is told
+    });
+  }
+
+  /** Writes something with the completion that waits; where the two cannot be written, each is by itself. */
+  async #withCompleted(write: (before: Completed | null) => Promise<void>): Promise<void> {
+    const before = this.#completed;
+    this.#completed = null;
+    await this.#written;
+    if (!before) return write(null);
+    const both = write(before);
+    // Whoever looks meanwhile waits for it.
+    const known = both.catch(() => undefined);
+    this.#written = Promise.all([this.#written, known]);
+    try {
+      await both;
+    } catch (error) {
+      if (error instanceof Fenced) throw error;
+      this.#writes(this.app.use(Runs).completeStep(this.hold, before));
+      await this.#written;
+      await write(null);
+    }
+  }
+
+  /**
+   * Ends the run in one transaction with its last step.
+   * @returns false: that failed, for instance because the run was told to stop; its steps are written
+   * @throws {Fenced} and what keeps its last step from being written
+   */
+  async end(end: { readonly phase: string; readonly reason?: string; readonly timedOut: boolean }): Promise<boolean> {
+    const run = { ...this.run, status: 'RUNNING', phase: this.#phase } as const;
+    try {
+      await this.#withCompleted((last) => this.app.use(Runs).finishKnown(this.hold, run, end, last));
+      return true;
+    } catch (error) {
+      if (error instanceof Fenced) throw error;
+      await this.#written;
+      return false;
+    }
   }
 
   /** @param part done, 0 to 1 */
@@ -140,8 +217,7 @@ export class RunContext<I = unknown> {
     commit?: (tx: Transaction, output: O) => Promise<void>,
   ): Promise<O> {
     const key = { runId_name: { runId: this.run.id, name } };
-    this.#steps ??= this.app.use(Runs).steps(this.run.id);
-    const before = (await this.#steps).get(name);
+    const before = this.#steps.get(name);
     if (!before) throw new Error(`${this.run.kind} ${this.run.id} has no step ${name}`);
     if (before.status === 'SUCCEEDED') return before.output as O;
     const { attempt } = this.hold;
@@ -154,9 +230,8 @@ export class RunContext<I = unknown> {
     };
     const outer = options.uncancelable ? this.hardSignal : this.signal;
     outer.throwIfAborted();
-    await this.app
-      .use(Runs)
-      .beginStep(this.hold, name, { type: events.started, ...subject, from: before.status, to: 'RUNNING' });
+    const started = { type: events.started, ...subject, from: before.status, to: 'RUNNING' };
+    await this.#withCompleted((last) => this.app.use(Runs).beginStep(this.hold, name, started, last));
     before.status = 'RUNNING';
     const startedAt = performance.now();
     const observe = (outcome: string) =>
@@ -181,14 +256,17 @@ export class RunContext<I = unknown> {
         }),
       );
       await this.flush();
-      await this.app
-        .use(Runs)
-        .completeStep(
-          this.hold,
-          { name, output, children: children.length > 0 },
-          { type: events.succeeded, ...subject, from: 'RUNNING', to: 'SUCCEEDED' },
-          commit && ((tx) => commit(tx, output)),
-        );
+      const completed = {
+        name,
+        output,
+        event: { type: events.succeeded, ...subject, from: 'RUNNING', to: 'SUCCEEDED' },
+      };
+      if (commit || children.length > 0) {
+        await this.app.use(Runs).completeStep(this.hold, completed, {
+          children: children.length > 0,
+          ...(commit ? { commit: (tx) => commit(tx, output) } : {}),
+        });
+      } else await this.#completesWithNext(completed);
       Object.assign(before, { status: 'SUCCEEDED', output });
       observe('succeeded');
       return output;

@@ -8,6 +8,7 @@ import type { Logger } from '../log.ts';
 import { endProcess } from '../processes/children.ts';
 import { RunContext } from './context.ts';
 import { DeadlineExceeded, Fenced, RunCanceled, WorkerStopping } from './errors.ts';
+import type { Taken } from './holding.ts';
 import { phaseOf, runKind } from './kinds.ts';
 import { withTrace } from '../telemetry/trace.ts';
 import { Runs, type Hold } from './runs.ts';
@@ -79,7 +80,7 @@ export class Executor {
   }
 
   async #execute(runId: string): Promise<void> {
-    let run: Run | null;
+    let run: Taken | null;
     const takenAt = performance.now();
     try {
       run = await this.#app.use(Runs).take(runId, { workerId: this.workerId, hostId: this.hostId });
@@ -121,7 +122,7 @@ export class Executor {
     if (this.#missed.length > 0) await this.#app.use(Runs).wakeAgain(this.#missed);
   }
 
-  async #work(run: Run, execution: Execution): Promise<void> {
+  async #work(run: Taken, execution: Execution): Promise<void> {
     const app = this.#app;
     const { hold, soft, hard } = execution;
     const runs = app.use(Runs);
@@ -156,14 +157,21 @@ export class Executor {
       // From here on it is decided: when the end cannot be written, the next execution finds every step complete.
       await context.flush();
       const { status } = phaseOf(kind, end.phase);
+      const timedOut = status !== 'SUCCEEDED' && soft.signal.reason instanceof DeadlineExceeded;
+      let ended = false;
+      try {
+        if (status === 'WAITING') await context.settle();
+        else ended = await context.end({ ...end, timedOut });
+      } catch (unwritten) {
+        await this.#endAfter(unwritten, context, log);
+        return;
+      }
       if (status === 'WAITING') {
         await app.transact(system, (tx) => runs.wait(tx, hold, end));
         log.info({ phase: end.phase }, 'run waits');
         return;
       }
-      const failed = status !== 'SUCCEEDED';
-      const timedOut = failed && soft.signal.reason instanceof DeadlineExceeded;
-      await app.transact(system, (tx) => runs.finish(tx, hold, { ...end, timedOut }));
+      if (!ended) await app.transact(system, (tx) => runs.finish(tx, hold, { ...end, timedOut }));
       log.info({ phase: end.phase }, 'run ended');
     } catch (error) {
       if (!(error instanceof Fenced)) throw error;
@@ -174,8 +182,10 @@ export class Executor {
   }
 
   /** What becomes of a run whose execution threw. @throws {Fenced} and what keeps the outcome from being written */
-  async #endAfter(error: unknown, context: RunContext, log: Logger): Promise<void> {
+  async #endAfter(thrown: unknown, context: RunContext, log: Logger): Promise<void> {
     const { run, hold } = context;
+    // A step that is complete and cannot be written is what happened first.
+    const error = await context.settle().then(() => thrown, (unwritten: unknown) => unwritten); // prettier-ignore
     if (error instanceof Fenced) throw error;
     if (!isVerdict(error) && !(error instanceof WorkerStopping)) {
       log.error({ err: error }, 'run failed by a fault of the server');

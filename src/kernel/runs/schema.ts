@@ -24,6 +24,7 @@ import { decodeCursor, encodeCursor } from '../live/cursor.ts';
 import { toEvent, toLine, type EventRow, type LineRow, type LoggedLine } from '../live/hub.ts';
 import { parseLogFilter } from '../live/log-filter.ts';
 import { EventRef, LogFilterInput, LogLineRef, type Placed } from '../live/schema.ts';
+import type { Snapshot } from '../live/items.ts';
 import { runSnapshots } from '../live/run-snapshots.ts';
 import type { Appended } from '../db/transact.ts';
 import { searchLines } from './log-search.ts';
@@ -460,12 +461,13 @@ builder.mutationFields((t) => ({
   }),
 }));
 
-const RunSnapshotRef = builder.objectRef<{ id: string; cursor: string }>('RunSnapshot').implement({
+const RunSnapshotRef = builder.objectRef<Snapshot>('RunSnapshot').implement({
   description: 'A run as it is now.',
   fields: (t) => ({
     run: t.prismaField({
       type: RunRef,
       description: 'The run, at least as new as the cursor.',
+      compiled: { one: 'Run', idOf: ({ id }: Snapshot) => id },
       resolve: (query, { id }, _, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
     }),
     cursor: t.exposeString('cursor', {
@@ -482,7 +484,7 @@ builder.subscriptionFields((t) => ({
       'A run: at once as it is, then after each change, merged when they come faster than you read. Ends with the run.',
     args: { id: t.arg.id({ description: 'Global id of the run.' }) },
     subscribe: (_, { id }, context) => runSnapshots(context, rowId('Run', id)),
-    resolve: (snapshot) => snapshot,
+    resolve: (snapshot) => snapshot as never,
   }),
 }));
 

@@ -75,6 +75,26 @@ async function filesWith(dir: string, text: string): Promise<string[]> {
   return found;
 }
 
+test('a variable is not lost for its name: one that objects do not keep is refused', async () => {
+  const id = await nowhere('names', { environment: { constructor: 'a', toString: 'b', hasOwnProperty: 'c' } });
+  expect((await environment(id))?.variables.map(({ name }) => name)).toEqual([
+    'constructor',
+    'hasOwnProperty',
+    'toString',
+  ]);
+  const refused = { __typename: 'ValidationError' };
+  const variables = [{ name: '__proto__', value: 'x' }];
+  expect(await change('set', { applicationId: id, variables, expectedVersion: 1 })).toMatchObject(refused);
+  const input = `{ applicationId: "${id}", enabled: true, environment: { __proto__: "x", A: "a" } }`;
+  const { setPreviewPolicy } = await data<{ setPreviewPolicy: { issues: object[] } }>(
+    server.url,
+    `mutation { setPreviewPolicy(input: ${input}) { __typename ... on ValidationError { issues { path } } } }`,
+    {},
+    on.who,
+  );
+  expect(setPreviewPolicy).toEqual({ ...refused, issues: [{ path: 'environment.__proto__' }] });
+});
+
 test('changes are atomic and versioned; what is sensitive is never told, the rest to those who may change it', async () => {
   const id = await nowhere('versions', { environment: { FIRST: 'value of the first' } });
   expect(await environment(id)).toMatchObject({

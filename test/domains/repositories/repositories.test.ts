@@ -110,7 +110,9 @@ test('a private repository is connected; a signed push deploys it, and GitHub is
   github.failStatuses(2);
   const guid = randomUUID();
   const repositoryOf = { id: row.githubId, fullName: 'octo/shop' };
-  expect(await deliver(webhookUrl, made['webhookSecret'], push(repositoryOf, sha), { guid })).toBe(202);
+  // Names that JavaScript knows mean nothing in it.
+  const body = JSON.stringify(push(repositoryOf, sha)).replace('{', '{"__proto__":{"ref":"x"},"constructor":{"a":1},');
+  expect(await deliver(webhookUrl, made['webhookSecret'], body, { guid })).toBe(202);
   const deployment = async () => db().deployment.findFirst({ where: { ref: sha }, include: { run: true } });
   await until('the push deployed', async () => (await deployment())?.run.phase === 'DEPLOYED', livenessMs);
   expect(await on.answer(applicationId)).toBe('two');

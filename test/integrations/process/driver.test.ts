@@ -13,7 +13,7 @@ import {
   EnvironmentRefused,
   type ProcessDriver,
   type ProcessDriverOptions,
-} from '../../../src/integrations/process/driver.ts';
+} from '../../../src/integrations/process/index.ts';
 import { rotateLog, rotateLogs } from '../../../src/integrations/process/logs.ts';
 import { detectProject, UnknownProject } from '../../../src/integrations/process/projects.ts';
 import { asRoot, temporaryFolder, until } from '../../support/embedded.ts';

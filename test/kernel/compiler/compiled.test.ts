@@ -1,12 +1,14 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { parse, type DocumentNode } from 'graphql';
+import { Kind, parse, type DocumentNode } from 'graphql';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { anonymous, system, type Actor } from '#kernel/auth/actor.ts';
 import { anyActor, rowsOf, ruledBy } from '#kernel/auth/policy.ts';
 import { modelsOf } from '#kernel/compiler/models.ts';
+import { isOrdinary } from '#kernel/compiler/ordinary.ts';
 import { Plans, type Plan } from '#kernel/compiler/plans.ts';
+import { compile } from '#kernel/compiler/select.ts';
 import { globalId } from '#kernel/graphql/global-id.ts';
 import { newId } from '#kernel/ids.ts';
 import { Audiences } from '#kernel/live/audiences.ts';
@@ -14,6 +16,8 @@ import type { Role } from '#prisma';
 import { schema } from '../../../src/schema.ts';
 import { until } from '../../support/embedded.ts';
 import { noted, upTo } from '../../support/live.ts';
+import { Operations } from '../../support/operations.ts';
+import { random } from '../../support/random.ts';
 import { RawSocket } from '../../support/raw-socket.ts';
 import { roundTrips } from '../../support/statements.ts';
 import { both, compiledFields, differ, hostile, type Both, type Outcome } from '../../support/compiled.ts';
@@ -69,6 +73,26 @@ test('most fields compile', () => {
   expect(not.length / fields.length).toBeLessThan(0.15);
   // A field that seems to compile and does not is told of by the statement count of the operations above.
   expect(not.map(([name]) => name)).not.toContain('Deployment.viewerCanCancel');
+});
+
+test('what is said not to compile by its fields alone does not', () => {
+  const models = modelsOf(servers.app.db);
+  const id = globalId('Application', applicationId);
+  const all = new Operations({ schema, random: random(7), pool: { ids: [id], cursors: ['x'], slugs: ['x'] } });
+  let ordinary = 0;
+  for (let i = 0; i < 300; i++) {
+    const { query, variables } = all.next();
+    const { definitions } = parse(query, { noLocation: true });
+    const fragments = new Map(
+      definitions.flatMap((one) => (one.kind === Kind.FRAGMENT_DEFINITION ? [[one.name.value, one] as const] : [])),
+    );
+    for (const operation of definitions) {
+      if (operation.kind !== Kind.OPERATION_DEFINITION || !isOrdinary(schema, operation, fragments)) continue;
+      ordinary++;
+      expect(() => compile({ schema, models, operation, fragments, variables })).toThrow(Error);
+    }
+  }
+  expect(ordinary).toBeGreaterThan(50);
 });
 
 test('a row, nested lists, and a page with its count are one statement each', async () => {
@@ -406,4 +430,51 @@ test('SWITCHYARD_COMPILE=false compiles nothing', async () => {
   expect(told['off']).toBe(told['on']);
   expect(told['on']).toContain('"status":');
   expect(asked).toEqual({ on: 1, off: 0 });
+});
+
+test('names that JavaScript knows are names like others, compiled or not', async () => {
+  const token = actor(of, 'VIEWER');
+  const id = globalId('Application', applicationId);
+  const names = [
+    '__proto__',
+    'constructor',
+    'hasOwnProperty',
+    'toString',
+    'valueOf',
+    '__defineSetter__',
+    'toJSON',
+    'then',
+  ];
+  const own = (name: string, value: unknown) => Object.fromEntries([[name, value]]);
+  for (const name of names) {
+    const operations: readonly (readonly [query: string, variables: object])[] = [
+      [`query ${name} { ${name}: viewer { ${name}: id } }`, {}],
+      [
+        `{ workspace(slug: "${of.slug}") { ${name}: applications(first: 2) { ${name}: nodes { ${name}: workspace { ${name}: name } } } } }`,
+        {},
+      ],
+      [
+        `{ node(id: "${id}") { ...${name} } } fragment ${name} on Application { ${name}: id deployments { ${name}: totalCount } }`,
+        {},
+      ],
+    ];
+    const variables: typeof operations = [
+      [`query ($${name}: ID!) { node(id: $${name}) { id } }`, own(name, id)],
+      [`query ($${name}: [ID!] = ["${id}"]) { nodes(ids: $${name}) { id } }`, {}],
+      [`query ($${name}: Boolean!) { viewer { id name @include(if: $${name}) } }`, own(name, false)],
+    ];
+    for (const [query, given] of operations) {
+      const answer = await ask(token, query, given);
+      expect(answer).not.toHaveProperty('errors');
+      expect(JSON.stringify(answer)).toContain(`"${name}":`);
+    }
+    for (const [query, given] of variables) {
+      // The one that the libraries lose.
+      const isLost = name === '__proto__';
+      const answer = await ask(token, query, given, isLost ? 0 : 1);
+      const { errors = [] } = answer as { errors?: { extensions: { code: string } }[] };
+      expect(errors.map(({ extensions }) => extensions.code)).toEqual(isLost ? ['GRAPHQL_VALIDATION_FAILED'] : []);
+    }
+  }
+  expect(Object.keys(Object.prototype)).toEqual([]);
 });

@@ -576,3 +576,70 @@ describe('many at once', () => {
     expect(answer.text).toContain('VARIABLES_TOO_LARGE');
   });
 });
+
+describe('names that JavaScript knows', () => {
+  const send = (body: string) =>
+    http(server.url, { method: 'POST', headers: { 'content-type': 'application/json', ...auth }, body });
+  const query = 'query ($id: ID!) { node(id: $id) { id } }';
+  const polluted =
+    '"__proto__":{"polluted":true,"query":"{ no }","variables":{"id":"x"}},"constructor":{"prototype":{"polluted":true}}';
+  const answered = (id: string) => `{"data":{"node":{"id":"${id}"}}}`;
+  const untouched = () => {
+    expect(Object.keys(Object.prototype)).toEqual([]);
+    expect(({} as { polluted?: unknown }).polluted).toBeUndefined();
+  };
+
+  test('mean nothing in a body, in variables and in extensions', async () => {
+    const id = globalId('Workspace', of.id);
+    const text = JSON.stringify(query);
+    const given = `"variables":{"id":"${id}",${polluted}}`;
+    expect(await send(`{"query":${text},${given}}`)).toMatchObject({ text: answered(id) });
+    expect(await send(`{"query":${text},${given},"extensions":{${polluted}}}`)).toMatchObject({ text: answered(id) });
+    // Without one of its own a request has no document, whatever it inherits.
+    expect(await send(`{${polluted}}`)).toMatchObject({ status: 400 });
+    expect(await send(`{"query":${text},"variables":{"__proto__":{"id":"${id}"}}}`)).toMatchObject({
+      codes: ['BAD_USER_INPUT'],
+    });
+    // And of several at once each is by itself.
+    const batch = await send(`[{"query":${text},${given}},{"query":"{ __typename }",${given}}]`);
+    expect(JSON.parse(batch.text)).toMatchObject([{ data: { node: { id } } }, { data: { __typename: 'Query' } }]);
+    untouched();
+  });
+
+  test('mean nothing over a socket', async () => {
+    const id = globalId('Workspace', of.id);
+    const socket = new WebSocket(server.url.replace('http', 'ws'), 'graphql-transport-ws');
+    const said: string[] = [];
+    socket.addEventListener('message', ({ data }) => said.push(String(data)));
+    await once(socket, 'open');
+    const initial = JSON.stringify(auth).slice(1, -1);
+    socket.send(`{"type":"connection_init","payload":{${initial},${polluted}}}`);
+    await until('it is known', async () => said.length === 1);
+    socket.send(
+      `{"id":"1","type":"subscribe","payload":{"query":${JSON.stringify(query)},"variables":{"id":"${id}",${polluted}},"extensions":{${polluted}}}}`,
+    );
+    await until('it is answered', async () => said.length === 3);
+    socket.close();
+    expect(JSON.parse(said[1] ?? '')).toMatchObject({ type: 'next', payload: { data: { node: { id } } } });
+    untouched();
+  });
+
+  test('are refused in an input that has no such field, and kept where anything may be', async () => {
+    const save =
+      'mutation ($input: SaveUserStateInput!) { then: saveUserState(input: $input) { __typename ... on SaveUserStateSuccess { then: state { then: value } } } }';
+    const value = '{"__proto__":{"a":[{"__proto__":1}]},"constructor":{"prototype":null},"toString":"x","then":1}';
+    const body = (more: string) =>
+      `{"query":${JSON.stringify(save)},"variables":{"input":{"value":${value},"expectedVersion":0${more}}}}`;
+    const wrong = body(',"__proto__":{"expectedVersion":1}');
+    const refused = await send(wrong);
+    expect(said(refused)).toEqual(refusal('BAD_USER_INPUT'));
+    // The executor that the alias needs tells the same as the other one.
+    const { status, text } = await send(wrong.replaceAll('then: ', ''));
+    expect({ status, text }).toEqual({ status: refused.status, text: refused.text });
+    const kept = await send(body(''));
+    expect(kept.codes).toEqual([]);
+    const { then } = (JSON.parse(kept.text) as { data: { then: { then: { then: object } } } }).data;
+    expect(new Map(Object.entries(then.then.then))).toEqual(new Map(Object.entries(JSON.parse(value) as object)));
+    untouched();
+  });
+});

@@ -72,6 +72,29 @@ test('a job is queued with the transaction, or not at all', async () => {
   expect(triesOf(lost)).toHaveLength(0);
 });
 
+test('the wake-up of a run is what the job engine would write, and there is one at most', async () => {
+  // Of a host that is not there: nobody takes them.
+  const [hostId, one, other] = [randomUUID(), randomUUID(), randomUUID()];
+  const wake = () => app().transact(system, (tx) => app().jobs.wakeRun(tx, { id: one, hostId }));
+  await wake();
+  await wake();
+  await app().jobs.wakeRuns([
+    { id: one, hostId },
+    { id: other, hostId },
+  ]);
+  const { rows } = await app().database.pool.query<{ run: string; key: string; rest: object }>(
+    `select data->>'runId' run, singleton_key "key", to_jsonb(j) - array['id', 'data', 'singleton_key', 'start_after', 'created_on', 'keep_until']
+       || jsonb_build_object('kept', keep_until - start_after, 'due', start_after <= now()) rest
+     from pgboss.job j where name = 'run.' || $1::text order by created_on`,
+    [hostId],
+  );
+  expect(rows.map(({ run, key }) => [run, key])).toEqual([
+    [one, one],
+    [other, other],
+  ]);
+  expect(rows[0]?.rest).toEqual(rows[1]?.rest);
+});
+
 test('a malformed payload is refused before it is queued', async () => {
   await expect(
     app().transact(system, (tx) => app().jobs.enqueue(tx, flaky, { workspaceId: 'no id', key: 'x' })),

@@ -8,6 +8,7 @@ import { eventTypes } from '../../../src/kernel/events/define.ts';
 import { globalId, rowId } from '../../../src/kernel/graphql/global-id.ts';
 import { newId } from '../../../src/kernel/ids.ts';
 import { Audiences } from '../../../src/kernel/live/audiences.ts';
+import { encodeCursor } from '../../../src/kernel/live/cursor.ts';
 import { operationOf } from '../../../src/kernel/live/operation.ts';
 import { SharedContext } from '../../../src/kernel/live/shared-context.ts';
 import { writerOf } from '../../../src/kernel/live/writer.ts';
@@ -228,6 +229,90 @@ test('what is at hand is written at once, as the ordinary execution would; what 
   const { text, expected } = written(logs, { id }, line);
   expect(text).toBe(JSON.stringify(expected));
   expect(written(selecting('seq run { queuePosition }'), { id }).text).toBeNull();
+});
+
+test('snapshots of a run are shared, and those that come while one is made are merged', async () => {
+  const of = await tenant(app(), 'snapshots');
+  const runId = await deployment(app(), of, await application(app(), of), { status: 'RUNNING', phase: 'BUILDING' });
+  const people = [await memberOf(app(), of, 'VIEWER', 'One'), await memberOf(app(), of, 'VIEWER', 'Two'), of.owner];
+  const sockets = await Promise.all(people.map(open));
+  for (const socket of sockets)
+    socket.subscribe('a', `subscription ($id: ID!) { run(id: $id) { cursor run { id status } } }`, { id: globalId('Deployment', runId) }); // prettier-ignore
+  await shared(2, 3);
+  const type = eventTypes().get('deployment.stepStarted');
+  if (!type) throw new Error('no such event');
+  const run = { id: runId, kind: 'Deployment' };
+  const asked = await statements(app().database.pool, async () => {
+    await app().transact(system, async (tx) => {
+      for (const _ of upTo(50)) tx.append({ type, workspaceId: of.id, subjectId: runId, run, data: {} });
+    });
+    const { seq, epoch } = await app().db.eventHead.findUniqueOrThrow({ where: { workspaceId: of.id } });
+    const newest = encodeCursor({ stream: of.id, epoch, seq });
+    await until('all have the newest', async () => sockets.every((socket) => socket.of('a').at(-1)?.includes(newest)));
+  });
+  // As it was at first, after the first event, and after all that came meanwhile.
+  for (const socket of sockets) expect(socket.of('a')).toHaveLength(3);
+  expect(asked.filter((text) => text.includes('n(id, place)'))).toHaveLength(2);
+  // A new history begins with how it is now.
+  await app().database.pool.query('update event_head set epoch = epoch + 1 where workspace_id = $1', [of.id]);
+  await until('all are told', async () => sockets.every((socket) => socket.of('a').length === 4));
+  await shared(2, 3);
+  for (const socket of sockets)
+    expect([socket.errors.size, socket.completed.size, socket.closed]).toEqual([0, 0, null]);
+  for (const socket of sockets) socket.close();
+  await shared(0, 0);
+});
+
+test('server-sent events are the same text, which is written once for all who read them', async () => {
+  const of = await tenant(app(), 'sse');
+  const runId = await deployment(app(), of, await application(app(), of));
+  const query = selecting('seq data run { id status }');
+  const variables = { id: globalId('Workspace', of.id) };
+  const socket = await open(of.owner);
+  socket.subscribe('a', query, variables);
+  const stop = new AbortController();
+  const readers = await Promise.all(
+    [of.owner, await memberOf(app(), of, 'VIEWER', 'Reader')].map(async ({ token }) => {
+      const { body } = await fetch(server.url, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', accept: 'text/event-stream' },
+        body: JSON.stringify({ query, variables }),
+        signal: stop.signal,
+      });
+      const told: string[] = [];
+      const read = async (): Promise<void> => {
+        let text = '';
+        for await (const part of body as unknown as AsyncIterable<Uint8Array>) {
+          text += Buffer.from(part).toString();
+          told.splice(0, told.length, ...[...text.matchAll(/^data: (.*)$/gm)].map(([, one = '']) => one));
+        }
+      };
+      return { told, ended: read().catch(() => 'stopped') };
+    }),
+  );
+  await until('all follow', async () => size().members === 1 && readers.every(({ told }) => told.length === 1));
+  const type = eventTypes().get('deployment.stepStarted');
+  if (!type) throw new Error('no such event');
+  const asked = await statements(app().database.pool, async () => {
+    await app().transact(system, async (tx) => {
+      tx.append({
+        type,
+        workspaceId: of.id,
+        subjectId: runId,
+        run: { id: runId, kind: 'Deployment' },
+        data: { text: 'é' },
+      });
+    });
+    await until('all are told', async () => [socket.of('a'), ...readers.map(({ told }) => told)].every((one) => one.length === 2)); // prettier-ignore
+  });
+  for (const { told } of readers) expect(told[1]).toBe(socket.of('a')[1]);
+  expect(socket.of('a')[1]).toContain('"text":"é"');
+  // For all sockets, and for all who read events.
+  expect(asked.filter((text) => text.includes('n(id, place)'))).toHaveLength(2);
+  stop.abort();
+  for (const { ended } of readers) await ended;
+  socket.close();
+  await shared(0, 0);
 });
 
 test('who does not read is left to its own pace with little unsent, misses nothing, and comes back', async () => {

@@ -8,11 +8,13 @@ import {
   NotFound,
   ValidationError,
 } from '../../../src/kernel/errors.ts';
+import { RunContext } from '../../../src/kernel/runs/context.ts';
 import { Fenced } from '../../../src/kernel/runs/errors.ts';
 import { leadsTo } from '../../../src/kernel/runs/kinds.ts';
 import { isTerminal, statusMayBecome, statusTransitions } from '../../../src/kernel/runs/model.ts';
 import { Runs } from '../../../src/kernel/runs/runs.ts';
 import { until } from '../../support/embedded.ts';
+import { roundTrips } from '../../support/statements.ts';
 import { begin, bench, eventsOf, expire, hold, owner, row, script, testKind, type Bench } from './harness.ts';
 
 let on: Bench;
@@ -30,6 +32,22 @@ const stepped = (id: string, what: 'started' | 'succeeded') => ({
   run: { id, kind: testKind.name },
   data: { step: 'one', attempt: 1 },
 });
+const stepsOf = async (id: string) =>
+  Object.fromEntries(
+    (await on.app.db.runStep.findMany({ where: { runId: id }, orderBy: { position: 'asc' } })).map((step) => [
+      step.name,
+      [step.status, step.output],
+    ]),
+  );
+/** What an execution of a run is given, by a worker that does nothing by itself. */
+async function contextOf(id: string): Promise<RunContext> {
+  const { workerId, hostId } = { workerId: randomUUID(), hostId: randomUUID() };
+  const run = await runs().take(id, { workerId, hostId });
+  if (!run) throw new Error(`run ${id} was not to be taken`);
+  const { signal } = new AbortController();
+  const hold = { runId: id, attempt: run.attempt, workerId };
+  return new RunContext({ app: on.app, run, hold, hostId, signal, hardSignal: signal, heldSince: () => 0 });
+}
 const statuses = Object.keys(statusTransitions) as (keyof typeof statusTransitions)[];
 
 describe('transitions', () => {
@@ -150,6 +168,75 @@ describe('cancel and retry', () => {
   });
 });
 
+describe('steps', () => {
+  const nothing = async () => null;
+  const timeoutS = 60;
+
+  test('a step that is complete is written with what comes next: the next one, or the end', async () => {
+    const id = await begin(on);
+    const context = await contextOf(id);
+    const { trips } = await roundTrips(async () => {
+      await context.step('one', { timeoutS }, async () => ({ n: 1 }));
+      await context.step('two', { timeoutS }, nothing);
+      expect(await context.end({ phase: 'DONE', timedOut: false })).toBe(true);
+    });
+    expect(trips).toBe(3);
+    expect(await stepsOf(id)).toEqual({ one: ['SUCCEEDED', { n: 1 }], two: ['SUCCEEDED', null] });
+    expect(await row(on, id)).toMatchObject({ status: 'SUCCEEDED', phase: 'DONE', workerId: null, leaseUntil: null });
+    expect((await eventsOf(on, id)).slice(2)).toEqual([
+      'stepStarted one',
+      'stepSucceeded one',
+      'stepStarted two',
+      'stepSucceeded two',
+      'done',
+    ]);
+  });
+
+  test('where nothing comes it is written by itself, and whatever else the run does waits for that', async () => {
+    const id = await begin(on);
+    const context = await contextOf(id);
+    await context.step('one', { timeoutS }, nothing);
+    await until('it is written', async () => (await stepsOf(id))['one']?.[0] === 'SUCCEEDED', 10_000);
+    await context.step('two', { timeoutS }, nothing);
+    await context.write(async () => expect(await stepsOf(id)).toMatchObject({ two: ['SUCCEEDED', null] }));
+    expect(await context.step('one', { timeoutS }, async () => 'again')).toBeNull();
+  });
+
+  test('one whose output cannot be written is not complete, and the run does not go on', async () => {
+    for (const last of [false, true]) {
+      const id = await begin(on);
+      const context = await contextOf(id);
+      await context.step('one', { timeoutS }, async () => '\u0000');
+      const next = last ? context.end({ phase: 'DONE', timedOut: false }) : context.step('two', { timeoutS }, nothing);
+      await expect(next).rejects.toThrow(/unicode|\\u0000/i);
+      await expect(context.moveTo('CLOSING')).rejects.toThrow(/unicode|\\u0000/i);
+      expect(await stepsOf(id)).toEqual({ one: ['RUNNING', null], two: ['PENDING', null] });
+      expect(await row(on, id)).toMatchObject({ status: 'RUNNING', phase: 'WORKING' });
+    }
+  });
+
+  test('a run that is not as its worker knows it is not ended by that, but its last step is complete', async () => {
+    const ways = {
+      canceled: (id: string) => runs().cancel(on.actor, id),
+      moved: (id: string) => on.app.db.run.update({ where: { id }, data: { phase: 'CLOSING' } }),
+      open: (id: string) =>
+        on.app.db.runStep.updateMany({ where: { runId: id, name: 'two' }, data: { status: 'RUNNING' } }),
+    };
+    for (const change of Object.values(ways)) {
+      const id = await begin(on);
+      const context = await contextOf(id);
+      await context.step('one', { timeoutS }, nothing);
+      await change(id);
+      expect(await context.end({ phase: 'DONE', timedOut: false })).toBe(false);
+      expect(await stepsOf(id)).toMatchObject({ one: ['SUCCEEDED', null] });
+      expect((await row(on, id)).completedAt).toBeNull();
+      await on.app.transact(system, (tx) => runs().finish(tx, context.hold, { phase: 'DONE' }));
+      expect(await row(on, id)).toMatchObject({ status: 'SUCCEEDED', phase: 'DONE' });
+      expect((await stepsOf(id))['two']?.[0]).toBe(change === ways.open ? 'FAILED' : 'SKIPPED');
+    }
+  });
+});
+
 describe('fencing', () => {
   test('what is held is not taken again; a lost one is, and every write of the stale hold is refused', async () => {
     const id = await begin(on);
@@ -163,6 +250,7 @@ describe('fencing', () => {
     expect(await row(on, id)).toMatchObject({ status: 'QUEUED', lostWorkers: 1, phase: 'WORKING' });
     const fresh = await hold(on, id);
     expect(fresh.attempt).toBe(stale.attempt + 1);
+    const known = await row(on, id);
     const refused = [
       on.app.transact(system, (tx) => runs().moveTo(tx, stale, 'CLOSING')),
       on.app.transact(system, (tx) => runs().finish(tx, stale, { phase: 'DONE' })),
@@ -170,12 +258,28 @@ describe('fencing', () => {
       on.app.transact(system, (tx) => runs().fence(tx, stale)),
       runs().recordChild(stale, randomUUID(), { pid: 1, startTime: 'x' }),
       runs().beginStep(stale, 'one', stepped(id, 'started')),
-      runs().completeStep(stale, { name: 'one', output: 1, children: true }, stepped(id, 'succeeded')),
+      runs().beginStep(stale, 'two', stepped(id, 'started'), {
+        name: 'one',
+        output: 1,
+        event: stepped(id, 'succeeded'),
+      }),
+      runs().completeStep(stale, { name: 'one', output: 1, event: stepped(id, 'succeeded') }, { children: true }),
+      runs().finishKnown(
+        stale,
+        known,
+        { phase: 'DONE' },
+        {
+          name: 'two',
+          output: 1,
+          event: stepped(id, 'succeeded'),
+        },
+      ),
     ];
     for (const one of await Promise.allSettled(refused)) {
       expect(one.status === 'rejected' && one.reason instanceof Fenced).toBe(true);
     }
-    expect((await runs().steps(id)).get('one')).toEqual({ status: 'PENDING', output: null });
+    await expect(runs().finishKnown(stale, known, { phase: 'DONE' }, null)).rejects.toThrow(/zero/);
+    expect(await stepsOf(id)).toEqual({ one: ['PENDING', null], two: ['PENDING', null] });
     expect(await eventsOf(on, id)).not.toContain('stepStarted one');
     expect(await runs().renew(stale.workerId, [id])).toEqual([]);
     expect(await runs().renew(fresh.workerId, [id])).toEqual([{ id, attempt: 2, status: 'RUNNING' }]);
@@ -190,8 +294,8 @@ describe('fencing', () => {
       [held.workerId, 'RUNNING', new Date(Date.now() + 60_000), other],
     );
     await runs().beginStep(held, 'one', stepped(id, 'started'));
-    await runs().completeStep(held, { name: 'one', output: { n: 1 }, children: false }, stepped(id, 'succeeded'));
-    expect((await runs().steps(id)).get('one')).toEqual({ status: 'SUCCEEDED', output: { n: 1 } });
+    await runs().completeStep(held, { name: 'one', output: { n: 1 }, event: stepped(id, 'succeeded') });
+    expect(await stepsOf(id)).toMatchObject({ one: ['SUCCEEDED', { n: 1 }] });
     expect((await eventsOf(on, id)).slice(-2)).toEqual(['stepStarted one', 'stepSucceeded one']);
 
     const renewed = await on.app.transact(system, async (tx) => {

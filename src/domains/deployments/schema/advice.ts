@@ -4,7 +4,7 @@ import type { Appended } from '#kernel/db/transact.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, failing, guardedPart } from '#kernel/graphql/kit.ts';
+import { eventCursor, failing, guardedPart } from '#kernel/graphql/kit.ts';
 import { Llm } from '#kernel/llm.ts';
 import { can } from '../policy.ts';
 import { DeploymentRef } from '../schema.ts';
@@ -156,11 +156,7 @@ builder.mutationFields((t) => ({
       description: 'It holds for deployments that are looked at from now on.',
       fields: (f) => ({
         modelAdvice: f.field({ type: ModelAdviceRef, description: 'What holds now.', resolve: (done) => done }),
-        eventCursor: f.string({
-          nullable: true,
-          description: descriptionOfCursor,
-          resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-        }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(),

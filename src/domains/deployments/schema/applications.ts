@@ -1,7 +1,7 @@
 import { Conflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { globalId, rowId } from '#kernel/graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, failing, guarded } from '#kernel/graphql/kit.ts';
+import { eventCursor, failing, guarded } from '#kernel/graphql/kit.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { applicationDeletionPhases, type ApplicationDeletionInput, type ApplicationDeletionPhase } from '../model.ts';
 import { QuotaExceeded } from '../errors.ts';
@@ -67,11 +67,7 @@ const DeleteSuccess = builder.objectRef<Written>('DeleteApplicationSuccess').imp
       description: 'The run that removes it.',
       resolve: (query, { id }, _, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
     }),
-    eventCursor: t.string({
-      nullable: true,
-      description: descriptionOfCursor,
-      resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-    }),
+    eventCursor: t.string(eventCursor),
   }),
 });
 

@@ -6,15 +6,7 @@ import type { Appended } from '#kernel/db/transact.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import {
-  cursorOf,
-  descriptionOfCursor,
-  ErrorInterface,
-  errorType,
-  failing,
-  guardedPart,
-  ofCredential,
-} from '#kernel/graphql/kit.ts';
+import { ErrorInterface, errorType, eventCursor, failing, guardedPart, ofCredential } from '#kernel/graphql/kit.ts';
 import { SecretScalar } from '#kernel/graphql/secret.ts';
 import { EnvironmentConflict } from '../errors.ts';
 import { can } from '../policy.ts';
@@ -183,11 +175,7 @@ const success = (name: string, description: string) =>
         resolve: (query, { id }, _, { app }) => app.db.application.findUniqueOrThrow({ ...query, where: { id } }),
       }),
       version: t.exposeInt('version', { description: 'The version that this made, or that held already.' }),
-      eventCursor: t.string({
-        nullable: true,
-        description: descriptionOfCursor,
-        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-      }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 

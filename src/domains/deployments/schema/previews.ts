@@ -4,16 +4,7 @@ import { loadUser, UserRef } from '#kernel/auth/schema.ts';
 import { Conflict, IllegalTransition } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import {
-  cursorOf,
-  descriptionOfCursor,
-  failing,
-  guarded,
-  guardedPart,
-  newestFirst,
-  visible,
-  ofCredential,
-} from '#kernel/graphql/kit.ts';
+import { eventCursor, failing, guarded, guardedPart, newestFirst, ofCredential, visible } from '#kernel/graphql/kit.ts';
 import { can } from '../policy.ts';
 import { ApplicationRef, applicationSuccess } from '../schema.ts';
 import { approvable, Previews, type PreviewWritten } from '../service/index.ts';
@@ -160,11 +151,7 @@ const previewSuccess = (name: string, description: string) =>
         description: 'The preview.',
         resolve: (query, { id }, _, { app }) => app.db.preview.findUniqueOrThrow({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({
-        nullable: true,
-        description: descriptionOfCursor,
-        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-      }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 

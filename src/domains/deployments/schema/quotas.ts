@@ -3,7 +3,7 @@ import type { Appended } from '#kernel/db/transact.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, ErrorInterface, errorType, failing } from '#kernel/graphql/kit.ts';
+import { ErrorInterface, errorType, eventCursor, failing } from '#kernel/graphql/kit.ts';
 import { QuotaExceeded } from '../errors.ts';
 import { canOperate } from '../policy.ts';
 import { Quotas, type QuotaLimits, type QuotaUse } from '../service/index.ts';
@@ -110,11 +110,7 @@ builder.mutationFields((t) => ({
       description: 'It holds from now on; what the workspace has already stays.',
       fields: (f) => ({
         quota: f.field({ type: WorkspaceQuotaRef, description: 'The quota.', resolve: (done) => done }),
-        eventCursor: f.string({
-          nullable: true,
-          description: descriptionOfCursor,
-          resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-        }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(),

@@ -32,9 +32,11 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   deadlineS: 3600,
   execute: (context: RunContext<DeploymentInput>) => deploy(context),
   async hasRoom(tx, { id, workspaceId, kind }, app) {
-    const { maxConcurrentDeployments } = await app.use(Quotas).of(tx.db, workspaceId);
-    const begun = { workspaceId, kind, completedAt: null, attempt: { gt: 0 }, id: { not: id } };
-    return (await tx.db.run.count({ where: begun })) < maxConcurrentDeployments;
+    const [[at], most] = await Promise.all([
+      tx.sql<{ begun: number }>(begunText, [workspaceId, kind, id]),
+      app.use(Quotas).concurrentDeployments(tx, workspaceId),
+    ]);
+    return (at?.begun ?? 0) < most;
   },
   async onCreate(tx, run, input, app) {
     if (input.kind === 'BUILD') {
@@ -94,6 +96,9 @@ export const deploymentKind = defineRunKind<DeploymentInput>({
   },
 });
 
+const begunText = `
+  select count(*)::int begun from run
+  where workspace_id = $1 and kind = $2 and completed_at is null and attempt > 0 and id <> $3`;
 /** With the environment that holds when it is asked for. */
 const createText = `
   insert into deployment (id, application_id, ref, environment_version)

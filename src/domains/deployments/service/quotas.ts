@@ -48,6 +48,15 @@ export const Quotas = service('quotas', (app) => ({
     return limits(app, await db.workspaceQuota.findUnique({ where: { workspaceId } }));
   },
 
+  /** How many deployments of the workspace are executed at once: asked for each that is to begin. */
+  async concurrentDeployments(tx: Transaction, workspaceId: string): Promise<number> {
+    const [own] = await tx.sql<{ most: number | null }>(
+      'select max_concurrent_deployments most from workspace_quota where workspace_id = $1',
+      [workspaceId],
+    );
+    return own?.most ?? app.use(DeploymentSettings).quotas.maxConcurrentDeployments;
+  },
+
   /** The same of many workspaces, in their order. */
   async ofAll(workspaceIds: readonly string[]): Promise<QuotaLimits[]> {
     const rows = await app.db.workspaceQuota.findMany({ where: { workspaceId: { in: [...workspaceIds] } } });

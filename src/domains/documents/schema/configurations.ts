@@ -3,10 +3,9 @@ import { loadUser, UserRef } from '#kernel/auth/schema.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
 import {
-  cursorOf,
-  descriptionOfCursor,
   ErrorInterface,
   errorType,
+  eventCursor,
   failing,
   guarded,
   guardedPart,
@@ -329,11 +328,7 @@ const configurationSuccess = (name: string, description: string) =>
         resolve: (query, { id }, _, { app }) =>
           app.db.extractionConfiguration.findUniqueOrThrow({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({
-        nullable: true,
-        description: descriptionOfCursor,
-        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-      }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 

@@ -1,7 +1,7 @@
 import { Conflict, IllegalTransition } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, ErrorInterface, errorType, failing } from '#kernel/graphql/kit.ts';
+import { ErrorInterface, errorType, eventCursor, failing } from '#kernel/graphql/kit.ts';
 import { CellConflict } from '../errors.ts';
 import { maxConfirmed, maxCorrection } from '../model.ts';
 import { can } from '../policy.ts';
@@ -32,11 +32,7 @@ const cellSuccess = (name: string, description: string) =>
         resolve: (query, { tableId }, _, { app }) =>
           app.db.extractedTable.findUniqueOrThrow({ ...query, where: { id: tableId } }),
       }),
-      eventCursor: t.string({
-        nullable: true,
-        description: descriptionOfCursor,
-        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-      }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 
@@ -89,11 +85,7 @@ builder.mutationFields((t) => ({
           description: 'The job.',
           resolve: (query, { id }, __, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
         }),
-        eventCursor: f.string({
-          nullable: true,
-          description: descriptionOfCursor,
-          resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-        }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(IllegalTransition),

@@ -2,16 +2,7 @@ import { DocumentFormat, DocumentSource, DocumentStatus } from '#prisma';
 import { Conflict, NotFound, RateLimited } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { globalId, rowId } from '#kernel/graphql/global-id.ts';
-import {
-  cursorOf,
-  descriptionOfCursor,
-  ErrorInterface,
-  errorType,
-  failing,
-  guarded,
-  newestFirst,
-  visible,
-} from '#kernel/graphql/kit.ts';
+import { ErrorInterface, errorType, eventCursor, failing, guarded, newestFirst, visible } from '#kernel/graphql/kit.ts';
 import { Llm } from '#kernel/llm.ts';
 import { loadUser, UserRef } from '#kernel/auth/schema.ts';
 import { EventPage, timeline, timelineArgs, timelineCost } from '#kernel/runs/schema.ts';
@@ -295,11 +286,7 @@ const documentSuccess = (name: string, description: string) =>
           return document;
         },
       }),
-      eventCursor: t.string({
-        nullable: true,
-        description: descriptionOfCursor,
-        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-      }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 
@@ -338,11 +325,7 @@ builder.mutationFields((t) => ({
         'The document is hidden and its jobs are told to stop; the event `document.deleted` tells when all of it is gone.',
       fields: (f) => ({
         documentId: f.id({ description: 'Its global id.', resolve: ({ id }) => globalId('Document', id) }),
-        eventCursor: f.string({
-          nullable: true,
-          description: descriptionOfCursor,
-          resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-        }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(),
@@ -363,11 +346,7 @@ builder.mutationFields((t) => ({
             allowed: await app.use(ModelUse).isAllowed(app.db, workspaceId),
           }),
         }),
-        eventCursor: f.string({
-          nullable: true,
-          description: descriptionOfCursor,
-          resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-        }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(),
@@ -391,11 +370,7 @@ builder.mutationFields((t) => ({
           resolve: (query, { workspaceId }, _, { app }) =>
             app.db.workspace.findUniqueOrThrow({ ...query, where: { id: workspaceId } }),
         }),
-        eventCursor: f.string({
-          nullable: true,
-          description: descriptionOfCursor,
-          resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-        }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(),

@@ -2,7 +2,7 @@ import { ExportFormat } from '#prisma';
 import { Conflict, IdempotencyConflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, failing, guarded, idempotencyKey, visible } from '#kernel/graphql/kit.ts';
+import { eventCursor, failing, guarded, idempotencyKey, visible } from '#kernel/graphql/kit.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { exportPhases, type ExportPhase } from '../model.ts';
 import { can } from '../policy.ts';
@@ -140,11 +140,7 @@ const exportSuccess = (name: string) =>
         description: 'The export.',
         resolve: (query, { id }, _, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({
-        nullable: true,
-        description: descriptionOfCursor,
-        resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-      }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 const becomes =

@@ -4,7 +4,7 @@ import { Conflict, IdempotencyConflict, RateLimited } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import type { Context } from '#kernel/graphql/context.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { cursorOf, descriptionOfCursor, failing, guarded, idempotencyKey, visible } from '#kernel/graphql/kit.ts';
+import { eventCursor, failing, guarded, idempotencyKey, visible } from '#kernel/graphql/kit.ts';
 import { asked } from '#kernel/graphql/selections.ts';
 import { RunRef } from '#kernel/runs/schema.ts';
 import { runUpdates } from '#kernel/runs/updates.ts';
@@ -236,11 +236,7 @@ const JobSuccess = builder.objectRef<Written>('SubmitExtractionJobSuccess').impl
       description: 'The job.',
       resolve: (query, { id }, _, { app }) => app.db.run.findUniqueOrThrow({ ...query, where: { id } }),
     }),
-    eventCursor: t.string({
-      nullable: true,
-      description: descriptionOfCursor,
-      resolve: ({ workspaceId, event }) => cursorOf(workspaceId, event),
-    }),
+    eventCursor: t.string(eventCursor),
   }),
 });
 

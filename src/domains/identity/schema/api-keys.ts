@@ -2,10 +2,10 @@ import { ApiKeyRef, RoleEnum } from '#kernel/auth/schema.ts';
 import { Conflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { descriptionOfCursor, failing } from '#kernel/graphql/kit.ts';
+import { eventCursor, failing } from '#kernel/graphql/kit.ts';
 import { can } from '../policy.ts';
 import { ApiKeys, type MadeKey } from '../service/index.ts';
-import { eventCursor, workspaceId, type Written } from './shared.ts';
+import { workspaceId, type Written } from './shared.ts';
 
 const keySuccess = (name: string, description: string) =>
   builder.objectRef<Written>(name).implement({
@@ -16,7 +16,7 @@ const keySuccess = (name: string, description: string) =>
         description: 'What is kept of it.',
         resolve: (query, { id }, _, { app }) => app.db.apiKey.findUniqueOrThrow({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 
@@ -35,7 +35,7 @@ builder.mutationFields((t) => ({
           resolve: (query, { id }, __, { app }) => app.db.apiKey.findUniqueOrThrow({ ...query, where: { id } }),
         }),
         key: f.exposeString('key', { description: keyText }),
-        eventCursor: f.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(),
@@ -92,7 +92,7 @@ builder.mutationFields((t) => ({
           resolve: (query, { oldId }, __, { app }) =>
             app.db.apiKey.findUniqueOrThrow({ ...query, where: { id: oldId } }),
         }),
-        eventCursor: f.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(Conflict),

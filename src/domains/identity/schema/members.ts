@@ -2,7 +2,7 @@ import { InvitationRef, MembershipRef, RoleEnum } from '#kernel/auth/schema.ts';
 import { RateLimited } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { globalId, rowId } from '#kernel/graphql/global-id.ts';
-import { descriptionOfCursor, ErrorInterface, errorType, failing } from '#kernel/graphql/kit.ts';
+import { ErrorInterface, errorType, eventCursor, failing } from '#kernel/graphql/kit.ts';
 import { MailNotConfigured } from '#kernel/mail/transport.ts';
 import {
   AlreadyMember,
@@ -13,7 +13,7 @@ import {
 } from '../errors.ts';
 import { can } from '../policy.ts';
 import { Invitations, Members, type InvitationPreview } from '../service/index.ts';
-import { eventCursor, workspaceId, type Written } from './shared.ts';
+import { workspaceId, type Written } from './shared.ts';
 
 errorType(LastOwner, {
   name: 'LastOwner',
@@ -52,7 +52,7 @@ const membershipSuccess = (name: string, description: string) =>
         description: 'The membership.',
         resolve: (query, { id }, _, { app }) => app.db.membership.findUniqueOrThrow({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 
@@ -66,7 +66,7 @@ const invitationSuccess = (name: string, description: string) =>
         description: 'The invitation; null when it was answered meanwhile.',
         resolve: (query, { id }, _, { app }) => app.db.invitation.findUnique({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 
@@ -77,7 +77,7 @@ const ended = (name: string, type: 'Membership' | 'Invitation', description: str
     description,
     fields: (t) => ({
       [field]: t.id({ description: 'Global id that it had.', resolve: ({ id }) => globalId(type, id) }),
-      eventCursor: t.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 };

@@ -6,9 +6,6 @@ import type { Appended } from '#kernel/db/transact.ts';
 import type { DeletionPhase } from '../model.ts';
 import type { Requested } from '../service/index.ts';
 
-export const eventCursor = (written: { workspaceId: string; event: Appended | null }) =>
-  cursorOf(written.workspaceId, written.event);
-
 export interface Written {
   readonly id: string;
   readonly workspaceId: string;

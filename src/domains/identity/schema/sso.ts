@@ -2,15 +2,7 @@ import { RoleEnum, WorkspaceRef } from '#kernel/auth/schema.ts';
 import { Conflict, RateLimited } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { globalId, rowId } from '#kernel/graphql/global-id.ts';
-import {
-  descriptionOfCursor,
-  ErrorInterface,
-  errorType,
-  failing,
-  guarded,
-  newestFirst,
-  visible,
-} from '#kernel/graphql/kit.ts';
+import { ErrorInterface, errorType, eventCursor, failing, guarded, newestFirst, visible } from '#kernel/graphql/kit.ts';
 import { DomainNotVerified, LastWayIn, ReauthenticationRequired, SsoMisconfigured, SsoNotReady } from '../errors.ts';
 import { can } from '../policy.ts';
 import {
@@ -23,7 +15,7 @@ import {
   ssoPath,
   type SignInMethods,
 } from '../service/index.ts';
-import { eventCursor, proof, workspaceId, type Written } from './shared.ts';
+import { proof, workspaceId, type Written } from './shared.ts';
 
 const ProblemEnum = builder.enumType('SsoProblem', {
   description: 'What is wrong with a provider.',
@@ -201,7 +193,7 @@ const connectionSuccess = (name: string, description: string) =>
         description: 'The provider.',
         resolve: (query, { id }, _, { app }) => app.db.ssoConnection.findUniqueOrThrow({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 
@@ -214,7 +206,7 @@ const domainSuccess = (name: string, description: string) =>
         description: 'The domain.',
         resolve: (query, { id }, _, { app }) => app.db.ssoDomain.findUniqueOrThrow({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 
@@ -314,7 +306,7 @@ builder.mutationFields((t) => ({
           description: 'Global id that the domain had.',
           resolve: ({ id }) => globalId('SsoDomain', id),
         }),
-        eventCursor: f.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(SsoNotReady),
@@ -333,7 +325,7 @@ builder.mutationFields((t) => ({
           description: 'The workspace.',
           resolve: (query, { id }, _, { app }) => app.db.workspace.findUniqueOrThrow({ ...query, where: { id } }),
         }),
-        eventCursor: f.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+        eventCursor: f.string(eventCursor),
       }),
     }),
     errors: failing(SsoNotReady),

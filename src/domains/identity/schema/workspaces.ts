@@ -3,12 +3,12 @@ import { WorkspaceRef } from '#kernel/auth/schema.ts';
 import { Conflict, IdempotencyConflict } from '#kernel/errors.ts';
 import { builder } from '#kernel/graphql/builder.ts';
 import { rowId } from '#kernel/graphql/global-id.ts';
-import { descriptionOfCursor, failing, guarded, idempotencyKey } from '#kernel/graphql/kit.ts';
+import { eventCursor, failing, guarded, idempotencyKey } from '#kernel/graphql/kit.ts';
 import { RunRef, RunStatusEnum } from '#kernel/runs/schema.ts';
 import { DeletionReport, type DeletionPhase, type WorkspaceDeletionInput } from '../model.ts';
 import { can } from '../policy.ts';
 import { Workspaces } from '../service/index.ts';
-import { DeletionPhaseEnum, deletionSuccess, eventCursor, type Written } from './shared.ts';
+import { DeletionPhaseEnum, deletionSuccess, type Written } from './shared.ts';
 
 const workspaceSuccess = (name: string, description: string) =>
   builder.objectRef<Written>(name).implement({
@@ -19,7 +19,7 @@ const workspaceSuccess = (name: string, description: string) =>
         description: 'The workspace.',
         resolve: (query, { id }, _, { app }) => app.db.workspace.findUniqueOrThrow({ ...query, where: { id } }),
       }),
-      eventCursor: t.string({ nullable: true, description: descriptionOfCursor, resolve: eventCursor }),
+      eventCursor: t.string(eventCursor),
     }),
   });
 

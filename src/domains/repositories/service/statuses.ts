@@ -44,6 +44,11 @@ function saidOf({ state, reason }: Pick<Preview, 'state' | 'reason'>): { state: 
   return { state: 'ERROR', said: reason ?? 'It was refused.' };
 }
 
+/** What is deployed, where the workspace has connected any repository: nobody is to be told of all others. */
+const sourceText = `
+  select a.repository_url from deployment d join application a on a.id = d.application_id
+  where d.id = $1 and exists (select from connected_repository where workspace_id = $2)`;
+
 /** Tells GitHub what became of commits. The only writer of commit_status and status_context. */
 export const Statuses = service('commit statuses', (app) => ({
   /**
@@ -73,16 +78,15 @@ export const Statuses = service('commit statuses', (app) => ({
   },
 
   /** Has GitHub told of a deployment whose commit is known, where the workspace has connected the repository. */
-  async watch(tx: Transaction, { id: deploymentId, ref, commitSha: fetched }: WatchedDeployment): Promise<void> {
+  async watch(
+    tx: Transaction,
+    { id: deploymentId, workspaceId, ref, commitSha: fetched }: WatchedDeployment,
+  ): Promise<void> {
     const commitSha = fetched ?? (commitId.test(ref) ? ref : null);
     if (commitSha === null) return;
-    const { application } = await tx.db.deployment.findUniqueOrThrow({
-      where: { id: deploymentId },
-      select: { application: { select: { workspaceId: true, repositoryUrl: true } } },
-    });
-    const key = urlKey(application.repositoryUrl);
+    const [from] = await tx.sql<{ repositoryUrl: string }>(sourceText, [deploymentId, workspaceId]);
+    const key = from ? urlKey(from.repositoryUrl) : null;
     if (key === null) return;
-    const { workspaceId } = application;
     const repository = await tx.db.connectedRepository.findUnique({
       where: { workspaceId_urlKey: { workspaceId, urlKey: key } },
       select: { id: true },

@@ -1,33 +1,12 @@
 import { NotFound } from '../errors.ts';
 import type { Context } from '../graphql/context.ts';
-import { abortable } from './abortable.ts';
 import { decodeCursor, given } from './cursor.ts';
 import { follow, tickMs } from './follow.ts';
 import type { LoggedLine } from './hub.ts';
 import { EntryItem, type StreamItem } from './items.ts';
 import { endsRun, findRun, stateOf } from './runs.ts';
 import { changesRights, recheck } from './stream-rights.ts';
-
-/** Lines of a run's output. Whoever can share what is written of them does. */
-export class LineStream implements AsyncIterable<StreamItem<LoggedLine>> {
-  readonly context: Context;
-  readonly workspaceId: string;
-  readonly #make: (signal: AbortSignal) => AsyncGenerator<StreamItem<LoggedLine>, void, void>;
-
-  constructor(
-    context: Context,
-    workspaceId: string,
-    make: (signal: AbortSignal) => AsyncGenerator<StreamItem<LoggedLine>, void, void>,
-  ) {
-    this.context = context;
-    this.workspaceId = workspaceId;
-    this.#make = make;
-  }
-
-  [Symbol.asyncIterator](): AsyncIterableIterator<StreamItem<LoggedLine>> {
-    return abortable(this.context, this.#make);
-  }
-}
+import { TextStream } from './text-stream.ts';
 
 /** A run's output from its first line (or after the cursor); ends when the run has and everything was told. */
 export async function runLogs(
@@ -35,10 +14,10 @@ export async function runLogs(
   id: string,
   after: string | null | undefined,
   wanted: (line: LoggedLine) => boolean = () => true,
-): Promise<LineStream> {
+): Promise<TextStream<StreamItem<LoggedLine>>> {
   const { workspaceId } = await findRun(context, id);
   const cursor = given(after, id);
-  return new LineStream(context, workspaceId, async function* (outer) {
+  return new TextStream(context, workspaceId, async function* (outer) {
     const subscription = await context.app.hub.watchLines(id);
     if (!subscription) throw new NotFound('Run', id);
     const { channel, release } = subscription;

@@ -1,22 +1,20 @@
 import type { ExecutionArgs } from 'graphql';
 import { maskError } from '../http/errors.ts';
 import type { AudiencesOf } from './audiences.ts';
-import type { LoggedLine } from './hub.ts';
-import type { StreamItem } from './items.ts';
-import type { LineStream } from './line-stream.ts';
 import { Follower, type Outlet } from './outlet.ts';
 import { payloadFor } from './shared-text.ts';
+import type { TextStream } from './text-stream.ts';
 
-/** One who reads the output of a run. */
-export class LineFollower extends Follower {
+/** One who follows by itself, and is sent texts that are written once for all. */
+export class TextFollower extends Follower {
   readonly #audiences: AudiencesOf;
   readonly #args: ExecutionArgs;
-  readonly #stream: LineStream;
+  readonly #stream: TextStream<object>;
   readonly #outlet: Outlet;
-  #items: AsyncIterableIterator<StreamItem<LoggedLine>> | null = null;
+  #items: AsyncIterableIterator<object> | null = null;
   #over = false;
 
-  constructor(audiences: AudiencesOf, args: ExecutionArgs, stream: LineStream, outlet: Outlet) {
+  constructor(audiences: AudiencesOf, args: ExecutionArgs, stream: TextStream<object>, outlet: Outlet) {
     super();
     this.#audiences = audiences;
     this.#args = args;
@@ -46,7 +44,7 @@ export class LineFollower extends Follower {
     this.#outlet.end(error === null ? null : maskError(error, requestId, app.log));
   }
 
-  async #read(items: AsyncIterableIterator<StreamItem<LoggedLine>>): Promise<void> {
+  async #read(items: AsyncIterableIterator<object>): Promise<void> {
     const { context, workspaceId } = this.#stream;
     const shared = this.#audiences.enterShared(this.#args, workspaceId);
     try {
