@@ -146,11 +146,13 @@ export async function world({ app, as }: Both): Promise<{
 }> {
   const [of, other] = await tenants(app, ['one', 'two']);
   if (!of || !other) throw new Error('no tenants');
+  // A seed means the same rows each time.
+  const orderBy = { id: 'asc' } as const;
   const ids: string[] = [];
   for (const tenant of [of, other])
     for (const [type, make] of Object.entries(rowOf))
       for (let i = 0; i < (tenant === of ? 3 : 1); i++) ids.push(globalId(type, await make(app, tenant)));
-  const applications = await app.db.application.findMany({ where: { workspaceId: of.id } });
+  const applications = await app.db.application.findMany({ where: { workspaceId: of.id }, orderBy });
   for (const { id } of applications.slice(0, 3))
     for (let i = 0; i < 4; i++) ids.push(globalId('Deployment', await deployment(app, of, id)));
   const released = await retiredRelease(app, of);
@@ -165,7 +167,7 @@ export async function world({ app, as }: Both): Promise<{
     where: { id: { in: more.map(({ id }) => id) } },
     data: { createdAt: new Date('2026-01-01T00:00:00Z') },
   });
-  const runs = await app.db.run.findMany({ where: { workspaceId: of.id } });
+  const runs = await app.db.run.findMany({ where: { workspaceId: of.id }, orderBy });
   const progress = [0, -0, 1, 0.1, 1e-7, 0.00001, 1 / 3, 123_456.789, 1e21, 5e-324];
   for (const [i, { id }] of runs.entries())
     await app.db.run.update({
@@ -186,11 +188,11 @@ export async function world({ app, as }: Both): Promise<{
     await app.db.runStep.create({
       data: { id: newId(), runId: runs[0]?.id ?? '', name, position: i, error: i ? null : hostile },
     });
-  const items = await app.db.inboxItem.findMany({ where: { workspaceId: of.id } });
+  const items = await app.db.inboxItem.findMany({ where: { workspaceId: of.id }, orderBy });
   const data = [{ b: 1, a: [1.5, 1e21, -0, null, hostile], 10: 'ten', 2: { z: {}, y: [] } }, [], 'text'];
   for (const [i, { id }] of items.entries())
     await app.db.inboxItem.update({ where: { id }, data: { data: data[i % 3] ?? {} } });
-  const documents = await app.db.document.findMany({ where: { workspaceId: of.id } });
+  const documents = await app.db.document.findMany({ where: { workspaceId: of.id }, orderBy });
   for (const [i, { id }] of documents.entries())
     await app.db.document.update({
       where: { id },
@@ -255,8 +257,8 @@ export async function world({ app, as }: Both): Promise<{
     ...applications,
     ...documents,
     ...items,
-    ...(await app.db.deployment.findMany({ take: 10 })),
-    ...(await app.db.membership.findMany()),
+    ...(await app.db.deployment.findMany({ take: 10, orderBy })),
+    ...(await app.db.membership.findMany({ orderBy })),
   ];
   const cursors = rows.map(({ id }) => Buffer.from(`GPC:S:${id}`).toString('base64'));
   return {

@@ -90,6 +90,8 @@ function confirmed(statement: Statement): string {
 class Compiler {
   readonly statement: Statement;
   readonly #source: Source;
+  /** Lists that were read, by row and relation, and whether by a cursor. */
+  readonly #lists = new Map<string, boolean>();
   #fieldsLeft = maxFields;
 
   constructor(source: Source, statement: Statement) {
@@ -314,12 +316,23 @@ class Compiler {
     const path = pathOf(below);
     const node = (of: Row): Row => path.reduce((at, step) => this.#link(at, step, {}), of);
     if (row.there !== null) return required(row.there, this.#selected(field, nodes, row.present, query));
+    this.#readsList(`${row.alias}.${name}`, below.cursor !== undefined);
     if (isConnection(getNamedType(field.type))) return this.#page(model, below, field, nodes, { link, node });
     if (!isListType(getNullableType(field.type)) || path.length > 0) return refuse(`${field.name} is no list of rows`);
     if (below.cursor || below.skip) return refuse('a list with a cursor');
     const { from, of } = this.#rows(model, link, below, { limit: below.take ?? null, backward: false });
     const item = this.#value(getNamedType(field.type), selectionsOf(nodes), of);
     return listText(item, from());
+  }
+
+  /**
+   * Of a list that a row is asked for twice, the ordinary way loads the second one by itself, where a cursor means what it
+   * does at the root.
+   */
+  #readsList(list: string, byCursor: boolean): void {
+    const before = this.#lists.get(list);
+    if (before !== undefined && (before || byCursor)) refuse('a cursor in a list that is asked for twice');
+    this.#lists.set(list, byCursor);
   }
 
   /** A row as the value of a field, which may be missing where it is joined. */

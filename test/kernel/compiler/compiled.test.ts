@@ -288,6 +288,7 @@ test('every transport tells the same: alone, in a batch, by GET, as events and o
   for (const one of compiled) expect(JSON.stringify(one)).toContain('1e+21');
 });
 
+type Twice = { data: { node: { more: { nodes: object[] } } } };
 test('pages: none, one, the last, before and after rows of others, and too many', async () => {
   const token = actor(of, 'OWNER');
   const id = globalId('Application', applicationId);
@@ -304,6 +305,11 @@ test('pages: none, one, the last, before and after rows of others, and too many'
   }
   for (const args of ['first: -1, after: $at', 'last: 1, after: $at', 'first: 1, after: "x", before: $at'])
     await ask(token, page(args), { id, at: cursor(newId()) }, 0);
+  // Of a list that is asked for twice the ordinary way loads the second one by itself, and finds rows behind one of others.
+  const twice = `query ($id: ID!, $at: String) { node(id: $id) { ... on Application { deployments(first: 1) { nodes { id } } more: deployments(first: 2, after: $at) { nodes { id } } } } }`; // prettier-ignore
+  const asked = await servers.ask({ query: twice, variables: { id, at: cursor(foreign) } }, token);
+  expect([asked.compiled, asked.statements.compiled]).toEqual([asked.ordinary, 0]);
+  expect((JSON.parse(asked.compiled.slice(4)) as Twice).data.node.more.nodes).toHaveLength(2);
 });
 
 test('a statement that was prepared holds on after a migration', async () => {
