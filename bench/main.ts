@@ -50,6 +50,8 @@ async function checkout(ref: string, cache: string): Promise<string> {
 }
 
 async function measure(options: Options): Promise<void> {
+  // Each contender is told.
+  process.env['DATABASE_POOL_MAX'] = String(options.pool);
   await mkdir(options.cache, { recursive: true });
   const against = options.against === null ? null : await checkout(options.against, options.cache);
   const all = contenders(path.join(options.cache, 'server'), against);

@@ -10,6 +10,8 @@ export interface Options {
   readonly warmSeconds: number;
   readonly scales: readonly number[];
   readonly connections: number;
+  /** Connections to the database that each contender has. */
+  readonly pool: number;
   readonly different: number;
   readonly subscribers: number;
   readonly sockets: number;
@@ -43,6 +45,7 @@ export const help = `npm --prefix bench start -- [options]
   --warm 3               seconds of load before the rounds
   --scale 1              size of the data, 0.01 to 10; several, comma-separated, tell how costs grow
   --connections 32       of HTTP loads
+  --pool 4               connections to the database for each contender: it has one core
   --different 400        requests of one load of Q1, Q2, Q3; M1 takes all applications in turn
   --subscribers 2000     of S1, S2, L1; S3 has a tenth on each of 10 documents; R1 has 100
   --sockets 10000        of K1
@@ -73,7 +76,7 @@ export function optionsOf(
   const { values } = parseArgs({
     args: [...args],
     options: {
-      workloads: text, contenders: text, rounds: text, seconds: text, warm: text, scale: text, connections: text, different: text,
+      workloads: text, contenders: text, rounds: text, seconds: text, warm: text, scale: text, connections: text, pool: text, different: text,
       subscribers: text, sockets: text, runs: text, operations: text, against: text, database: text, 'shared-buffers': text, cache: text, out: text, profile: text,
       quick: { type: 'boolean' }, prepare: { type: 'boolean' }, help: { type: 'boolean' },
     },
@@ -104,6 +107,7 @@ export function optionsOf(
     warmSeconds: number(values.warm, 3, 0),
     scales: (values.scale ?? '1').split(',').map((one) => Math.min(10, number(one, 1, 1))),
     connections: number(values.connections, 32, 8),
+    pool: number(values.pool, 4, 4),
     different: number(values.different, 400, 400),
     subscribers: number(values.subscribers, 2000, 40),
     sockets: number(values.sockets, 10_000, 100),

@@ -174,7 +174,7 @@ export async function start(contender: Contender, databaseUrl: string): Promise<
       PORT: String(port),
       PUBLIC_URL: `http://127.0.0.1:${port}`,
       DATABASE_URL: databaseUrl,
-      DATABASE_POOL_MAX: '10',
+      DATABASE_POOL_MAX: process.env['DATABASE_POOL_MAX'],
       ...contender.env,
     },
   });

@@ -27,11 +27,11 @@ export const conditions = ({
   load,
   options,
 }: About): string => {
-  const { workloads, rounds, seconds, connections, subscribers, sockets } = options;
+  const { workloads, rounds, seconds, connections, pool, subscribers, sockets } = options;
   const idle = workloads.includes('K1') ? `, ${sockets} idle sockets` : '';
   const said = [
     workloads.join(' '), `${rounds} rounds of ${seconds} s`, `${connections} connections, ${subscribers} subscribers${idle}`,
-    when.slice(0, 16).replace('T', ' '), `commit ${commit}`, `Node ${node}`, `PostgreSQL ${postgres}, shared_buffers ${sharedBuffers}`,
+    when.slice(0, 16).replace('T', ' '), `commit ${commit}`, `Node ${node}`, `PostgreSQL ${postgres}, shared_buffers ${sharedBuffers}, ${pool} connections`,
     processor, `load by ${load}`,
   ]; // prettier-ignore
   return said.join(' · ');

@@ -3,8 +3,8 @@ import type { Server } from 'node:http';
 /** What every contender is told by its environment. */
 export const port = Number(process.env['PORT'] ?? '0');
 export const databaseUrl = process.env['DATABASE_URL'] ?? '';
-/** Connections to the database: as many as the server has by default. */
-export const poolMax = Number(process.env['DATABASE_POOL_MAX'] ?? '10');
+/** Connections to the database. */
+export const poolMax = Number(process.env['DATABASE_POOL_MAX']);
 
 /** The bench waits for this line. */
 export const ready = (): void => console.log('READY');
