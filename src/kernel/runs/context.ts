@@ -1,6 +1,7 @@
 import type { Run, StepStatus } from '#prisma';
 import type { App } from '../app.ts';
 import { system } from '../auth/actor.ts';
+import { isAway } from '../db/away.ts';
 import type { Transaction } from '../db/transact.ts';
 import { endProcess, type ProcessIdentity } from '../processes/children.ts';
 import { createRedactor, type Redactor } from '../redact.ts';
@@ -147,7 +148,7 @@ export class RunContext<I = unknown> {
     });
   }
 
-  /** Writes something with the completion that waits; where the two cannot be written, each is by itself. */
+  /** Writes something with the completion that waits; where the two are refused, each is by itself. */
   async #withCompleted(write: (before: Completed | null) => Promise<void>): Promise<void> {
     const before = this.#completed;
     this.#completed = null;
@@ -161,6 +162,11 @@ export class RunContext<I = unknown> {
       await both;
     } catch (error) {
       if (error instanceof Fenced) throw error;
+      if (isAway(error)) {
+        // Nobody knows whether it was written: told again, it would be in the log twice. Another execution finds out.
+        this.#writes(both);
+        throw error;
+      }
       this.#writes(this.app.use(Runs).completeStep(this.hold, before));
       await this.#written;
       await write(null);

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Run } from '#prisma';
 import type { App } from '../app.ts';
 import { system } from '../auth/actor.ts';
-import { codeOf } from '../db/transact.ts';
+import { isAway } from '../db/away.ts';
 import { DomainError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { endProcess } from '../processes/children.ts';
@@ -310,11 +310,6 @@ export class Executor {
       });
   }
 }
-
-/** An error of the way to the database rather than of what was asked of it. @see https://www.postgresql.org/docs/current/errcodes-appendix.html */
-const isAway = (error: unknown): boolean =>
-  /^(?:08\w{3}|57P0[1-5]|P10\d\d|P2024|ECONN\w+|EPIPE|ETIMEDOUT)$/.test(codeOf(error)) ||
-  (error instanceof Error && /^Connection terminated|Client has encountered a connection error/.test(error.message));
 
 /** An error that is the run's outcome rather than a fault of the server. */
 const isVerdict = (error: unknown): error is Error => error instanceof DomainError || error instanceof RunCanceled;

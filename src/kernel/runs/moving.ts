@@ -13,6 +13,17 @@ const defaultWaitS = 30 * 24 * 3600;
 const moveText = `
   update run set phase = $2, status = $3::text::run_status, status_reason = $4, updated_at = clock_timestamp() where id = $1`;
 
+/** Tells of it. */
+const moved = (tx: Transaction, run: Run, to: string): Appended =>
+  tx.append({
+    type: eventOf(runKind(run.kind), to),
+    workspaceId: run.workspaceId,
+    subjectId: run.id,
+    run,
+    from: run.phase,
+    to,
+  });
+
 /** How runs go from phase to phase, and wait for people in between. */
 export const moving = (app: App, ends: Ending) => ({
   /**
@@ -35,7 +46,7 @@ export const moving = (app: App, ends: Ending) => ({
     if (isTerminal(status) || status === 'WAITING')
       throw new Error(`${to} is no phase that a worker executes ${kind.name} in: its execution returns it`);
     tx.send(moveText, [run.id, to, run.status === 'CANCELING' ? run.status : status, reason ?? run.statusReason]);
-    tx.append({ type: eventOf(kind, to), workspaceId: run.workspaceId, subjectId: run.id, run, from: run.phase, to });
+    moved(tx, run, to);
     return to;
   },
 
@@ -71,14 +82,7 @@ export const moving = (app: App, ends: Ending) => ({
     const waiting = await roomFor(tx, run);
     if (waiting) await app.jobs.wakeRun(tx, waiting);
     tx.afterCommit(() => app.metrics.runTransitions.inc({ kind: kind.name, from: run.status, to: 'WAITING' }));
-    return tx.append({
-      type: eventOf(kind, to),
-      workspaceId: run.workspaceId,
-      subjectId: run.id,
-      run,
-      from: run.phase,
-      to,
-    });
+    return moved(tx, run, to);
   },
 
   /**
@@ -108,13 +112,6 @@ export const moving = (app: App, ends: Ending) => ({
     });
     await app.jobs.wakeRun(tx, run);
     tx.afterCommit(() => app.metrics.runTransitions.inc({ kind: kind.name, from: 'WAITING', to: 'QUEUED' }));
-    return tx.append({
-      type: eventOf(kind, to),
-      workspaceId: run.workspaceId,
-      subjectId: run.id,
-      run,
-      from: run.phase,
-      to,
-    });
+    return moved(tx, run, to);
   },
 });

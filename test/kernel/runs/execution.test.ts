@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { isAlive, spawnRecorded, type ProcessIdentity } from '../../../src/kernel/processes/children.ts';
 import { Runs } from '../../../src/kernel/runs/runs.ts';
 import type { RunContext } from '../../../src/kernel/runs/context.ts';
@@ -117,6 +117,41 @@ test('a run whose worker is lost is taken over', async () => {
   await on.app.db.run.update({ where: { id }, data: { hostId: null } });
   await expire(on, id);
   expect(await over(on, id)).toMatchObject({ status: 'SUCCEEDED', attempt: 2, lostWorkers: 1 });
+});
+
+test('a step whose completion was written and not answered is told once, and another execution goes on', async () => {
+  const calls: string[] = [];
+  const lost = gate();
+  const id = await begin(on, {
+    script: script(
+      {
+        name: 'one',
+        run: async (_step, { app }) => {
+          calls.push('one');
+          const verbs = app.use(Runs);
+          const beginStep = verbs.beginStep.bind(verbs);
+          // With it goes that the first is complete.
+          vi.spyOn(verbs, 'beginStep').mockImplementationOnce(async (...given) => {
+            await beginStep(...given);
+            lost.open();
+            throw new Error('Connection terminated unexpectedly');
+          });
+        },
+      },
+      { name: 'two', run: async () => void calls.push('two') },
+    ),
+  });
+  try {
+    await lost.opened;
+    await expire(on, id);
+    expect(await over(on, id)).toMatchObject({ status: 'SUCCEEDED', attempt: 2 });
+  } finally {
+    vi.restoreAllMocks();
+  }
+  expect(calls).toEqual(['one', 'two']);
+  const events = await eventsOf(on, id);
+  expect(events.filter((event) => event === 'stepSucceeded one')).toHaveLength(1);
+  expect(events.slice(-2)).toEqual(['stepSucceeded two', 'done']);
 });
 
 test('an execution that has lost its run is refused everything, and ends', async () => {
